@@ -37,7 +37,7 @@ from ..errors import ConfigError, DataError
 from ..features.packaged import located_pairs
 from ..features.pair_files import holds_pairs, load_pairs
 from ..features.store import Extraction, FeatureStore
-from ..retrieval.build import IndexBuilder
+from ..retrieval.build import IndexBuilder, locked
 from ..retrieval.changes import IndexChange
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
@@ -210,7 +210,7 @@ def _ids_of(text: str) -> list[str]:
 
 
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
-    from .index_shards import images_to_shard
+    from .index_shards import images_to_shard, scratch_of
     from .shard_rows import check_photographs
 
     started = time.monotonic()
@@ -257,8 +257,12 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
+            if to_shard is not None and asked.features is None:
+                scratch = scratch_of(out)
+                scratch.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(scratch, out))
         if to_shard is not None:
-            scratch = _add_shards(writer, to_shard, reader, backbone, recipe, asked, made, reporter, old)
+            _add_shards(writer, to_shard, reader, backbone, recipe, asked, made, reporter, old)
         elif writer is not None and pairs is not None:
             data = pairs.data(located_pairs(str(asked.features)).absolute())
             _add_images(writer, reader, data, backbone, recipe, made, reporter, before)
@@ -277,9 +281,9 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         elif writer is not None:
             reporter.info(f"Adding {made.added:,} {made.holds} to the index")
             writer.append(made_of, made.skipped)
-    if is_main():
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+    if is_main():
         opened = RetrievalIndex.open(out)
         made.entries, made.segments = len(opened), len(opened.segments)
     made.seconds = round(time.monotonic() - started, 3)
@@ -340,8 +344,8 @@ def _add_shards(
     made: Indexed,
     reporter: Reporter,
     old: RetrievalIndex | None,
-) -> Path | None:
-    """Embed images as shard tasks, and write segments as such. Returns the folder of features that nobody asked for.
+) -> None:
+    """Embed images as shard tasks, and write segments as such.
 
     Args:
         old: the index that is added to, or None.
@@ -360,7 +364,6 @@ def _add_shards(
     there = write_segments(segments, features, made.kind, asked, reporter, path, file)
     made.already_there, made.added = made.already_there + there, len(features.shards) - there
     made.skipped, made.encoded, made.from_store = features.skipped, features.encoded, features.before
-    return features.scratch
 
 
 def _only_new(data: DomainData, reader: ImageReader, before: RetrievalIndex) -> tuple[DomainData, int]:

@@ -7,6 +7,7 @@ Features that `embed --as parquet` wrote of the same images by the same encoder 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from ..contracts.backbone import Backbone
 from ..contracts.families import OFFERED
 from ..contracts.items import DomainData
 from ..contracts.recipe import SAMPLE, Recipe
+from ..data.file_hashes import FileHashes
+from ..data.pairs.shard_index import shard_index
 from ..errors import CapabilityError, DataError
 from ..features.table import transform_spec
 from ..retrieval.entries import Entry
@@ -49,14 +52,12 @@ class ShardedFeatures:
         shards: the files.
         skipped: (id, reason) of the first of what could not be read.
         encoded, before: rows that were made now, and before.
-        scratch: folder that is removed when the index is there, or None.
     """
 
     shards: FeatureShards
     skipped: list[tuple[str, str]]
     encoded: int
     before: int
-    scratch: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,15 @@ def images_to_shard(
 
 def _as_they_come(paths: Sequence[str], reader: ImageReader) -> bool:
     if reader.domain is None:
-        return not is_pair_file(paths) or is_url(paths[0])
+        return not is_pair_file(paths) or is_url(paths[0]) or _has_images_alone(paths[0])
     return list(paths) != [SAMPLE] and not is_read_by(reader.domain, paths)
+
+
+def _has_images_alone(path: str) -> bool:
+    """Whether it is a tar in which images lack captions: read as pairs, these would be left out."""
+    if not path.lower().endswith(".tar") or not os.path.isfile(path):
+        return False
+    return bool(shard_index(Path(path), FileHashes().path.parent).skipped)
 
 
 def _is_shard(path: str) -> bool:
@@ -137,12 +145,12 @@ def features_of(
         DataError: nothing readable, more unreadable than are tolerated, or shards that could not be made.
         CapabilityError: the features that stand are of another encoder.
     """
-    data, scratch = images.data, None if asked.features else out.absolute().with_name(f".{out.name}.features")
+    data = images.data
     if reader.domain is not None:
         options = {**recipe.data, **reader.options}
         recipe = recipe.with_(domain=reader.domain.name, task=reader.task, data=options)
     transform = transform_spec(reader.transform(backbone, data))
-    place = place_of_shards(asked.features or str(scratch))
+    place = place_of_shards(asked.features or str(scratch_of(out)))
     if not images.paths:
         if (standing := _standing(place, None, backbone, transform)) is None:
             raise DataError(f"--features {place}: no whole features of images in it; give the images too")
@@ -158,14 +166,19 @@ def features_of(
     stage = EmbedStage(
         recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader, fast_decode=asked.fast_decode
     )
-    below = place if scratch is None else place.below(manifest.digest[:16])  # what a killed command left is of its own
+    below = place if asked.features else place.below(manifest.digest[:16])  # what a killed command left is of its own
     job = job_of(stage, manifest, below, asked, recipe.batch_size or BATCH, recipe.workers)
     tolerate = recipe.tolerate if recipe.gave("tolerate") else 1.0
     executor = asked.executor(recipe.device, reporter.info)
     done = run_job(job, executor, tolerate, reporter, "Encoding images")
     shards = _shards_of(job.work.place, "image_features", True, backbone.embed_dim)
     skipped = [*manifest.skipped[:MOST_SKIPPED], *done.examples]
-    return ShardedFeatures(shards, skipped, done.rows - done.rows_before, done.rows_before, scratch)
+    return ShardedFeatures(shards, skipped, done.rows - done.rows_before, done.rows_before)
+
+
+def scratch_of(out: Path) -> Path:
+    """Where features lie that nobody asked for, until the index is there; one command at a time makes it."""
+    return out.absolute().with_name(f".{out.name}.features")
 
 
 def write_segments(

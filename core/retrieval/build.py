@@ -140,8 +140,12 @@ class IndexBuilder:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def locked(folder: Path) -> IO[bytes]:
+def locked(folder: Path, index: Path | None = None) -> IO[bytes]:
     """The lock of an index, held as long as the handle is open.
+
+    Args:
+        folder: that holds the lock.
+        index: where the folder is not the index itself, but what becomes it.
 
     Raises:
         ConfigError: another process holds it. DataError: nothing can be written there.
@@ -149,7 +153,7 @@ def locked(folder: Path) -> IO[bytes]:
     try:
         return claimed(folder / LOCK)
     except BlockingIOError:
-        raise ConfigError(f"{folder}: another process is changing this index; wait for it to end") from None
+        raise ConfigError(f"{index or folder}: another process is changing this index; wait for it to end") from None
     except OSError as error:
         raise DataError.unwritable(f"--out {folder}", error) from error
 

@@ -25,6 +25,7 @@ SETTINGS = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what Ray's own processes write goes to its files
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_raylet_start_wait_time_s": "60",
+    "RAY_worker_niceness": "0",  # as this process: Ray's 15 leaves them little of a machine with other work
     "RAY_timeout_ms_task_wait_for_death_info": "4000",  # whether a process died or its whole node
 }
 """Of the environment, where it has none of its own. That a token is needed is Ray's default, from 2.60 on."""

@@ -16,7 +16,7 @@ import vladapt
 from vladapt.core.contracts.backbone import offered
 from vladapt.core.engine.embed import embed
 from vladapt.core.engine.index import index
-from vladapt.core.errors import VladaptError
+from vladapt.core.errors import ConfigError, VladaptError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.retrieval import RetrievalIndex, sharded
 
@@ -169,6 +169,29 @@ def test_a_killed_command_continues_with_the_features_that_are_there(pictures, i
     assert not (tmp_path / "an.index").exists()
     made, _ = index_of([tar, pictures / "30.png"])
     assert (made.encoded, made.from_store, made.entries) == (0, 26, 26)
+
+
+def test_a_second_command_does_not_take_the_features_of_one_at_work(pictures, index_of, tmp_path, monkeypatch):
+    tar, _ = packed(pictures, tmp_path)
+    from vladapt.core.engine import index_shards
+
+    take, refused = index_shards.take_segments, []
+
+    def meanwhile(*given, **how):
+        with pytest.raises(ConfigError, match=r"an\.index: another process is changing this index; wait for") as line:
+            index_of([tar, pictures / "30.png"])
+        refused.append(line)
+        return take(*given, **how)
+
+    monkeypatch.setattr(index_shards, "take_segments", meanwhile)
+    made, _ = index_of([tar, pictures / "30.png"])
+    assert refused and made.entries == 26
+    assert [path.name for path in tmp_path.iterdir() if "an.index" in path.name] == ["an.index"]
+
+
+def test_a_single_tar_without_captions_is_indexed_too(pictures, index_of, tmp_path):
+    tar, _ = packed(pictures, tmp_path)
+    assert index_of([tar])[0].entries == 25
 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf-sq8"])

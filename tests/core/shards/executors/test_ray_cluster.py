@@ -59,6 +59,11 @@ def test_only_this_machine_reaches_it_and_only_with_the_token(started):
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
+def test_workers_give_way_to_other_programs_no_more_than_the_command_does(started):
+    nice = started[0].remote(lambda: os.nice(0)).remote()
+    assert started[0].get(nice) == os.nice(0)
+
+
 @pytest.mark.thorough
 def test_a_killed_actor_on_half_a_gpu_changes_no_byte_and_says_nothing(job_of, images, started, capfd):
     ray, folder = started
