@@ -127,7 +127,9 @@ def _embed(
     if asked.patch_tokens:
         prepared.backbone.need("image_tokens")
     if asked.as_ == BAGS and prepared.data.tiles is None:
-        raise CapabilityError(f"--as {BAGS}: no sample here is cut into tiles; read slides (--unit slide), or omit --as")
+        raise CapabilityError(
+            f"--as {BAGS}: no sample here is cut into tiles; read slides (--unit slide), or omit --as"
+        )
     features = prepared.features(prepared.data.items, "images", parts=asked.parts)
     if asked.parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
