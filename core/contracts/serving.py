@@ -163,6 +163,19 @@ class ClassifierFacts(ServedFacts):
     labelled: int = 0
 
 
+@dataclass(frozen=True)
+class NumberFacts(ServedFacts):
+    """And of one that answers with a number per image.
+
+    Args:
+        column: what the numbers are of.
+        coverage: of their intervals; None where there are none.
+    """
+
+    column: str
+    coverage: float | None = None
+
+
 CLASSIFYING = ("top", "threshold", "coverage", "set_method", "coverage_per", "max_error", "per_patient", "nearest")
 """Wishes that ask for more than a label, or for less."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,18 +15,19 @@ from safetensors.torch import save_file
 
 from ..contracts.backbone import Backbone
 from ..contracts.features import FeatureSet, TextClassifier
-from ..contracts.items import items_of
+from ..contracts.items import Item, items_of
 from ..contracts.options import keywords, options_from
 from ..contracts.recipe import Recipe
 from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
+from ..features.bag_files import write_bag
 from ..recipes.resolve import task_of
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
 from ..tasks.classification.task import on_backbone, prepared_images
-from .options import PARQUET, EmbedOptions, refuse_of_shards
+from .options import BAGS, PARQUET, EmbedOptions, refuse_of_shards
 
 SUFFIXES = (".safetensors", ".npz")
 OF_SETS = IMAGE_KEYS | {"split_seed", "classes", "templates", "descriptions"}
@@ -74,7 +76,7 @@ def embed(
 
     Args:
         recipe: data, domain and backbone.
-        out: a .safetensors or .npz file; with `as_="parquet"` a folder, or a URL of one.
+        out: a .safetensors or .npz file; with `as_="parquet"` a folder, or a URL of one; with `as_="bags"` a folder.
         images: files or folders without labels; then the recipe's data is not read. As shards also tars, Parquet files,
             and URLs of these.
         backbone: in place of the recipe's: a spec, or `Backbone.from_module`.
@@ -82,7 +84,7 @@ def embed(
 
     Raises:
         ConfigError: another file ending. DataError: nothing readable, or no room for patch tokens.
-        CapabilityError: no sample has parts, or the tower gives no patch tokens.
+        CapabilityError: no sample has parts or tiles, or the tower gives no patch tokens.
     """
     recipe, asked = recipe.with_backbone(backbone), options_from(EmbedOptions, given, "embed")
     if asked.as_ == PARQUET:
@@ -90,7 +92,9 @@ def embed(
         return together(lambda: _as_shards(recipe, str(out), images, asked, reporter or Reporter(quiet=True)))
     refuse_of_shards(given, "captions", "dtype", "view", "fast_decode")
     out = Path(out)
-    if out.suffix not in SUFFIXES:
+    if asked.as_ == BAGS and (asked.parts or asked.patch_tokens):
+        raise ConfigError(f"--as {BAGS}: writes the tiles of slides; omit --parts and --patch-tokens")
+    if asked.as_ != BAGS and out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")
     refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
@@ -122,6 +126,10 @@ def _embed(
     prepared.backbone.check_channels("`vladapt embed`")
     if asked.patch_tokens:
         prepared.backbone.need("image_tokens")
+    if asked.as_ == BAGS and prepared.data.tiles is None:
+        raise CapabilityError(
+            f"--as {BAGS}: no sample here is cut into tiles; read slides (--unit slide), or omit --as"
+        )
     features = prepared.features(prepared.data.items, "images", parts=asked.parts)
     if asked.parts and features.parts is None:
         raise CapabilityError("--parts: no sample here has parts (frames, slices, windows); omit --parts")
@@ -129,10 +137,30 @@ def _embed(
     stored = prepared.patch_tokens.fill(items, reporter) if asked.patch_tokens else 0
     splits, groups = [item.split for item in items], [item.group or "" for item in items]
     classifier = None if images else prepared.classifier
-    if is_main():
+    if is_main() and asked.as_ == BAGS:
+        _write_bags(out, features, items, prepared.backbone)
+    elif is_main():
         _write(out, features, classifier, splits, groups)
     skipped = [*prepared.data.skipped, *prepared.skipped]
     return Embedded(out, len(features), features.dim, skipped, prepared.counts.computed, prepared.counts.cached, stored)
+
+
+def _write_bags(folder: Path, features: FeatureSet, items: Sequence[Item], backbone: Backbone) -> None:
+    """A file per slide, under the name of the slide, so that `--bags` finds it."""
+    bags, names = features.stored_bags, [item.source.stem for item in items]
+    assert bags is not None
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"--as {BAGS}: several slides are called {twice[0]}; embed them into folders of their own")
+    for row, name in enumerate(names):
+        bag = bags.stored(row)
+        write_bag(
+            folder / f"{name}{SUFFIXES[0]}",
+            [bag.read(0)],
+            bag.coords(0),
+            bag.attributes,
+            backbone.fingerprint,
+            backbone.spec,
+        )
 
 
 def _write(

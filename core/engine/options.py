@@ -13,7 +13,7 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from ..shards import Executor
 
-PARQUET = "parquet"
+PARQUET, BAGS = "parquet", "bags"
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 
@@ -167,9 +167,10 @@ class EmbedOptions(ShardOptions, DecodeOptions):
 
     as_: str | None = option(
         None,
-        "write a folder of shards, which the same command continues where it was stopped",
-        choices=(PARQUET,),
-        metavar="|".join((PARQUET,)),
+        "write a folder: of shards, which the same command continues where it was stopped, or of the features of the "
+        "tiles of each slide, which --bags reads",
+        choices=(PARQUET, BAGS),
+        metavar="|".join((PARQUET, BAGS)),
     )
     captions: bool = option(False, "in shards, also write the features of the text that an image comes with")
     dtype: str = option(

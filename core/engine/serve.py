@@ -87,8 +87,10 @@ def load_export(folder: Path, serving: Serving) -> Served:
     """An export; nothing of torch is imported."""
     from ..serving.exported import ServedBags, ServedExport, has_bags
     from ..serving.exported_finder import ServedFinder, has_finder
+    from ..serving.exported_numbers import ServedNumbers, has_numbers
 
-    kind = ServedFinder if has_finder(folder) else ServedBags if has_bags(folder) else ServedExport
+    kinds = {ServedFinder: has_finder, ServedBags: has_bags, ServedNumbers: has_numbers}
+    kind = next((kind for kind, is_of in kinds.items() if is_of(folder)), ServedExport)
     return kind(folder, serving)
 
 

@@ -83,11 +83,8 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         as_of_images = _checked({**facts, **of, "per_patient": None}, folder)
         return of.get("how") in PER_PATIENT and scaled and all(as_of_images.values())
 
-    per, how, point = facts.get("coverage_per", {}), facts.get("preprocessing"), facts.get("operating_point", {})
-    how = how if isinstance(how, dict) else {}
-    size = how.get("image_size")
-    sides = size if isinstance(size, list) and len(size) == 2 else [size]
-    resize, several, of = how.get("resize"), facts.get("multilabel"), facts.get("per_patient")
+    per, point = facts.get("coverage_per", {}), facts.get("operating_point", {})
+    several, of = facts.get("multilabel"), facts.get("per_patient")
     return {
         "class_names": count > 0 and all(isinstance(name, str) for name in names),
         "multilabel": isinstance(several, bool),
@@ -100,17 +97,24 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "unlike_beyond": facts.get("unlike_beyond") is None or is_number(facts["unlike_beyond"]),
         "graphs": is_graph(graphs.get(BAG, graphs.get(PIXELS)), folder),
         "width": BAG not in graphs or (type(facts.get("width")) is int and facts["width"] > 0),
-        "preprocessing": BAG in graphs
-        or (
-            all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
-            and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
-            and how.get("mode") in ("shortest", "squash")
-            and str(how.get("interpolation")).upper() in Image.Resampling.__members__
-            and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
-            and all(map(is_number, [*how.get("mean", ()), *how.get("std", ())]))
-            and 0 not in how.get("std", ())
-        ),
+        "preprocessing": BAG in graphs or is_preprocessing(facts.get("preprocessing")),
     }
+
+
+def is_preprocessing(how: Any) -> bool:
+    """Whether a value says how predict.py makes pixels of a picture."""
+    how = how if isinstance(how, dict) else {}
+    size, resize = how.get("image_size"), how.get("resize")
+    sides = size if isinstance(size, list) and len(size) == 2 else [size]
+    return (
+        all(type(side) is int and 1 <= side <= MOST_SIDE for side in sides)
+        and (resize is None or (type(resize) is int and 1 <= resize <= MOST_SIDE))
+        and how.get("mode") in ("shortest", "squash")
+        and str(how.get("interpolation")).upper() in Image.Resampling.__members__
+        and all(isinstance(how.get(key), list) and len(how[key]) == 3 for key in ("mean", "std"))
+        and all(map(is_number, [*how.get("mean", ()), *how.get("std", ())]))
+        and 0 not in how.get("std", ())
+    )
 
 
 def is_graph(name: Any, folder: Path) -> bool:

@@ -93,23 +93,23 @@ def encoded(mask):
     return {"size": list(mask.shape), "counts": "".join(text)}
 
 
-def asked(folder, facts):
-    """The graph of an export whose files are as they were written, as a function from inputs to outputs by name, which
+def asked(folder, facts, graph="model"):
+    """A graph of an export whose files are as they were written, as a function from inputs to outputs by name, which
     raises the ValueError of inputs that it cannot take."""
     import onnxruntime
 
     for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
-    path = folder / facts["graphs"]["model"]
+    path = folder / facts["graphs"][graph]
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
-    graph = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    names = [each.name for each in graph.get_outputs()]
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [each.name for each in session.get_outputs()]
 
     def ask(inputs):
         try:
-            return dict(zip(names, graph.run(None, inputs)))
+            return dict(zip(names, session.run(None, inputs)))
         except Exception as error:  # those of onnxruntime have no other class in common
             raise ValueError(f"the graph does not take it: {error}") from error
 

@@ -21,6 +21,7 @@ function made(tag, className, text) {
   return element;
 }
 
+const short = (number) => Number(number.toPrecision(4)).toLocaleString("en");
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 async function start() {
@@ -34,6 +35,10 @@ async function start() {
   }
   at("name").textContent = model.run;
   document.title = model.run;
+  if (model.column !== undefined) {
+    at("about").textContent = `${model.adapter}, a number per image: ${model.column}.`;
+    return;
+  }
   if (finds()) return showFinder();
   const several = model.multilabel ? "several labels per image" : "one label per image";
   const calibrated = model.coverages.length ? "" : " Its confidences are not calibrated.";
@@ -45,7 +50,7 @@ async function start() {
 }
 
 /* Whether the model finds things, and is no classifier. */
-const finds = () => model.coverages === undefined;
+const finds = () => model.coverages === undefined && model.column === undefined;
 
 function showFinder() {
   const names = model.any_names ? "Any names may be asked for." : "Some of them may be asked for.";
@@ -117,6 +122,12 @@ function fill(answer, rows) {
   answer.replaceChildren();
   for (const row of rows) {
     if (rows.length > 1) answer.append(made("p", "file", row.id));
+    if (row.number !== undefined) {
+      answer.append(made("p", "label", `${row.column}: ${short(row.number)}`));
+      const share = Math.round(100 * model.coverage);
+      if (row.low !== null) answer.append(made("p", "set", `${share} % interval: ${short(row.low)} to ${short(row.high)}`));
+      continue;
+    }
     const names = row.label === undefined ? row.labels : [row.label];
     answer.append(made("p", "label", names.length ? names.join(", ") : "none of the labels"));
     if (row.unlike) {

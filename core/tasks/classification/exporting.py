@@ -6,8 +6,7 @@ Both also give the distance by which images unlike those of the fit are told, wh
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,12 +25,12 @@ from ...contracts.features import Batch, FeatureSet
 from ...contracts.items import Item, items_of
 from ...contracts.prepared import PreparedData
 from ...contracts.use import Exported, ExportWishes, Use
-from ...data.images import IMAGE
 from ...errors import CapabilityError, ConfigError
 from ...export.agreement import SAME_ANSWERS, Agreement
-from ...export.folder import PIXELS, Session, as_picture
+from ...export.folder import PIXELS, Session
 from ...export.graph import Graph, has_convolutions, write_in_8_bits
 from ...export.package import STANDALONE, NewExport
+from ...export.prepared_pictures import PreparedPictures
 from ...judgements.finding_curves import finding_of
 from ...judgements.operating_point import thresholds_of
 from ...judgements.per_patient import Patients
@@ -46,12 +45,8 @@ FILES = {FEATURES: "head.onnx", PIXELS: "model.onnx"}
 INT8 = "model.int8.onnx"
 EXPORTED = frozenset({"features", "pre_projection", "text_encoder"})
 """What a graph can be given of an image, and the attached towers."""
-MOST_CHECKED, MEASURED, AT_ONCE = 512, 128, 16
-"""Test images, training images for ranges in 8 bits, and images at once."""
-UNDECODED = frozenset({"max_pixels"})
-"""Keys of `Item.decode` that change no pixel."""
-CLIP = "clip"
-"""The transform that the script knows; see `Preprocess.spec`."""
+MOST_CHECKED, MEASURED = 512, 128
+"""Test images, and training images for ranges in 8 bits."""
 
 
 def check_exported(use: Use) -> None:
@@ -237,7 +232,7 @@ class Export:
 
     @property
     def whole_graph(self) -> Graph:
-        example = torch.stack([self._pixels(item) for item in self.items[:2]]).to(self.towers.device)
+        example = next(self.prepared_pictures.batches(self.items[:2]))[1].to(self.towers.device)
         return Graph(Whole(self.towers, self.head), {PIXELS: example}, [*self._outputs, FEATURES])
 
     @cached_property
@@ -246,7 +241,8 @@ class Export:
         """Of the head, (N, ...), of the images that are checked."""
         inputs = {FEATURES: self.tested.features}
         if "pre_projection" in self.adapter.at_predict:
-            hidden = [self.towers.hidden(pixels.to(self.towers.device)).float() for pixels in self._batches(self.items)]
+            batches = self.prepared_pictures.batches(self.items)
+            hidden = [self.towers.hidden(pixels.to(self.towers.device)).float() for _, pixels in batches]
             inputs["pre_projection"] = torch.cat(hidden)
         return inputs
 
@@ -272,8 +268,9 @@ class Export:
         return items_of(self.tested.ids, self.prepared.data.items)
 
     @cached_property
-    def transform(self):
-        return self.prepared.domain.transforms(self.prepared.backbone, False, self.task)
+    def prepared_pictures(self) -> PreparedPictures:
+        transform = self.prepared.domain.transforms(self.prepared.backbone, False, self.task)
+        return PreparedPictures(self.prepared.data.load, transform, self.towers.channels)
 
     @cached_property
     def pictures(self) -> bool:
@@ -284,37 +281,19 @@ class Export:
     def _why_no_pictures(self) -> str:
         if self.prepared.backbone is None:
             return "the run was made from a features file"
-        if self._pixels(self.items[0]).ndim != 3:
+        if self.prepared_pictures.pixels(self.items[0]).ndim != 3:
             return "a sample has several pictures, whose features are averaged"
         return ""
 
     @property
     def scripted(self) -> bool:
         """Whether the script can prepare these pictures."""
-        return self.pictures and self.transform.spec.get("transform") == CLIP and self.towers.channels is None
-
-    def _pixels(self, item: Item) -> Tensor:
-        return self.transform(self.prepared.data.load(item))
-
-    def _batches(self, items: Sequence[Item]) -> Iterator[Tensor]:
-        for start in range(0, len(items), AT_ONCE):
-            yield torch.stack([self._pixels(item) for item in items[start : start + AT_ONCE]])
+        return self.pictures and self.prepared_pictures.scripted
 
     def _for_ranges(self) -> Iterator[dict[str, np.ndarray]]:
         items = self.prepared.data.split("train") or self.items
-        for pixels in self._batches(items[:: -(-len(items) // MEASURED)]):
+        for _, pixels in self.prepared_pictures.batches(items[:: -(-len(items) // MEASURED)]):
             yield {PIXELS: pixels.numpy()}
-
-    def _as_the_script(self, item: Item, pixels: Tensor) -> np.ndarray:
-        """(3, H, W) of a file as predict.py sees it; of a picture that is no file of its own, what follows decoding."""
-        if not self.scripted:
-            return pixels.numpy()
-        script = importlib.import_module("...export.standalone", __package__)
-        if not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes:
-            picture = script.decoded(item.source)
-        else:
-            picture = as_picture(self.prepared.data.load(item))
-        return script.pixels(picture, self.transform.spec)[0]
 
     # checks ----------------------------------------------------------------------------------------------------------
 
@@ -332,15 +311,13 @@ class Export:
         whole = Whole(self.towers, self.head).eval()
         by_model, on_pixels, on_files = [], [], []
         with reporter.task("Comparing answers") as progress:
-            for start in range(0, len(self.items), AT_ONCE):
-                items = self.items[start : start + AT_ONCE]
-                pixels = torch.stack([self._pixels(item) for item in items])
+            for items, pixels in self.prepared_pictures.batches(self.items):
                 by_model.append(whole(pixels.to(self.towers.device))[0].cpu())
-                seen = np.stack([self._as_the_script(item, one) for item, one in zip(items, pixels)])
+                seen = self.prepared_pictures.of_script(items, pixels)
                 on_pixels.append(session(pixels=pixels.numpy())["logits"])
                 same = np.array_equal(seen, pixels.numpy())
                 on_files.append(on_pixels[-1] if same else session(pixels=seen)["logits"])
-                progress(start + len(items), len(self.items))
+                progress(sum(map(len, on_pixels)), len(self.items))
         model = torch.cat(by_model)
         answers = {PIXELS: on_pixels, "files": on_files}
         return {name: self._agreement(model, torch.from_numpy(np.concatenate(rows))) for name, rows in answers.items()}
@@ -379,7 +356,7 @@ class Export:
             "unlike_beyond": calibration.unlike.limit if "distance" in self._outputs else None,
             "opset": self.new.opset,
             **self.new.last_facts,
-            **({"preprocessing": self.transform.spec} if self.pictures else {}),
+            **({"preprocessing": self.prepared_pictures.transform.spec} if self.pictures else {}),
         }
 
     def _of_patients(self, patients: Patients) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
@@ -19,8 +19,9 @@ from ...contracts.judgement import Evaluated
 from ...contracts.options import option, options_from, settle
 from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
+from ...contracts.serving import Serving
 from ...contracts.task import Axes, Contest, FitResult, Task
-from ...contracts.use import Use
+from ...contracts.use import Exported, ExportWishes, Use
 from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
@@ -68,6 +69,9 @@ from .report import regression_report
 from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
 from .towers import adapted_by, new_adapter, train_towers
 
+if TYPE_CHECKING:
+    from .serving import ServedNumbers
+
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
 """Beside `adapter.safetensors`, the head: the baseline, and what was trained of the towers."""
 OF_IMAGES = frozenset({"data", "backbone", "image_size", "amp", "batch_size"})
@@ -107,10 +111,6 @@ class Regression(Task):
     deciding: ClassVar = COMPARED
     shot: ClassVar = "images per bin of the numbers"
     row_files: ClassVar = (".csv", ".jsonl")
-    refusals: ClassVar = {
-        "export": "exports hold classifiers and towers; use vladapt predict for numbers",
-        "serve": "its answer is a number, not labels, boxes or masks; use vladapt predict",
-    }
     unused: ClassVar = {
         **dict.fromkeys(("classes", "novel", "templates", "descriptions", "language"), "numbers have no classes"),
         "val_shots": "val calibrates the intervals and chooses nothing; omit it",
@@ -219,6 +219,23 @@ class Regression(Task):
             lead = f"{result.words} {report.lead.replace(' that it never saw', '')}"
             write_report(Path(use.out), report.of_evaluation(use.run.shown, lead))
         return result
+
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
+        from ...export.package import NewExport
+        from .exporting import NumberExport
+
+        if wishes.int8:
+            raise ConfigError("--int8: is for classification; omit it")
+        new, recipe, other = NewExport(use.run, wishes), recipe_again(use), bool(use.data or use.features)
+        prepared = self._prepared(recipe, reporter, divided=not other, fitted=None if other else use.run.info)
+        head, _, adapter = _stored(use.run, self._backbone(prepared))
+        items = prepared.split("all" if other else "test")
+        return NumberExport(use, prepared, items, head, self._towers(adapter, prepared)).write(new, reporter)
+
+    def served(self, use: Use, serving: Serving) -> ServedNumbers:
+        from .serving import ServedNumbers
+
+        return ServedNumbers(self.predictor(use), use, serving)
 
     def predict(self, use: Use, reporter: Reporter) -> NumberPredictions:
         return self.predictor(use).predict_use(use, reporter)

@@ -73,7 +73,7 @@ def probabilities(
         first: the row of windows from which on they are wanted.
     """
     height, width = size_of(item)
-    weights = window_weights((min(side, height), min(side, width)), _stride(side))
+    weights = window_weights((min(side, height), min(side, width)), stride_of(side))
     blender, device = RowBlender(1, width), next(model.parameters()).device
     valid = np.zeros((0, width), bool)
     windows = list(_rows(height, width, side))
@@ -100,13 +100,14 @@ def probabilities(
         valid = valid[rows:]
 
 
-def _stride(side: int) -> int:
+def stride_of(side: int) -> int:
+    """Pixels from one window to the next."""
     return max(1, round(side * (1 - OVERLAP)))
 
 
 def _rows(height: int, width: int, side: int) -> Iterator[tuple[int, int, list[Box]]]:
     """First row of a row of windows, the first row that the next ones reach, and its windows."""
-    high, wide, stride = min(side, height), min(side, width), _stride(side)
+    high, wide, stride = min(side, height), min(side, width), stride_of(side)
     tops = starts(height, high, stride)
     for top, below in zip(tops, [*tops[1:], height]):
         yield top, below, [(left, top, wide, high) for left in starts(width, wide, stride)]

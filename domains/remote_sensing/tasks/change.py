@@ -6,9 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Recipe, Use
+import torch
+
+from ....core.contracts import DomainData, Evaluation, Exported, ExportWishes, Recipe, Use
 from ....core.data import FileHashes
-from ....core.tasks import ConfigTask
+from ....core.errors import CapabilityError
+from ....core.runtime import Reporter
+from ....core.tasks import ConfigTask, KeptModel
 from ..changes.options import ChangeOptions
 from ..pixel_options import PixelSchedule
 
@@ -33,7 +37,6 @@ class Change(ConfigTask):
     options: ClassVar = ChangeOptions
     writes: ClassVar = (".tif", ".png", ".gpkg")
     refusals: ClassVar = {
-        "export": "maps come from windows that are slid over both dates; predict with the run",
         "serve": "a request is one image, and change needs both dates; use vladapt predict",
     }
 
@@ -84,6 +87,16 @@ class Change(ConfigTask):
         from ..changes.scoring import evaluate_changes
 
         return evaluate_changes(model, data, progress)
+
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
+        """The graph of a window, and a script that slides it over rasters."""
+        from ..window_export.run import ChangeWindows, export_windows
+
+        recipe, model = self.used_again(use), KeptModel(use.run).load(torch.device("cpu"))
+        if model is None:
+            raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
+        data = self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
+        return export_windows(ChangeWindows(model), use, wishes, data, reporter)
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New pairs: BEFORE AFTER, a table, or a folder with A and B."""

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ....core.contracts import DomainData, Evaluation, Recipe, Use
+import torch
+
+from ....core.contracts import DomainData, Evaluation, Exported, ExportWishes, Recipe, Use
 from ....core.data import FileHashes, images_of
-from ....core.errors import ConfigError
-from ....core.tasks import ConfigTask
+from ....core.errors import CapabilityError, ConfigError
+from ....core.runtime import Reporter
+from ....core.tasks import ConfigTask, KeptModel
 from ..pixel_options import PixelOptions, PixelSchedule
 
 if TYPE_CHECKING:
@@ -41,7 +44,6 @@ class PixelRegression(ConfigTask):
     options: ClassVar = PixelOptions
     writes: ClassVar = (".tif", ".png")
     refusals: ClassVar = {
-        "export": "numbers come from windows that are blended over an image; predict with the run",
         "serve": "its answer is a map of numbers, not labels, boxes or masks; use vladapt predict",
     }
 
@@ -89,6 +91,16 @@ class PixelRegression(ConfigTask):
         from ..number_maps import evaluate_number_maps
 
         return evaluate_number_maps(model, data, backbone, progress)
+
+    def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
+        """The graph of a window, and a script that slides it over rasters."""
+        from ..window_export.run import NumberWindows, export_windows
+
+        recipe, model = self.used_again(use), KeptModel(use.run).load(torch.device("cpu"))
+        if model is None:
+            raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
+        data = self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
+        return export_windows(NumberWindows(model), use, wishes, data, reporter)
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """Whole images, which are read window by window when they are mapped."""

@@ -44,7 +44,7 @@ def test_descriptions_of_bands_are_names(write_raster):
     stored = numbers(3, 6, 8)
     file = write_raster("a.tif", stored, names=("nir", "red", "green"))
     assert np.array_equal(values(file, bands="nir,red,green"), stored.astype(np.float32))
-    with pytest.raises(DataError, match=r"a\.tif: has no band 'blue'; (did you mean|there are)"):
+    with pytest.raises(DataError, match=r"a\.tif: has no band 'blue', only nir, red, green; (did you mean|there are)"):
         values(file, bands="blue")
 
 

@@ -153,7 +153,9 @@ def test_a_fit_on_four_bands_maps_a_raster_but_for_nodata(chips, write_raster, s
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(photo)
     made = vladapt.predict(run, [str(tmp_path / "new")], out=str(tmp_path / "found"))
     assert dict(made.skipped) == {
-        str(of_three): f"{of_three}: has no band 'nir'; give a raster with the bands red, green, blue, nir",
+        str(
+            of_three
+        ): f"{of_three}: has no band 'nir', only red, green, blue; give a raster with the bands red, green, blue, nir",
         str(photo): f"{photo}: an image, which has no band nir; give a raster with the bands red, green, blue, nir",
     }
     (row,) = made.rows()
@@ -166,7 +168,10 @@ def test_a_fit_on_four_bands_maps_a_raster_but_for_nodata(chips, write_raster, s
     assert tags["class_1"] == "water" and tags["bands"] == "red,green,blue,nir"
     assert tags["scales"] == "0.0001,0.0001,0.0001,0.0001" and tags["offsets"] == "-0.1,-0.1,-0.1,-0.1"
     assert np.allclose([float(v) for v in tags["stretch"].split(",")], kept["recipe"]["data"]["stretch"], rtol=1e-4)
-    with pytest.raises(DataError, match=r"three.tif: has no band 'nir'; give a raster with the bands red, green, blue"):
+    with pytest.raises(
+        DataError,
+        match=r"three.tif: has no band 'nir', only red, green, blue; give a raster with the bands red, green, blue",
+    ):
         vladapt.predict(run, [str(of_three)])
     with pytest.raises(CapabilityError, match="an export takes pictures of three channels"):
         vladapt.export(run, tmp_path / "exported")
@@ -209,7 +214,11 @@ def test_a_detector_of_mm_learns_boxes_on_five_bands(write_raster, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"bands": "red,green,blue,swir16"}, DataError, "has no band 'swir16'; give a raster with the bands"),
+        (
+            {"bands": "red,green,blue,swir16"},
+            DataError,
+            "has no band 'swir16', only red, green, blue, nir; give a raster",
+        ),
         ({"bands": "1,2,3,4,5"}, DataError, "has no band 5, only 4; give a raster with the bands 1, 2, 3, 4, 5"),
         ({"bands": "1,2,3", "band_start": "mean"}, ConfigError, "--band-start mean: is for four or more --bands"),
     ],

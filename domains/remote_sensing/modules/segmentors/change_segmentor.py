@@ -69,11 +69,11 @@ class ChangeSegmentor(BaseModel):
             inputs: (B, 2, C, H, W) both dates, in 0..1.
             labels: (B, H, W) 0, 1, and 255 for ignored pixels.
         """
-        pairs, size = len(inputs), inputs.shape[-2:]
+        size = inputs.shape[-2:]
         maps = self.encoder((inputs.flatten(0, 1) - self.mean) / self.std)  # (2 B, C_i, h_i, w_i)
         compared = []
         for level, conv in zip(maps, self.compared, strict=True):
-            before, after = level.unflatten(0, (pairs, 2)).unbind(dim=1)
+            before, after = level.unflatten(0, (-1, 2)).unbind(dim=1)
             compared.append(conv(torch.cat([(before - after).abs(), before, after], dim=1)))
         compared = compared if self.neck is None else list(self.neck(compared))
         scores = F.interpolate(self.decode_head(compared).float(), size, mode="bilinear", align_corners=False)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +16,10 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.commands.tables import comparison_tests
+from vladapt.core.contracts.serving import Serving, Wishes
+from vladapt.core.engine.serve import load_export, load_run
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.export.folder import Session
 from vladapt.core.metrics import NumberSums
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import task_class
@@ -197,8 +203,51 @@ def test_images_are_predicted_with_intervals_from_what_the_run_keeps(pictures, s
     assert vladapt.load_run(made.run).predict(images[0]).rows()[0] == rows[0]
     page = (made.run / "report.html").read_text()
     assert "Largest errors" in page and ".png: true" in page
-    with pytest.raises(CapabilityError, match="use vladapt predict for numbers"):
-        vladapt.export(made.run, out=str(tmp_path / "graph"))
+
+
+def test_a_graph_its_script_and_both_servers_answer_as_the_run_does(pictures, small_clip_spec, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    how = {"domain": "natural", "task": "regression", "data": str(pictures), "device": "cpu", "intervals": "adaptive"}
+    made = vladapt.fit(backbone=small_clip_spec, interval_coverage=0.7, out=str(tmp_path / "runs"), **how, **QUICK)
+    exported = vladapt.export(made.run, out=str(tmp_path / "graph"))
+    checks = exported.facts["checks"]
+    assert {name: check["same_numbers"] for name, check in checks.items()} == dict.fromkeys(checks, 1.0)
+    assert set(checks) == {"features", "pixels", "files"} and exported.facts["coverage"] == 0.7
+    images = [str(pictures / f"{n}.png") for n in range(3)]
+    rows = vladapt.predict(made.run, images).rows()
+    assert len({round(row["high"] - row["low"], 6) for row in rows}) == 3
+    done = subprocess.run(
+        [sys.executable, "-I", str(tmp_path / "graph" / "predict.py"), *images, str(pictures / "table.csv")],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and "table.csv: cannot identify image file" in done.stderr
+    served = [rows, [json.loads(line) for line in done.stdout.splitlines()]]
+    for model in (load_run(made.run, Serving(device="cpu")), load_export(tmp_path / "graph", Serving())):
+        assert (model.facts.column, model.facts.coverage) == ("height", 0.7)
+        samples, refused = model.samples([Path(image) for image in images])
+        for sample in samples:
+            model.prepare(sample)
+        model.answer(samples)
+        served.append(model.rows(samples, refused, Wishes())["predictions"])
+    for answers in served:
+        assert [row["id"] for row in answers] == images and {row["column"] for row in answers} == {"height"}
+        for name in ("number", "low", "high"):
+            assert [row[name] for row in answers] == pytest.approx([row[name] for row in rows], rel=1e-4)
+
+
+def test_a_run_of_a_features_file_has_a_graph_from_features_alone(fitted, features, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    exported = vladapt.export(fitted.run, out=str(tmp_path / "graph"))
+    assert exported.facts["graphs"] == {"features": "head.onnx"} and "features file" in exported.notes[0]
+    with pytest.raises(CapabilityError, match="no graph from pictures"):
+        load_export(tmp_path / "graph", Serving())
+    with pytest.raises(ConfigError, match="--int8: is for classification"):
+        vladapt.export(fitted.run, out=str(tmp_path / "small"), int8=True)
+    facts = json.loads((tmp_path / "graph" / "export.json").read_text())
+    session = Session(tmp_path / "graph" / facts["graphs"]["features"])
+    rows = np.load(features)["image_features"][:5].astype(np.float32)
+    assert session(features=3 * rows)["number"] == pytest.approx(session(features=rows)["number"], rel=1e-5)
 
 
 def test_a_redacted_run_names_and_shows_no_image(pictures, small_clip_spec, tmp_path):

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from vladapt import load_domain
+from vladapt.core.engine.embed import embed
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.features.bag_files import open_bag
+from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.medical.slides.reading import Slide
 
 MEDICAL = load_domain("medical")
@@ -191,3 +194,34 @@ def test_the_sample_is_read_as_any_slides_and_cut_as_asked(tmp_path, monkeypatch
     )
     assert data.tiles(data.items[0]).attributes["level0_side"] == 512
     assert len(read_data(recipe.with_(data={"path": "sample"}), MEDICAL, "classification").items) == 300
+
+
+def embedded(images, out, backbone, reading, **how):
+    recipe = resolve(flags={"domain": "medical", "backbone": backbone, "device": "cpu", "data": reading})
+    return embed(recipe, out, images=[images], as_="bags", **how)
+
+
+def test_encoded_tiles_are_written_once_and_read_as_stored_ones(slides, small_clip_spec, tmp_path):
+    made = embedded(slides, tmp_path / "bags", small_clip_spec, {"unit": "slide", "tile": 64})
+    files = sorted((tmp_path / "bags").iterdir())
+    assert (made.images, [file.name for file in files]) == (4, [f"{number}.safetensors" for number in range(1, 5)])
+    cut = read(slides)
+    for item, file in zip(cut.items, files):
+        bag, tiles = open_bag(file), cut.tiles(item)
+        assert bag.coords(0).tolist() == tiles.coords.tolist() and bag.attributes["mpp"] == tiles.attributes["mpp"]
+        assert bag.read(0).shape == (len(tiles.coords), made.dim) and bag.encoder
+    (tmp_path / "table.csv").write_text("slide_id,label\n1.tif,a\n2.tif,a\n3.tif,b\n4.tif,b\n")
+    stored = MEDICAL.read(tmp_path / "table.csv", "classification", bags=str(tmp_path / "bags"))
+    assert len(stored.items) == 4 and stored.bags.of(stored.items[0]).counts == open_bag(files[0]).counts
+
+
+def test_bags_are_of_slides_each_with_a_name_of_its_own(slides, write_slide, small_clip_spec, tmp_path):
+    out, reading = tmp_path / "bags", {"unit": "slide", "tile": 64}
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    with pytest.raises(CapabilityError, match="no sample here is cut into tiles; read slides"):
+        embedded(tmp_path / "photo.png", out, small_clip_spec, {})
+    with pytest.raises(ConfigError, match="omit --parts and --patch-tokens"):
+        embedded(slides, out, small_clip_spec, reading, parts=True)
+    write_slide("set/b/1.tif")
+    with pytest.raises(ConfigError, match="several slides are called 1; embed them into folders"):
+        embedded(slides, out, small_clip_spec, reading)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,6 +86,34 @@ def test_a_run_scores_the_same_again_and_maps_new_pairs(fitted, drawn_folder, tm
     }
     with pytest.raises(ConfigError, match=r"8_change.tif: already exists, and maps do not replace files"):
         vladapt.predict(fitted.run, dates, out=str(tmp_path / "out"), device="cpu")
+
+
+def test_an_exported_graph_maps_both_dates_as_the_run_does(fitted, drawn_folder, write_raster, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
+    exported = vladapt.export(fitted.run, out=str(tmp_path / "graph"))
+    checks = exported.facts["checks"]
+    assert {name: check["same_pixels"] for name, check in checks.items()} == {"pixels": 1.0, "files": 1.0}
+    pixels = [np.array(Image.open(drawn_folder / "test" / name / "8.png")).transpose(2, 0, 1) for name in "AB"]
+    pixels[1][:, :, :5] = 0
+    dates = [
+        write_raster(f"{name}.tif", np.tile(each, (1, 2, 2))[:, :70, :], nodata=0)
+        for name, each in zip(("one", "two"), pixels)
+    ]
+    vladapt.predict(fitted.run, dates, out=str(tmp_path / "maps"), device="cpu")
+    command = [sys.executable, "-I", tmp_path / "graph" / "predict.py", *dates, "--out", tmp_path / "script"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    row = json.loads(done.stdout)
+    with (
+        rasterio.open(next((tmp_path / "maps").glob("*_change.tif"))) as change,
+        rasterio.open(next((tmp_path / "maps").glob("*_probability.tif"))) as probability,
+        rasterio.open(row["map"]) as made,
+    ):
+        called, percent = made.read()
+        assert (called == 255).sum() == (change.read(1) == 255).sum() > 0
+        assert (called == change.read(1)).mean() > 0.999
+        assert np.abs(percent.astype(int) - probability.read(1)).max() <= 1
 
 
 def test_shots_are_tiles_with_and_without_change(drawn_folder):

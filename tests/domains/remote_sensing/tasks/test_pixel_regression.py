@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,6 +86,30 @@ def test_what_does_not_fit_is_refused(fitted, data, tmp_path):
         fit(data / "images" / "site_00.tif", tmp_path)
     with pytest.raises((CapabilityError, ConfigError), match="classes"):
         vladapt.predict(fitted.run, [data / "images" / "site_00.tif"], classes="a,b", device="cpu")
+
+
+def test_an_exported_graph_maps_a_raster_as_the_run_does(fitted, data, write_raster, tmp_path):
+    pytest.importorskip("onnxruntime", reason="extra export is not installed")
+    exported = vladapt.export(fitted.run, out=str(tmp_path / "graph"))
+    checks = exported.facts["checks"]
+    assert {name: check["same_pixels"] for name, check in checks.items()} == {"pixels": 1.0, "files": 1.0}
+    with rasterio.open(sorted((data / "images").iterdir())[0]) as site:
+        values = np.tile(site.read(), (1, 3, 2))[:, :60, :41]
+    values[:, :7, :30] = 0
+    raster = write_raster("large.tif", values, nodata=0)
+    found = vladapt.predict(fitted.run, [raster], out=str(tmp_path / "maps"), device="cpu")
+    small = write_raster("small.tif", values[:, :8, :8])
+    command = [sys.executable, "-I", tmp_path / "graph" / "predict.py", raster, small, "--out", tmp_path / "script"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 1 and "small.tif: is smaller than a window of 24 pixels" in done.stderr, done.stderr
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert [row["mean"], row["pixels"]] == pytest.approx([found.rows()[0]["mean"], found.rows()[0]["pixels"]], rel=1e-4)
+    with rasterio.open(tmp_path / "maps" / "large.tif") as wanted, rasterio.open(row["map"]) as made:
+        assert (made.crs, made.transform, made.count) == (wanted.crs, wanted.transform, 3)
+        assert np.isnan(made.read(1)).sum() == 7 * 30
+        np.testing.assert_allclose(made.read(), wanted.read(), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ConfigError, match="--int8: is for classification"):
+        vladapt.export(fitted.run, out=str(tmp_path / "small"), int8=True)
 
 
 @pytest.mark.thorough

@@ -1,0 +1,93 @@
+"""An ONNX export that answers requests with a number per image, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..contracts.serving import NumberFacts, Refused, Sample, Served, Serving, Wishes, only_answered
+from ..data.images import decode_picture
+from ..errors import CapabilityError, DataError
+from ..export.folder import (
+    CURE,
+    FACTS,
+    PIXELS,
+    SCRIPT,
+    Session,
+    as_picture,
+    is_graph,
+    is_number,
+    is_preprocessing,
+    library,
+    read_export,
+)
+from ..runtime.reading import read_bytes
+from .exported import SIZES
+
+COLUMN = "column"
+
+
+class ServedNumbers(Served):
+    """The folder that `vladapt export` wrote.
+
+    Raises:
+        DataError: it is damaged. CapabilityError: it has no graph from pictures, or onnxruntime is missing.
+    """
+
+    sizes: Sequence[int] = SIZES
+
+    def __init__(self, folder: Path, serving: Serving):
+        library("onnxruntime")
+        from ..export import standalone
+        from ..export.scripts.regression import row_of
+
+        facts = self._facts = read_export(folder)
+        graphs, coverage = facts.get("graphs"), facts.get("coverage")
+        if not isinstance(graphs, dict) or PIXELS not in graphs or not (folder / SCRIPT).is_file():
+            raise CapabilityError(f"{folder}: has no graph from pictures as predict.py prepares them; serve the run")
+        usable = {
+            "graphs": is_graph(graphs[PIXELS], folder),
+            "preprocessing": is_preprocessing(facts.get("preprocessing")),
+            COLUMN: isinstance(facts[COLUMN], str),
+            "coverage": coverage is None or is_number(coverage),
+        }
+        if wrong := next((name for name, good in usable.items() if not good), None):
+            raise DataError(f"{folder / FACTS}: damaged, {wrong} is not usable; {CURE}")
+        self._script, self._row_of, self._max_pixels = standalone, row_of, serving.max_pixels
+        self._session = Session(folder / graphs[PIXELS], serving.threads)
+        self.name = str(facts.get("run", folder.name))
+        named = {"task": str(facts.get("task", "")), "adapter": str(facts.get("adapter", ""))}
+        self.facts = NumberFacts(**named, class_names=[], options=[], column=facts[COLUMN], coverage=coverage)
+
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        return [Sample(str(file), file) for file in files], []
+
+    def prepare(self, sample: Sample) -> None:
+        picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
+        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
+
+    def answer(self, samples: Sequence[Sample]) -> None:
+        outputs = self._session(pixels=np.concatenate([sample.prepared for sample in samples]))
+        for place, sample in enumerate(samples):
+            try:
+                sample.answer = self._row_of(sample.id, outputs, place, self._facts)
+            except ValueError as error:
+                sample.answer = DataError(str(error))
+
+    def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
+        samples, skipped = only_answered(samples, skipped)
+        rows = [{**sample.answer, "id": sample.id} for sample in samples]
+        return {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
+
+    def examples(self, count: int) -> list[Sample]:
+        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
+        pixels = self._script.pixels(grey, self._facts["preprocessing"])
+        return [Sample(f"example {number}", None, pixels) for number in range(count)]
+
+
+def has_numbers(folder: Path) -> bool:
+    """Whether an export answers with numbers."""
+    return COLUMN in read_export(folder)
