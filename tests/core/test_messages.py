@@ -80,6 +80,11 @@ def test_near_names_are_listed_as_in_a_sentence():
     assert did_you_mean("ape-s", ["ape-t", "gda"]) == "did you mean ape-t?"
 
 
+def test_near_names_are_near_in_capitals_too():
+    assert did_you_mean("TIP-ADAPTER", ["tip-adapter", "Gda"]) == "did you mean tip-adapter?"
+    assert did_you_mean("gda", ["tip-adapter", "GDA"]) == "did you mean GDA?"
+
+
 def test_what_is_printed_holds_escapes_and_no_markup(capsys):
     from rich.table import Table
 
