@@ -129,3 +129,16 @@ def test_words_of_a_domain_reach_tables_in_groups_of_groups(capsys):
     show_table(Group(Table("images"), Group(inner, "a sentence on images")), {"images": "scans"})
     out = capsys.readouterr().out
     assert "scans by" in out and "a sentence on images" in out
+
+
+def test_titles_of_rows_are_in_the_words_of_a_domain_and_names_of_files_are_not(capsys):
+    from rich.table import Table
+
+    from vladapt.core.commands.tables import show_table
+
+    for header, cell in (("", "image to text"), ("file", "my image 3.png")):
+        table = Table(header)
+        table.add_row(cell)
+        show_table(table, {"image": "clip"})
+    out = capsys.readouterr().out
+    assert "clip to text" in out and "my image 3.png" in out
