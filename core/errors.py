@@ -228,8 +228,10 @@ def first_of(names: Sequence[str], most: int) -> str:
 
 
 def near_names(name: str, known: Iterable[str], likeness: float = 0.8) -> list[str]:
-    """Up to three known names that one may be a slip for, the nearest first; likeness 1 is the same name."""
-    return difflib.get_close_matches(name[:LONGEST_VALUE], known, n=3, cutoff=likeness)
+    """Up to three known names that one may be a slip for, the nearest first; likeness 1 is the same but for case."""
+    folded = {each.casefold(): each for each in known}
+    near = difflib.get_close_matches(name[:LONGEST_VALUE].casefold(), folded, n=3, cutoff=likeness)
+    return [folded[each] for each in near]
 
 
 def check_given(name: str, value: object, cure: str = "give one, or omit the option") -> None:

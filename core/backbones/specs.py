@@ -30,7 +30,10 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 NON_COMMERCIAL = re.compile(r"(^|[-_ ])nc([-_ ]|$)|non-?commercial|amlr|research", re.IGNORECASE)
 """Licences that allow no commercial use, by name; apple-amlr is Apple's for research."""
-ALL_ALIASES = "and the aliases of `vladapt list backbones`"
+ALL_ALIASES = (
+    "and the aliases of `vladapt list backbones`; a library's own name takes its family, as timm:resnet50 or "
+    "open_clip:ViT-B-32/openai"
+)
 OWN_CODE = re.compile(r".+\.py:\w+")
 RESOURCES = frozenset({"keys", "further_backbones"})
 """Those that are backbones."""

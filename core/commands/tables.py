@@ -357,7 +357,7 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
     """A rich table, or a group of them, as wide as the terminal.
 
     Args:
-        words: of the domain, that its title, headers and caption are put in.
+        words: of the domain, that its title, headers and caption are put in, and rows' titles below no header.
     """
     if not is_main_rank():
         return
@@ -368,6 +368,9 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
             each.title, each.caption = (text and worded(str(text), words) for text in (each.title, each.caption))
             for column in each.columns:
                 column.header = worded(str(column.header), words)
+            if each.columns and not each.columns[0].header:
+                titles = each.columns[0]._cells
+                titles[:] = [worded(cell, words) if type(cell) is str else cell for cell in titles]
     from ..runtime.progress import PlainConsole
 
     PlainConsole().print(table)

@@ -38,6 +38,10 @@ NOTHING_FOUND = {
 SIDED = frozenset({RADIOLOGY})
 """Modalities whose images have a left and a right side of the body."""
 MASKS, VOLUMES = "segmentation", "volume-segmentation"
+WORDS_OF_UNITS = {
+    VOLUME_UNIT: {"image": "volume", "images": "volumes", "image.png": "volume.nii.gz"},
+    STUDY_UNIT: {"image": "study", "images": "studies", "image.png": "study/"},
+}
 REGRESSION = "regression"
 OPEN_VOCAB = "open-vocab"
 OF_LABEL_SETS = {VOLUMES: ("class_names", "group_column", "fold", "max_pixels"), MASKS: ("class_names", "max_pixels")}
@@ -210,9 +214,11 @@ class Medical(Domain):
         return replace(synthetic_cells(), domain=replace(self, modality="microscopy"))
 
     def words_of(self, reading: Mapping[str, Any]) -> Mapping[str, str]:
-        """Of slides, by their pixels or by stored features of their tiles."""
-        of_slides = reading.get("unit") in (SLIDE_UNIT, PATIENT_UNIT) or reading.get("bags") is not None
-        return {"image": "slide", "images": "slides", "image.png": "slide.svs"} if of_slides else self.words
+        """Of volumes, studies, and slides, by their pixels or by stored features of their tiles."""
+        unit = reading.get("unit")
+        if unit in (SLIDE_UNIT, PATIENT_UNIT) or reading.get("bags") is not None:
+            return {"image": "slide", "images": "slides", "image.png": "slide.svs"}
+        return WORDS_OF_UNITS.get(unit, self.words)
 
     def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
         """Of slides the tile and resolution that a published encoder was made for.

@@ -147,7 +147,7 @@ def test_captions_are_retrieved(vladapt, small_clip_spec):
     made = vladapt("fit", *how, "--adapter", "lit", "--epochs", 1, "--json")
     assert made.code == 0, made.err
     info = json.loads((Path(made.json["run"]) / "run.json").read_text())
-    assert info["domain"] == "remote-sensing" and info["data"]["images"] == 132 and info["data"]["texts"] == 3 * 20
+    assert info["domain"] == "remote-sensing" and info["data"]["images"] == 132 and info["data"]["texts"] == 3 * 132
 
 
 # maps -----------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,11 @@ def test_near_names_are_listed_as_in_a_sentence():
     assert did_you_mean("ape-s", ["ape-t", "gda"]) == "did you mean ape-t?"
 
 
+def test_near_names_are_near_in_capitals_too():
+    assert did_you_mean("TIP-ADAPTER", ["tip-adapter", "Gda"]) == "did you mean tip-adapter?"
+    assert did_you_mean("gda", ["tip-adapter", "GDA"]) == "did you mean GDA?"
+
+
 def test_what_is_printed_holds_escapes_and_no_markup(capsys):
     from rich.table import Table
 
@@ -124,3 +129,16 @@ def test_words_of_a_domain_reach_tables_in_groups_of_groups(capsys):
     show_table(Group(Table("images"), Group(inner, "a sentence on images")), {"images": "scans"})
     out = capsys.readouterr().out
     assert "scans by" in out and "a sentence on images" in out
+
+
+def test_titles_of_rows_are_in_the_words_of_a_domain_and_names_of_files_are_not(capsys):
+    from rich.table import Table
+
+    from vladapt.core.commands.tables import show_table
+
+    for header, cell in (("", "image to text"), ("file", "my image 3.png")):
+        table = Table(header)
+        table.add_row(cell)
+        show_table(table, {"image": "clip"})
+    out = capsys.readouterr().out
+    assert "clip to text" in out and "my image 3.png" in out

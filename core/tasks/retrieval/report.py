@@ -242,9 +242,10 @@ def _facts(info: RunInfo) -> TableSection | None:
 
 def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     """Commands and Python that take the model as a backbone; of a run also how to score it again."""
-    path, words = shlex.quote(info.model), '"what you look for"'
-    search = f"vladapt index FOLDER --out photos.index --backbone {path}\nvladapt search photos.index {words}"
-    adapt = f"vladapt fit --domain NAME --data FOLDER --backbone {path}"
+    path, of_domain = shlex.quote(info.model), f" --domain {info.domain}" if info.domain else ""
+    search = f"vladapt index FOLDER{of_domain} --out found.index --backbone {path}"
+    search += '\nvladapt search found.index "what you look for"'
+    adapt = f"vladapt fit{of_domain or ' --domain NAME'} --data FOLDER --backbone {path}"
     python = f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"
     steps = [("From Python:", python)]
     if not str(info.backbone.spec).startswith(f"{STORED}:"):  # of stored features nothing new is encoded

@@ -227,8 +227,9 @@ class Retrieval(TowerTraining):
         return digests_of_images(samples)
 
     def facts(self, data: RetrievalData, done: FittedTowers) -> dict[str, Any]:
-        images = sum(len(data.pairs.split(split)) for split in ("train", "val", "test"))
-        return {"data": {"kind": "captions", "images": images, "texts": done.after.metrics.texts}}
+        parts = [data.pairs.split(split) for split in ("train", "val", "test")]
+        texts = sum(len(part[row].captions) for part in parts for row in range(len(part)))
+        return {"data": {"kind": "captions", "images": sum(map(len, parts)), "texts": texts}}
 
     def summary(self, data: RetrievalData) -> dict[str, Any]:
         return {"shots": len(data.pairs.split("train"))}

@@ -43,6 +43,8 @@ def cached(hub, repo, files):
     [
         ("open-clip:ViT-B-32/openai", "did you mean open_clip"),
         ("embeded", "did you mean embedded"),
+        ("ViT-B-32", "unknown backbone 'ViT-B-32'; did you mean .*openai-vit-b-32"),
+        ("osnet_x1_0", "a library's own name takes its family, as timm:resnet50 or open_clip:ViT-B-32/openai"),
         (
             "resnet50",
             "unknown backbone 'resnet50'; there are: embedded, hf, join, module, open_clip, projected, stored, tiles",

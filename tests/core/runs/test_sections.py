@@ -100,7 +100,8 @@ VIDEO = {"image": "clip", "images": "clips", "image.png": "clip.mp4", "patient":
         ),
         ("vladapt predict runs/a image.png", "vladapt predict runs/a clip.mp4"),
         ("its image features, for images at 224 × 224 pixels", "its image features, for images at 224 × 224 pixels"),
-        ("Text to image: 2 images; image to text", "Text to image: 2 clips; image to text"),
+        ("Text to image: 2 images; image to text", "Text to clip: 2 clips; clip to text"),
+        ("image_to_text/r1, of its image", "image_to_text/r1, of its clip"),
         ("the class “image”, images/image.jpg, `images`", "the class “image”, images/image.jpg, `images`"),
     ],
 )

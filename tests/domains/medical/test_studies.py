@@ -181,3 +181,9 @@ def test_parts_are_called_by_their_view(tmp_path):
     assert names == [["PA", "LATERAL"], ["PA"]]
     assert Medical().part_names(new_item := items["images/a-pa.png"].with_(target=None), 2) == ["view 1", "view 2"]
     assert not Medical().part_names(new_item.with_(decode={}), 1)
+
+
+@pytest.mark.parametrize(("unit", "one", "several"), [("study", "study", "studies"), ("volume", "volume", "volumes")])
+def test_messages_speak_of_what_a_sample_is(unit, one, several):
+    words = Medical().words_of({"unit": unit})
+    assert (words["image"], words["images"]) == (one, several) and "image" not in Medical().words_of({})
