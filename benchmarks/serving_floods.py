@@ -1,6 +1,6 @@
 """What `vladapt serve` still answers while clients without its token flood it.
 
-    python benchmarks/serving_floods.py MODEL [--clients 100] [--mb 64]
+    python benchmarks/serving_floods.py MODEL [--clients 100] [--mb 64] [--floods NAME ...]
 
 MODEL is a run or an export. In each flood so many clients, in a process of their own, connect at once; each sends
 bytes until it has sent them all or the server closes, and those that send half a request then wait for that. Meanwhile
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--mb", type=int, default=64, help="of a client")
+    parser.add_argument("--floods", nargs="+", choices=FLOODS, default=FLOODS, metavar="NAME", help="by default all")
     parser.add_argument("--as-clients", nargs=2, metavar=("FLOOD", "ADDRESS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.as_clients:
@@ -58,7 +59,7 @@ def main() -> None:
         f"| {given.clients} clients send | slowest `/health`, ms | seconds | memory, MB |\n| --- | ---: | ---: | ---: |"
     )
     with served(given) as (address, server):
-        for name in FLOODS:
+        for name in given.floods:
             command = [sys.executable, __file__, given.model, "--clients", given.clients, "--mb", given.mb]
             began = time.perf_counter()
             clients = subprocess.Popen([*map(str, command), "--as-clients", name, address])

@@ -96,8 +96,9 @@ def load_efficientnet() -> EfficientNetLite0:
     from efficientnet_lite_pytorch import EfficientNet
 
     # image_size=None: padding follows each input, so that any size works
-    network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    network.load_state_dict(torch.load(WEIGHTS.locate(), map_location="cpu", weights_only=True))
+    with torch.device("meta"), Undrawn():
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+    network.load_state_dict(torch.load(WEIGHTS.locate(), map_location="cpu", weights_only=True), assign=True)
     return EfficientNetLite0(network.eval()).eval().requires_grad_(False)
 
 

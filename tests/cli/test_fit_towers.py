@@ -105,6 +105,7 @@ def test_a_stopped_fit_says_where_its_checkpoints_are(arguments, process, tmp_pa
     assert done.stderr.strip().splitlines()[-1].startswith("vladapt: training stopped at step")
 
 
+@pytest.mark.thorough(but=("lora",))
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_processes_train_as_one(arguments, process, tmp_path, environment, name):
     arguments = ["2" if word is EPOCHS else word for word in arguments]

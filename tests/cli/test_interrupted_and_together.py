@@ -121,7 +121,7 @@ def many(class_folders) -> Path:
     return class_folders("red", "green", each=150, name="many")
 
 
-@pytest.mark.thorough(but=("2", "15"))
+@pytest.mark.thorough(but=("2",))
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stop_keeps_what_was_computed_and_the_next_run_goes_on(
     vladapt, many, small_clip_spec, tmp_path, environment, monkeypatch, number

@@ -59,6 +59,8 @@ SIDE, SMALL = 190, 96
 """Pixels of a picture, and of one of a labelled image, on a page."""
 BESIDE_A_MISTAKE = 4
 """Labelled images beside each."""
+DECODED = 48
+"""Labelled images that stay decoded, since the same ones stand beside several others."""
 MOST_ON_A_SHEET = 12
 STRIP, SHEET = 856, 418
 """Width in pixels of a strip, and of one of a contact sheet."""
@@ -179,6 +181,7 @@ class Explainer:
         no_pictures: str = "the run was made from a file of features, so there are no pictures",
     ):
         self.adapter, self.towers, self.labelled, self.picture_of = adapter, towers, labelled, picture_of
+        self._pictures: dict[int, Decoded | None] = {}
         self.transform, self.method, self.no_maps, self.quick, self._several = transform, method, "", quick, False
         if towers is None:
             self.no_maps = no_pictures
@@ -275,7 +278,14 @@ class Explainer:
         else:
             reason.examples = self.labelled.by_part(features[None], parts[None], count)[0]
         plain = self.quick and self._several
-        reason.pictures = [None if plain else self.picture_of(example) for example in reason.examples]
+        reason.pictures = [None if plain else self._picture(example) for example in reason.examples]
+
+    def _picture(self, example: Example) -> Decoded | None:
+        if example.row not in self._pictures:
+            if len(self._pictures) == DECODED:
+                del self._pictures[next(iter(self._pictures))]
+            self._pictures[example.row] = self.picture_of(example)
+        return self._pictures[example.row]
 
     @torch.no_grad()
     def _parts(self, reason: Reason, features: Tensor, target: int) -> Tensor | None:

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from browser import until
 from forked import Group
 
 LINE = (
@@ -51,7 +52,7 @@ STUCK = """
 import sys, threading, time
 from vladapt.core.runtime import liveness
 from vladapt.core.runtime.distributed import rank, run_on_all, start_from_environment, stop
-liveness.GRACE_S = 1.0
+liveness.GRACE_S = 0.5
 start_from_environment()
 """
 
@@ -68,18 +69,18 @@ def test_one_that_waits_where_no_error_comes_is_ended_too():
 
 
 def test_a_process_that_leaves_is_not_taken_for_dead():
-    code = STUCK + "stop() if rank() else (time.sleep(2.5), stop())\nprint('done')"
+    code = STUCK + "stop() if rank() else (time.sleep(1.5), stop())\nprint('done')"
     with Group(["-c", code], 2) as group:
         done = group.finished()
     assert [(each.returncode, each.stdout, each.stderr) for each in done] == [(0, "done\n", "")] * 2
 
 
-def test_a_stopped_process_is_not_taken_for_dead():
-    code = STUCK + "time.sleep(4)\nrun_on_all(lambda: 1)\nprint('done')\nstop()"
-    with Group(["-c", code], 2) as group:
-        time.sleep(2)
+def test_a_stopped_process_is_not_taken_for_dead(tmp_path):
+    code = STUCK + "open(f'began{rank()}', 'w').close()\ntime.sleep(1)\nrun_on_all(lambda: 1)\nprint('done')\nstop()"
+    with Group(["-c", code], 2, cwd=tmp_path) as group:
+        until((tmp_path / "began1").exists)
         group.processes[1].send_signal(signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(1.5)
         group.processes[1].send_signal(signal.SIGCONT)
         done = group.finished()
     assert [(each.returncode, each.stdout) for each in done] == [(0, "done\n")] * 2

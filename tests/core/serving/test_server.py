@@ -19,6 +19,7 @@ pytest.importorskip("uvicorn", reason="extra serve is not installed")
 pytest.importorskip("multipart", reason="extra serve is not installed")
 from browser import until
 from forked import run, start
+from serving_floods import FLOODS
 
 from vladapt.core.errors import ConfigError
 from vladapt.core.serving.app import _names_this_machine
@@ -149,8 +150,10 @@ def test_a_model_that_cannot_be_loaded_ends_all_workers_with_a_line(export, tmp_
 
 def test_the_benchmark_floods_a_server_that_goes_on_answering(export, tmp_path):
     benchmark = Path(__file__).parents[3] / "benchmarks" / "serving_floods.py"
-    _, _, *rows = run([benchmark, export, "--clients", "2", "--mb", "1"], check=True, cwd=tmp_path).stdout.splitlines()
-    assert len(rows) == 9 and all(float(row.split("|")[2].replace(",", "")) > 0 for row in rows)
+    floods = FLOODS.keys() - {"half a request"}  # closed after ten seconds, which test_connections.py does not wait for
+    command = [benchmark, export, "--clients", "2", "--mb", "1", "--floods", *floods]
+    _, _, *rows = run(command, check=True, cwd=tmp_path).stdout.splitlines()
+    assert len(rows) == 8 and all(float(row.split("|")[2].replace(",", "")) > 0 for row in rows)
 
 
 def workers(process: int) -> list[int]:

@@ -50,6 +50,14 @@ def test_other_methods_show_what_is_near_and_claim_no_more():
     assert reason.examples_add is None and "most similar features" in made.note(False)
 
 
+def test_a_labelled_image_beside_several_others_is_decoded_once():
+    made, decoded = explainer("linear-probe"), []
+    made.picture_of = lambda example: decoded.append(example.row)
+    reasons = made.reasons([Asked(None, 0, torch.ones(8))] * 2 + [Asked(None, 0, -torch.ones(8))] * 2, QUIET, 4)
+    shown = [example.row for reason in reasons for example in reason.examples]
+    assert len(shown) == 16 and sorted(decoded) == sorted({*shown})
+
+
 def test_a_run_of_features_has_no_heat_maps_and_says_so():
     made = explainer("linear-probe")
     assert made.reasons([Asked(None, 0, torch.ones(8))], QUIET)[0].heat is None
