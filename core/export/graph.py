@@ -25,6 +25,8 @@ from .folder import library
 OPSET, OLDEST_OPSET = 18, 18
 """What is written by default, and the first that torch's exporter writes."""
 CONVOLUTION = "Conv"
+FLOAT = 1
+"""ONNX's number of 32-bit floats."""
 FEWEST_ROWS = 1 << 20
 """Rows that a graph must take at once: one that was traced for fewer would leave the others out."""
 UNSAID = "ONNX cannot express this model"
@@ -86,8 +88,30 @@ class Graph:
         axes = {name: {0: "rows", **{axis: f"{name}_{axis}" for axis in of}} for name, of in self.sizes.items()}
         names = {"input_names": list(self.inputs), "output_names": list(self.outputs), "dynamic_axes": axes}
         file = BytesIO()
-        torch.onnx.export(self.module, tuple(self.inputs.values()), file, **names, opset_version=opset, dynamo=False)
+        with _linspace_in_floats():
+            torch.onnx.export(
+                self.module, tuple(self.inputs.values()), file, **names, opset_version=opset, dynamo=False
+            )
         return library("onnx").load_model_from_string(file.getvalue()), float("inf")
+
+
+@contextmanager
+def _linspace_in_floats() -> Iterator[None]:
+    """torch's older exporter counts the steps of `linspace` as integers, and so loses a start such as 0.5."""
+
+    def linspace(g, start, end, steps, *others):
+        one, zero = (g.op("Constant", value_t=torch.tensor(value)) for value in (1, 0))
+        start, end = (g.op("Cast", each, to_i=FLOAT) for each in (start, end))
+        gaps = g.op("Cast", g.op("Max", g.op("Sub", steps, one), one), to_i=FLOAT)
+        step = g.op("Div", g.op("Sub", end, start), gaps)
+        places = g.op("Cast", g.op("Range", zero, steps, one), to_i=FLOAT)
+        return g.op("Add", g.op("Mul", places, step), start)
+
+    torch.onnx.register_custom_op_symbolic("aten::linspace", linspace, OLDEST_OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::linspace", OLDEST_OPSET)
 
 
 def _most_rows(traced: torch.export.ExportedProgram):

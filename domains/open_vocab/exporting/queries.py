@@ -10,7 +10,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
-from ....core.errors import CapabilityError
 from ....core.export import Graph, boxes
 from ..data.outlines import coco_masks
 from ..hub_models.boxes import Ranking
@@ -19,7 +18,7 @@ from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
 from ..modules.detectors.hf_detector import HFDetector
 from .detectors import SAME_PLACE, SAME_SCORE
-from .run import Form, positions_as_constants, size_of_processor
+from .run import Form, check_one_size, noise_of_one_size, positions_as_constants, size_of_processor
 
 SAME_OUTLINE = 0.98
 """Intersection over union from which on two outlines are the same."""
@@ -48,13 +47,7 @@ class QueryBoxes(Form):
     model: HFDetector
 
     def check(self) -> None:
-        family = self.model.family
-        kind = family.config["model_type"]
-        if self.size is None or self.model.padded_size not in (None, self.size):
-            raise CapabilityError(
-                f"{kind}: its processor keeps the proportions of images, and the graph is for one size; predict with "
-                "the run, or give its processor a square, --set plan.model.processor.size"
-            )
+        check_one_size(self)
 
     @property
     def size(self) -> tuple[int, int] | None:
@@ -62,10 +55,7 @@ class QueryBoxes(Form):
         return size_of_processor(self.model)
 
     def noise(self) -> list[Tensor]:
-        """Pixels of several batches."""
-        assert self.size is not None  # see `check`
-        made = torch.Generator().manual_seed(0)
-        return [torch.randn(rows, 3, *self.size, generator=made) for rows in (2, 1, 3)]
+        return noise_of_one_size(self)
 
     def graph(self, pixels: Tensor) -> Graph:
         names = list(self.model.family.raw(positions_as_constants(self.model, pixels)))

@@ -262,6 +262,22 @@ def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
     return None if resize is None else image_processor(resize["processor"]).fixed_size
 
 
+def check_one_size(form: Form) -> None:
+    """Raise the CapabilityError of a model of transformers whose processor gives images of several sizes."""
+    if form.size is None or getattr(form.model, "padded_size", None) not in (None, form.size):
+        raise CapabilityError(
+            f"{form.model.family.config['model_type']}: its processor keeps the proportions of images, and the graph is "
+            "for one size; predict with the run, or give its processor a square, --set plan.model.processor.size"
+        )
+
+
+def noise_of_one_size(form: Form) -> list[Tensor]:
+    """Pixels of several batches."""
+    assert form.size is not None  # see `check_one_size`
+    made = torch.Generator().manual_seed(0)
+    return [torch.randn(rows, 3, *form.size, generator=made) for rows in (2, 1, 3)]
+
+
 def _multiple(model: nn.Module) -> int:
     """What sides of pixels are multiples of."""
     given = model.data_preprocessor

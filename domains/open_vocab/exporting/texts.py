@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +17,44 @@ from ....core.export import Graph
 from ..inference.detection import believed_from, rivals
 from ..modules.detectors.hf_text_detector import LEAST_SIDE, HFTextDetector
 from .detectors import Boxes
+from .run import check_one_size, noise_of_one_size, size_of_processor
 
 NONE = 2.0
 """An overlap that no two boxes have: none is suppressed."""
 
 
 class Answers(nn.Module):
-    """Pixels (B, 3, S, S) -> scores (B, Q, C) and boxes (B, Q, 4), corners in pixels, of each prompt."""
+    """Pixels (B, 3, H, W) -> scores (B, Q, C) and boxes (B, Q, 4), corners in pixels."""
 
     def __init__(self, model: HFTextDetector):
         super().__init__()
         self.model = model
         with torch.no_grad():
-            self.prompts = model.prompts()
+            ((self.prompt, self.embedded),) = model.prompts()
+        self.constants: AbstractContextManager = nullcontext()
+        if name := model.family.of_tokens:
+            module = import_module(type(model.model).__module__)
+            self.constants = mock.patch.object(module, name, _OfOneRow(getattr(module, name)))
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        family, answers = self.model.family, []
-        mask = torch.ones(pixels.shape[0], *pixels.shape[-2:], dtype=torch.long, device=pixels.device)
-        for prompt, embedded in self.prompts:
-            outputs = family.outputs(self.model.model, pixels, mask, prompt, embedded)
-            scores, boxes = family.answers(outputs, prompt)
-            answers += [scores, box_convert(boxes, "cxcywh", "xyxy") * pixels.shape[-1]]
-        return tuple(answers)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        family, (height, width) = self.model.family, pixels.shape[-2:]
+        mask = torch.ones_like(pixels[:, 0], dtype=torch.long)  # not of a number of images that a trace would keep
+        with self.constants:
+            outputs = family.outputs(self.model.model, pixels, mask, self.prompt, self.embedded)
+        scores, boxes = family.answers(outputs, self.prompt)
+        return scores, box_convert(boxes, "cxcywh", "xyxy") * pixels.new_tensor([width, height] * 2)
+
+
+class _OfOneRow:
+    """What a function of rows that are all the same gave of the first one, when it was first asked."""
+
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]]):
+        self.function = function
+        self.values: tuple[Tensor, ...] = ()
+
+    def __call__(self, rows: Tensor, *args: Any, **options: Any) -> tuple[Tensor, ...]:
+        self.values = self.values or self.function(rows[:1], *args, **options)
+        return tuple(each.expand(rows.shape[0], *each.shape[1:]) for each in self.values)
 
 
 class TextBoxes(Boxes):
@@ -46,19 +66,21 @@ class TextBoxes(Boxes):
         family = self.model.family
         if family.no_graph:
             raise CapabilityError(f"{family.config['model_type']}: {family.no_graph}; predict with the run")
-        if len(self.model.prompts()) > 1 or self._side() is None:
-            raise CapabilityError("its names, or its images, have no fixed size; predict with the run")
-
-    def noise(self) -> list[Tensor]:
-        side, made = self._side(), torch.Generator().manual_seed(0)
-        return [torch.randn(count, 3, side, side, generator=made) for count in (2, 1, 3)]
+        if len(self.model.prompts()) > 1:
+            kind = family.config["model_type"]
+            raise CapabilityError(f"{kind}: its names do not fit into one caption; fewer do, or predict with the run")
+        check_one_size(self)
 
     @property
-    def sizes(self) -> str:
-        return f"height and width of {self._side()}"
+    def size(self) -> tuple[int, int] | None:
+        return size_of_processor(self.model)
+
+    def noise(self) -> list[Tensor]:
+        return noise_of_one_size(self)
 
     def graph(self, pixels: Tensor) -> Graph:
-        return Graph(Answers(self.model), {"pixels": pixels}, ["scores_0", "boxes_0"])
+        sizes = {"pixels": ()} if self.model.family.of_tokens else {}  # these are traced with queries by rank
+        return Graph(Answers(self.model), {"pixels": pixels}, ["scores_0", "boxes_0"], sizes)
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -80,8 +102,3 @@ class TextBoxes(Boxes):
         if facts["boxes"]["padded_to_square"]:
             size = tuple(side * max(size) / max(whole) for side in whole)
         return super().answer(outputs, size, whole, facts)
-
-    def _side(self) -> int | None:
-        """Of the square that all images are made; None where they are no squares of one size."""
-        size = self.model.prepared.fixed_size
-        return size[0] if size is not None and size[0] == size[1] else None

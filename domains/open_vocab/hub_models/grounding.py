@@ -31,7 +31,7 @@ class GroundingFamily(TextFamily):
     """
 
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
-    no_graph = "torch's exporter cannot express how it reads its caption"
+    of_tokens = "generate_masks_with_special_tokens_and_transfer_map"
     _read: tuple[Vocabulary, Any, list[Phrase]] | None = None
     untrained = ("encoder_output_bbox_embed", "model.enc_output", "swin.layernorm")
 

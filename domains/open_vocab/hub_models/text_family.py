@@ -32,11 +32,14 @@ class TextFamily(Family):
     Class attributes:
         templates: what names are put into when asked, as of `Vocabulary.of`.
         no_graph: why it cannot be exported, one clause; "" where it can.
+        of_tokens: name of a function of transformers' module that makes tensors (B, ...) of the tokens alone, in ways
+            that ONNX cannot express: constants of a graph, whose rows are all asked the same; "" for none.
     """
 
     asked_by = TEXTS
     templates: ClassVar[str] = "name"
     no_graph: ClassVar[str] = ""
+    of_tokens: ClassVar[str] = ""
 
     def check_tokenizer(self, model: nn.Module, tokenizer: HeldTokenizer) -> None:
         """Raise DataError for a tokenizer that cannot be this model's."""

@@ -184,39 +184,60 @@ def test_the_names_of_a_source_are_not_known(folders):
     assert hub_model(f"hf:{folders['owlv2']}").known_names == ()
 
 
-@pytest.mark.thorough
-def test_names_are_folded_into_a_graph(folders, detectors, tmp_path):
+@pytest.mark.thorough(but=("mm-grounding-dino",))
+@pytest.mark.parametrize("kind", ["owlv2", "mm-grounding-dino", "grounding-dino"])
+def test_names_are_folded_into_a_graph(tmp_path, kind):
     pytest.importorskip("onnxruntime", reason="extra export is not installed")
-    from mmengine import Config
-
     from vladapt.core.export.folder import Session
     from vladapt.domains.open_vocab.exporting.texts import TextBoxes
 
-    model = detectors["owlv2"].eval()
-    model.cfg = Config({"vladapt": {"classes": NAMES, "suppress": "none"}})
-    usual, model.score_thr = model.score_thr, 1e-3
+    model = detector_of(kind, tmp_path / "model", height=64, width=64).eval()
+    model.score_thr = 1e-3
     form = TextBoxes(model)
     form.check()
-    form.graph(form.noise()[0]).write(tmp_path / "model.onnx", 18, {})
+    graph = form.graph(form.noise()[0])
+    graph.write(tmp_path / "model.onnx", 18, {})
     ask = Session(tmp_path / "model.onnx")
+    with torch.no_grad():
+        for pixels in form.noise():
+            for wanted, given in zip(graph.module(pixels), ask(pixels=pixels.numpy()).values(), strict=True):
+                np.testing.assert_allclose(given, wanted.numpy(), atol=1e-4)
     pixels = torch.randn(1, 3, 64, 64)
     sample = DetDataSample(metainfo={"img_shape": (64, 64), "ori_shape": (30, 50)})
     (wanted,) = model.predict(pixels, [sample])
     answer = form.answer(ask(pixels=pixels.numpy()), (64, 64), (30, 50), form.facts)
     same, among = form.same(wanted, answer)
-    model.score_thr = usual
     assert among > 10
     assert same == among
     moved = answer[0] + 1, *answer[1:]
     assert form.same(wanted, moved)[0] < among
 
 
-def test_a_type_that_is_no_graph_is_refused_by_name(detectors):
+def detector_of(kind, folder, **size):
+    """With the pipeline of a run; `size` is what its processor gives."""
+    from mmengine import Config
+
+    tiny.write_folder(kind, folder)
+    processor = {**hub_model(f"hf:{folder}").processor, **({"size": size} if size else {})}
+    model = MODELS.build(node(folder, pretrained=str(folder), processor=processor))
+    pipeline = [{"type": "LoadItemImage"}, {"type": "ProcessorResize", "processor": processor}]
+    model.cfg = Config({"vladapt": {"classes": NAMES, "suppress": "none", "test_pipeline": pipeline}})
+    return model
+
+
+def test_what_is_no_graph_is_refused_by_name(tmp_path):
     from vladapt.core.errors import CapabilityError
     from vladapt.domains.open_vocab.exporting.texts import TextBoxes
+    from vladapt.domains.open_vocab.vocabulary import Vocabulary
 
-    with pytest.raises(CapabilityError, match=r"^mm-grounding-dino: torch.s exporter"):
-        TextBoxes(detectors["mm-grounding-dino"]).check()
+    grounding = detector_of("mm-grounding-dino", tmp_path / "grounding")
+    with pytest.raises(CapabilityError, match="^mm-grounding-dino: its processor keeps the proportions of images"):
+        TextBoxes(grounding).check()
+    grounding.take_classes(Vocabulary.of([f"{one} {two} square" for one in "abcdefghi" for two in "abcdefghi"], "name"))
+    with pytest.raises(CapabilityError, match="^mm-grounding-dino: its names do not fit into one caption"):
+        TextBoxes(grounding).check()
+    with pytest.raises(CapabilityError, match="^omdet-turbo: torch.s exporter"):
+        TextBoxes(detector_of("omdet-turbo", tmp_path / "omdet")).check()
 
 
 def test_who_names_no_text_is_told_so_and_who_does_is_not(folders, tmp_path, monkeypatch):
