@@ -86,8 +86,8 @@ class Round:
 
     def curate(self, curator: str, after: Sequence[Path] = (), **options: object) -> Curated:
         features, texts = self.folder / "features", self.folder / "texts.parquet"
-        befores = tuple(map(str, after)) or None
-        return curate(curator, [texts], self.folder / "curated", options=options, features=str(features), after=befores)
+        earlier = tuple(map(str, after)) or None
+        return curate(curator, [texts], self.folder / "curated", options=options, features=str(features), after=earlier)
 
     def share(self, of: int, count: int | None = None) -> float:
         """Of so many pairs, by which `count` are kept."""

@@ -1,6 +1,6 @@
 """Decontamination: what is in a test set, or nearly, is dropped, with the list of which pair is which test image.
 
-Exact and near copies are told as in DataComp: In search of the next generation of multimodal datasets, 2023 (arXiv
+Exact and near copies are found as in DataComp: In search of the next generation of multimodal datasets, 2023 (arXiv
 2304.14108), which dropped what is near to images of its test sets; hashes and captions are looked at, too.
 """
 

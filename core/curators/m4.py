@@ -40,7 +40,7 @@ class M4(Curator):
     have equal weights, so that a table of their counts is all that is solved. Where more than 4096 utilities differ,
     they are rounded to three digits, for the table and for the weights.
 
-    A mean near Q leaves no room: what the weights cannot reach is told, with the moments before and after. Removing
+    A mean near Q leaves no room: what the weights cannot reach is reported, with the moments before and after. Removing
     about 10 % (mean 0.9) is what the paper does. A pair is kept with probability q, or, with `weights`, weighted.
 
     Attributes read from words are attributes of texts, not of people, and balancing them does not make a model

@@ -1,4 +1,4 @@
-"""TL;DR: some members of each cluster, of the better half of all pairs."""
+"""TL;DR: some members of each cluster, of the better 50 % of all pairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TlDr(Curator):
     all pairs whose image and caption match better.
 
     The match is a column, such as `itm` of `curate score`, or the cosine of the features; a pair without one is not
-    among the better half. The clusters are those of
+    among the better 50 %. The clusters are those of
     the features that the pairs come with: the paper's codebook, a captioner with a quantiser, is not trained here, nor
     does it write second captions; `curate caption` does.
 

@@ -48,7 +48,7 @@ def read_manifest(
         formats: what counts as an image.
         class_names: the classes in order; by default all that occur, sorted. Labels may then be their indices too.
         root: folder that paths are relative to; by default the manifest's own, then `images/` in it.
-        label_column: the column of the label; by default found by the usual names.
+        label_column: the column of the label; by default one of the usual names.
         group_column: the column of what belongs together; "auto" to find it by the usual names, "none" for no groups.
 
     Raises:

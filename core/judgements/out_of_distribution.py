@@ -226,7 +226,7 @@ def _cells(of: SetScores, score: str) -> tuple[Cell, ...]:
 
 
 def _counted(of: SetScores) -> str:
-    left_out = [f"{plural(of.copies, 'copy')} of the run's images".replace("copys", "copies")] * bool(of.copies)
+    left_out = [f"{of.copies:,} {'copy' if of.copies == 1 else 'copies'} of the run's images"] * bool(of.copies)
     left_out += [f"{of.unreadable:,} unreadable"] * bool(of.unreadable)
     return plural(of.images, "image") + (f", {' and '.join(left_out)} left out" if left_out else "")
 

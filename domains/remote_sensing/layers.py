@@ -143,7 +143,7 @@ def read_layer(
 
     Args:
         path: .gpkg, .geojson, .json or .shp; or a raster of classes.
-        column: the attribute that names the class; by default found by the usual names.
+        column: the attribute that names the class; by default one of the usual names.
         class_names: of shapes, the classes in order; of a raster, names of its values in order.
         one_class: all shapes are of one class, which no attribute need name.
 

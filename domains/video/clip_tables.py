@@ -38,7 +38,7 @@ def table_annotations(
     hold the clip or its label.
 
     Args:
-        label_column: of the label; by default found by the usual names.
+        label_column: of the label; by default one of the usual names.
         group_column: of what belongs together; "auto" to find it, "none" for no groups.
         target: of verbs and nouns: what is the class.
 

@@ -137,7 +137,8 @@ class FindingPrecision(Judgement):
 
     precision_of: str = option(
         ALL,
-        "images whose precision by finding is told: all with one finding; 5x200 of GLoRIA or 8x200 of ConVIRT, drawn",
+        "images that precision by finding is computed on: all with one finding; 5x200 of GLoRIA or 8x200 of ConVIRT, "
+        "drawn",
         choices=tuple(PROTOCOLS),
     )
 

@@ -168,7 +168,7 @@ class QueryLoss(RowLoss):
     layers: int = option(4, "layers of the decoder", low=1, high=1000)
     hidden: int = option(1024, "width of the hidden layer of the decoder's feed-forward networks", low=1, high=65_536)
     dropout: float = option(0.1, "dropout in the decoder and on its answers", low=0, below=1)
-    negatives: int = option(7, "texts that an answer is told from its true one", low=1, high=65_536)
+    negatives: int = option(7, "wrong texts beside the right one, per answer", low=1, high=65_536)
     contrast_weight: float = option(
         1.0, "weight of answers that pick their text among others, 0 for none", low=0, high=10_000
     )
