@@ -400,6 +400,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
     shown: Any = run
     shown.__signature__ = plain.replace(parameters=parameters)
     shown.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    shown.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     del shown.__wrapped__
     return shown
 

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from vladapt.core.commands.declared import declared_options, judgement_options
+from vladapt.core.commands.options import with_flags
 from vladapt.core.contracts.options import annotation
 from vladapt.core.contracts.recipe import KEYS, TRAINED
 from vladapt.core.contracts.use import USE
@@ -64,3 +65,14 @@ def test_choices_are_named_in_the_value_or_in_the_line():
     assert sampling.metavar == "TEXT" and "one of uniform, uniform-random" in sampling.help
     (entries,) = [each for each in declared_options("video") if each.name == "entries"]
     assert entries.metavar == "frames|clips" and "one of" not in entries.help
+
+
+def test_paragraphs_of_a_command_are_lines_that_the_terminal_breaks():
+    def command():
+        """Do one thing.
+
+        Further words that the source
+        has on two lines.
+        """
+
+    assert with_flags(command, []).__doc__ == "Do one thing.\n\nFurther words that the source has on two lines."
