@@ -34,7 +34,7 @@ from .registration import (
 )
 from .thumbnails import Pictures
 
-VERSION = 6
+VERSION = 7
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
@@ -49,7 +49,7 @@ TURNS = 2
 AT_ONCE = 256
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
-LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.25, 2.6), (2.5, 2.5, 3.0)
+LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6), (2.5, 2.5, 3.0)
 """Of copies, in each of the numbers of `agreements`, whatever the set."""
 NEIGHBOURS_UP_TO = 200_000
 """Images in a set whose nearest neighbours are looked for; those of larger ones are told by their hashes."""

@@ -32,6 +32,8 @@ UNTOUCHED, DOUBTFUL = 1.8, 1.0
 another moment seen by the same camera often does not."""
 NO_AGREEMENT = -3.0
 """Less than any two images agree."""
+FEW_BLOCKS, FEW_AGREEMENT = 12, 1.25
+"""How far pictures that were moved must agree where fewer blocks than so many show something: a few agree by chance."""
 LEAST_DETAIL = 0.7
 """Agreement of the detail below which no other one counts."""
 GREY_TOLERANCE, COLOUR_COSINE = 2.0, 0.8
@@ -143,7 +145,10 @@ def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarr
     in_place = _agreement(_block_sums(one.detail * other.detail), shown)
     moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))
     mass = np.maximum(_block_sums(inside), 1)
-    registered = _agreement(_correlations(_detail(moved), other.detail, inside, mass), shown & (mass > BLOCK**2 / 4))
+    counts = shown & (mass > BLOCK**2 / 4)
+    registered = _agreement(_correlations(_detail(moved), other.detail, inside, mass), counts)
+    doubtful = (counts.sum(axis=1) < FEW_BLOCKS) & (registered < FEW_AGREEMENT)
+    registered = np.where(doubtful, np.minimum(registered, DOUBTFUL), registered)
     spectral = np.where(in_place < LEAST_DETAIL, NO_AGREEMENT, _fisher_z(likeness))
     return np.stack([in_place, registered, spectral])
 

@@ -158,14 +158,16 @@ def wishes_of(query: Any, options: Sequence[str]) -> Wishes:
         options: names of those that the model takes, for messages.
 
     Raises:
-        ConfigError: an unknown one, or a value that is no number.
+        ConfigError: an unknown one, one twice, or a value that is no number.
     """
-    given = {}
-    for name, text in query.items():
+    given: dict[str, Any] = {}
+    for name, text in query.multi_items():
         if name == "token":
             continue
         if name not in WISHES:
             raise ConfigError(f"'{shortened(name)}' is not an option of /predict; {did_you_mean(name, options)}")
+        if name in given:
+            raise ConfigError(f"{name}: occurs twice in the address; give it once")
         try:
             given[name] = WISHES[name](text)
         except ValueError:

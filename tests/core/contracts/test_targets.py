@@ -111,9 +111,7 @@ def test_copies_are_contradictory_where_their_labels_differ_alone():
         rows = [Item(f"{n}", Path("x"), {"digest": f"{n}"}, Label(n % 2)) for n in range(8)]
         twins = [Item(name, Path("x"), {"digest": "same"}, target) for name, target in (("a", first), ("b", second))]
         data = DomainData([*rows, *twins], ("a", "b"), load=None)
-        return "copy of another label" in " ".join(
-            assign_splits(data, seed=0, hashes=FileHashes("no")).notes
-        )
+        return "copy of another label" in " ".join(assign_splits(data, seed=0, hashes=FileHashes("no")).notes)
 
     assert noted(Label(0), Label(1)) and not noted(Label(0), Captions(("other words",), 0))
 

@@ -104,6 +104,17 @@ def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
     assert len(found & true) >= 0.95 * BASES and found <= true
 
 
+def test_a_fine_texture_is_recognised_with_its_edges_cut(tmp_path):
+    """As crowns of trees from above: thumbnails are interpolated at the scale of all that they show."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
+    noise = np.fft.fft2(np.random.default_rng(3).normal(size=(BASES, 64, 64))) / np.maximum(frequency, 1e-2) ** 0.5
+    grey = np.fft.ifft2(noise).real
+    bases = [Image.fromarray((128 + 40 * one / one.std()).clip(0, 255).astype(np.uint8)) for one in grey]
+    found = pairs_among(tmp_path, [*bases, *(image.crop((3, 3, 61, 61)) for image in bases)])
+    true = {(number, BASES + number) for number in range(BASES)}
+    assert len(found & true) >= 0.9 * BASES and found <= true
+
+
 def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_colour(tmp_path):
     """Neighbours of one colour are nearly all copies there, and say nothing of how far different images agree."""
     count, generator = 2 * BASES, np.random.default_rng(0)

@@ -33,7 +33,7 @@ def forgotten(gained: int | None, lost: int | None, p_value: float | None, **cha
 def test_forgetting_is_told_from_chance(tested, tone, title):
     verdict = forgotten(*tested).verdict
     assert (verdict.tone, verdict.title) == (tone, title)
-    assert "150 drawings" in verdict.text and "24.0% (17.9 to 31.4)" in verdict.text and "130 words" in verdict.text
+    assert "150 drawings" in verdict.text and "24.0% (17.4 to 31.6)" in verdict.text and "130 words" in verdict.text
     assert (f"It lost {tested[1]} and gained {tested[0]} (" in verdict.text) == bool(tested[0])
 
 
@@ -56,7 +56,7 @@ def test_forgetting_is_a_verdict_and_a_table_with_intervals():
     assert verdict.heading == "What the towers still know about other things"
     first, five = table.rows
     assert [cell.text for cell in first] == ["First word right ↑", "24.0%", "18.0%", "−6.0 points"]
-    assert [cell.small for cell in first[1:3]] == ["17.9% to 31.4%", "12.7% to 24.9%"]
+    assert [cell.small for cell in first[1:3]] == ["17.4% to 31.6%", "12.2% to 25.1%"]
     assert [cell.text for cell in five] == ["Among the first five ↑", "40.0%", "30.0%", "−10.0 points"]
 
 

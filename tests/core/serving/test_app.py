@@ -131,6 +131,7 @@ def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
         ),
         ({"params": {"coverage": 0.5}}, 400, "--coverage 0.5: the export has 0.9"),
         ({"params": {"coverage": 0.9, "coverage_per": "image"}}, 400, "--coverage-per image: the export has no such"),
+        ({"params": {"coverage": [0.9, 0.9]}}, 400, "coverage: occurs twice in the address; give it once"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
         ({"params": {"max_error": 0.1}}, 400, "--max-error: an export cannot do that"),
