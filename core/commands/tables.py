@@ -436,8 +436,11 @@ def echo_shards(written: Any, further: str = "") -> None:
     Args:
         further: that is said of them.
     """
+    from ..runs.sections import plural
+
     before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
-    echo(f"{written.images:,} images in {written.shards:,} shards{before}{further}: {written.folder}")
+    made = f"{plural(written.images, 'image')} in {plural(written.shards, 'shard')}"
+    echo(f"{made}{before}{further}: {written.folder}")
     if written.unreadable:
         echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
     echo_skipped(written.skipped)

@@ -95,6 +95,7 @@ def _funnel(stages: Sequence[StageDone]) -> str:
             f"{each.pairs:,}",
             f"{each.kept:,}",
             f"{each.kept / max(1, each.pairs):.1%}",
+            f"{each.rewritten:,}",
             each.folder.name,
         ]
         for each in stages

@@ -44,7 +44,7 @@ def test_the_last_stage_of_a_folder_is_written_with_a_card(decided, tmp_path):
     card = (tmp_path / "chosen" / "README.md").read_text()
     assert "license: cc-by-4.0" in card and "size_categories:\n- n<1K" in card
     assert f"{second.kept} of 40 pairs" in card and first.folder.name in card and second.folder.name in card
-    assert f"| random | 0 | 40 | 20 | 50.0% | {first.folder.name} |" in card
+    assert f"| random | 0 | 40 | 20 | 50.0% | 0 | {first.folder.name} |" in card
     assert '"fraction": 0.5' in card and '"ids": "opt-outs.txt"' in card and "removed by id" in card
     assert hashlib.sha256((tmp_path / "chosen" / "LIST.parquet").read_bytes()).hexdigest() in card
     assert str(folder) not in card and str(tmp_path) not in card

@@ -244,9 +244,13 @@ def test_captions_are_encoded_with_the_images_or_alone(small_clip_spec, encoded_
         embed(recipe, tmp_path / "no", images=[tmp_path / "texts.parquet"], as_="parquet")
 
 
-def test_polars_reads_what_pandas_reads(pictures, shards_of):
-    polars = pytest.importorskip("polars")
+def test_polars_and_duckdb_read_what_pandas_reads(pictures, shards_of):
+    polars, duckdb = pytest.importorskip("polars"), pytest.importorskip("duckdb")
     written, rows = shards_of([pictures])
-    frame = polars.read_parquet(f"{written.folder}/*.parquet")
-    assert frame["id"].to_list() == rows["id"].tolist()
-    np.testing.assert_array_equal(matrix(frame["image_features"].to_list()), matrix(rows["image_features"]))
+    files = f"{written.folder}/*.parquet"
+    frame = polars.read_parquet(files).sort("id")
+    in_sql = duckdb.connect().execute(f"select id, image_features from '{files}' order by id").fetchall()
+    expected = rows.sort_values("id")
+    for ids, features in ((frame["id"].to_list(), frame["image_features"].to_list()), zip(*in_sql)):
+        assert list(ids) == expected["id"].tolist()
+        np.testing.assert_array_equal(matrix(features), matrix(expected["image_features"]))
