@@ -89,8 +89,9 @@ def load_export(folder: Path, serving: Serving) -> Served:
     from ..serving.exported_finder import ServedFinder, has_finder
     from ..serving.exported_numbers import ServedNumbers, has_numbers
 
-    kinds = {ServedFinder: has_finder, ServedBags: has_bags, ServedNumbers: has_numbers}
-    kind = next((kind for kind, is_of in kinds.items() if is_of(folder)), ServedExport)
+    if has_numbers(folder):
+        return ServedNumbers(folder, serving)
+    kind = ServedFinder if has_finder(folder) else ServedBags if has_bags(folder) else ServedExport
     return kind(folder, serving)
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,9 +19,7 @@ from ...data.unlabelled import images_of, readable
 from ...errors import NOT_FINITE, ConfigError, DataError
 from ...features.extract import CPU_SIZES, GPU_SIZES, encoder
 from .predictions import NumberPredictions
-
-if TYPE_CHECKING:
-    from .task import NumberPredictor
+from .predictor import NumberPredictor
 
 
 @dataclass
@@ -49,9 +47,8 @@ class ServedNumbers(Served):
             raise ConfigError("--training-ids: this run names no images that it learned from; omit it")
         if serving.threads is not None:
             torch.set_num_threads(serving.threads)
-        self.head, self.name, task = predictor.head, use.run.path.name, predictor.task
-        assert task.domain is not None
-        self._domain, self._task = task.domain, task.name
+        self.head, self.name = predictor.head, use.run.path.name
+        self._domain, self._task = predictor.domain, predictor.task
         self._towers = predictor.towers or predictor.backbone
         self._encode = encoder(self._towers, PROJECTED, predictor.recipe.amp)
         reading, most = (

@@ -8,24 +8,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ...backbones.load import announced
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.items import DomainData, Item, items_of
+from ...contracts.items import Item, items_of
 from ...contracts.judgement import Evaluated
 from ...contracts.options import option, options_from, settle
 from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
-from ...contracts.serving import Serving
+from ...contracts.serving import Served, Serving
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Exported, ExportWishes, Use
-from ...data.unlabelled import images_of, readable
 from ...data.verify import digests_of
 from ...errors import CapabilityError, ConfigError
-from ...features.store import FeatureStore
 from ...losses.number import ERRORS
 from ...recipes.asked_for import (
     adapter_options,
@@ -64,13 +62,11 @@ from .heads import (
     mean_head,
 )
 from .predictions import NumberPredictions, predictions_table
+from .predictor import NumberPredictor
 from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
 from .report import regression_report
 from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
 from .towers import adapted_by, new_adapter, train_towers
-
-if TYPE_CHECKING:
-    from .serving import ServedNumbers
 
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
 """Beside `adapter.safetensors`, the head: the baseline, and what was trained of the towers."""
@@ -232,7 +228,7 @@ class Regression(Task):
         items = prepared.split("all" if other else "test")
         return NumberExport(use, prepared, items, head, self._towers(adapter, prepared)).write(new, reporter)
 
-    def served(self, use: Use, serving: Serving) -> ServedNumbers:
+    def served(self, use: Use, serving: Serving) -> Served:
         from .serving import ServedNumbers
 
         return ServedNumbers(self.predictor(use), use, serving)
@@ -250,7 +246,8 @@ class Regression(Task):
         recipe = recipe_again(use)
         backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), self.domain, device=use.device)
         head, _, adapter = _stored(use.run, backbone)
-        return NumberPredictor(self, use.run, recipe, backbone, head, adapted_by(adapter, backbone))
+        of = (use.run, recipe, backbone, head, adapted_by(adapter, backbone))
+        return NumberPredictor(self.domain, self.name, *of)
 
     def write_rows(self, predicted: NumberPredictions, path: Path) -> None:
         if path.suffix.lower() != ".csv":
@@ -443,51 +440,6 @@ class Regression(Task):
         picture = (lambda id_: prepared.data.load(items[id_])) if shown else None
         result = result if isinstance(result, NumberComparison) else NumberComparison.from_json(result.to_json())
         return regression_report(folder, info, result, answers, picture)
-
-
-@dataclass
-class NumberPredictor:
-    """A run that keeps its model between calls; `vladapt.load_run` makes one."""
-
-    task: Regression
-    run: FittedRun
-    recipe: Recipe
-    backbone: Backbone
-    head: NumberHead
-    towers: Backbone | None
-
-    def predict(self, images: str | Path | Sequence[str | Path], **wishes: Any) -> NumberPredictions:
-        """Numbers of images: a file or folder, or several.
-
-        Args:
-            wishes: `batch_size` and `workers`.
-
-        Raises:
-            DataError: nothing could be read.
-        """
-        paths = [images] if isinstance(images, (str, Path)) else list(images)
-        return self.predict_use(Use(self.run, images=tuple(paths)).asking(wishes), Reporter(quiet=True))
-
-    def predict_use(self, use: Use, reporter: Reporter) -> NumberPredictions:
-        """Numbers of the images of a use."""
-        domain = self.task._domain
-        data: DomainData = readable(images_of(domain, use.images, self.recipe.reading))
-        how = {"batch_size": use.batch_size, "workers": use.workers, "amp": self.recipe.amp}
-        of: dict[str, Any] = {"backbone": self.backbone, "task": self.task.name, "store": FeatureStore(), "how": how}
-        data.tolerate = 1.0
-        prepared = NumberImages(data=data, reporter=reporter, domain=domain.of(data), **of)
-        rows = prepared.rows(data.items, "images", self.towers)
-        numbers, half = self.head.answers(rows.features), self.head.half_widths(rows.features)
-        notes = [] if self.head.intervals is None or not self.head.intervals.unbounded else [self.head.intervals.note]
-        widths = None if half is None else half.tolist()
-        return NumberPredictions(
-            self.head.column,
-            rows.ids,
-            numbers.tolist(),
-            widths,
-            facts_of_skipped(prepared.data.skipped, prepared.skipped),
-            notes,
-        )
 
 
 def _check_head(recipe: Recipe) -> None:

@@ -15,10 +15,10 @@ from rasterio.windows import Window
 
 HERE = Path(__file__).resolve().parent
 try:
-    from ....core.export.scripts.pictures import asked
+    from ....core.export import pictures
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked  # type: ignore[no-redef]
+    import pictures  # type: ignore[no-redef]
 
 LEAST_WEIGHT = 1e-6
 NO_VALUE = 255
@@ -90,7 +90,7 @@ def mapped(datasets, ask, facts):
             values = values_of(ask({"pixels": pixels if len(read) == 1 else pixels[None]}))
             place, shares = np.s_[top : top + size, left : left + size], weights * valid if facts["masked"] else weights
             sums = np.zeros((len(values), height, width), np.float32) if sums is None else sums
-            sums[(slice(None), *place)] += values * shares
+            sums[:, place[0], place[1]] += values * shares
             total[place] += shares
             seen[place] |= valid
     if sums is None:
@@ -139,7 +139,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for maps; none replaces a file")
-    given, ask, failed = parser.parse_args(), asked(HERE, facts), False
+    given, ask, failed = parser.parse_args(), pictures.asked(HERE, facts), False
     if len(given.files) % facts["dates"]:
         parser.error("give two files per place: BEFORE AFTER")
     given.out.mkdir(parents=True, exist_ok=True)

@@ -211,9 +211,11 @@ def _bands(kind: Windows, item: Item) -> dict[str, Any]:
     bands = [names[place] or str(place + 1) for place in places]
     ranges = decode.get("stretch")
     eight_bits = {header.kinds[place] for place in places} == {"uint8"}
-    if not eight_bits and (ranges is None or isinstance(ranges, str)):
+    if eight_bits:
+        ranges = ()
+    elif ranges is None or isinstance(ranges, str):
         return {}
-    pairs = [] if eight_bits else [list(map(float, pair)) for pair in zip(ranges[::2], ranges[1::2])]
+    pairs = [list(map(float, pair)) for pair in zip(ranges[::2], ranges[1::2])]
     pairs = pairs * len(bands) if len(pairs) == 1 else pairs
     count = COLOURS if len(bands) == 1 else 1  # one band is shown three times
     return {"bands": bands * count, "stretch": None if eight_bits else pairs * count}
