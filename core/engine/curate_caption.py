@@ -18,7 +18,7 @@ BATCH = 16
 
 
 @dataclass
-class Captioned:
+class _Captioned:
     """What was written.
 
     Attributes:
@@ -52,7 +52,7 @@ def caption_pairs(
     tolerate: float = 1.0,
     reporter: Reporter | None = None,
     **given: Any,
-) -> Captioned:
+) -> _Captioned:
     """Write a caption for each image. The same call goes on where it was stopped.
 
     Args:
@@ -76,4 +76,4 @@ def caption_pairs(
     summary, folder = run_over_shards(
         stage, sources, out, asked, executor, batch_size, tolerate, reporter, "Writing captions"
     )
-    return Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)
+    return _Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)
