@@ -5,7 +5,8 @@
 
 A mutant is a file with one change: a comparison, `+`, `and` or a number replaced, a `not` dropped, a condition always
 true or false, a refusal left out, None returned. The same files, seed and kinds give the same mutants, whatever the
-tests: run it before and after the tests change. The exit code is 1 if the tests fail without any mutant.
+tests: run it before and after the tests change. What only processes run that tests start counts as called by none. The
+exit code is 1 if the tests fail without any mutant.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class NystromAttention(nn.Module):
         return self.to_out(mixed.transpose(1, 2).flatten(2))[:, -count:]
 
 
-class Layer(nn.Module):
+class _Layer(nn.Module):
     """x + attention(LN(x))."""
 
     def __init__(self, width: int, heads: int, landmarks: int, dropout: float):
@@ -107,9 +107,9 @@ class TransBag(nn.Module):
         super().__init__()
         self._fc1 = nn.Sequential(nn.Linear(inputs, width), nn.ReLU())
         self.cls_token = nn.Parameter(torch.randn(1, 1, width))
-        self.layer1 = Layer(width, HEADS, width // 2, dropout)
+        self.layer1 = _Layer(width, HEADS, width // 2, dropout)
         self.pos_layer = PyramidPositions(width)
-        self.layer2 = Layer(width, HEADS, width // 2, dropout)
+        self.layer2 = _Layer(width, HEADS, width // 2, dropout)
         self.norm = nn.LayerNorm(width)
         self._fc2 = nn.Linear(width, classes)
 

@@ -33,7 +33,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Trained:
+class _Trained:
     """What a trained fit chose: hyper-parameters and epoch, on what, the score there, and the history."""
 
     chosen: dict[str, float]
@@ -49,7 +49,7 @@ def train_and_choose(
     axes: Sequence[Axis],
     order: Tensor | None,
     **given,
-) -> Trained:
+) -> _Trained:
     """Train, search beta and alpha with what was learned, learn the offsets of unequal classes at these, and, where val
     was held out of the support, train again on all of it. What predicts is left with the adapter.
 
@@ -83,7 +83,7 @@ def train_and_choose(
         _predict_with(adapter, support, axes, chosen, epoch, given)
     nothing_chosen = all(axis.given is not None for axis in axes) and (score is None or adapter.select == "last")
     words = "given as options" if nothing_chosen else selection.words
-    return Trained({**chosen, "epoch": epoch}, words, score, history)
+    return _Trained({**chosen, "epoch": epoch}, words, score, history)
 
 
 def _search(

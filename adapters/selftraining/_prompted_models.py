@@ -166,7 +166,7 @@ class MultimodalPrompts(InTheTower):
             self.text_in, self.text_out = nn.Linear(text_width, WIDTH), nn.Linear(WIDTH, text_width)
             self.image_in, self.image_out = nn.Linear(image_width, WIDTH), nn.Linear(WIDTH, image_width)
             self.block = nn.TransformerEncoderLayer(
-                WIDTH, 1, 4 * WIDTH, dropout=0.0, activation=quick_gelu, norm_first=True
+                WIDTH, 1, 4 * WIDTH, dropout=0.0, activation=_quick_gelu, norm_first=True
             )
         self._learner = [learner]
         self.to(backbone.device)
@@ -197,7 +197,7 @@ class TokensOfStep(nn.Module):
         return self.value
 
 
-def quick_gelu(x: Tensor) -> Tensor:
+def _quick_gelu(x: Tensor) -> Tensor:
     """Of CLIP's blocks."""
     return x * torch.sigmoid(1.702 * x)
 

@@ -112,7 +112,7 @@ class Reclip(SelfTrained):
         if not self.train:
             return self._propagate(classifier, unlabeled, spread, cut)
         images, count = resources["unlabeled_images"], len(unlabeled)
-        loss = Agreement(classifier.weights, unlabeled.unit, images.prompts, spread, cut, self.image_loss == RELEASED)
+        loss = _Agreement(classifier.weights, unlabeled.unit, images.prompts, spread, cut, self.image_loss == RELEASED)
         report = self._self_train(
             loss,
             images,
@@ -161,7 +161,7 @@ class Reclip(SelfTrained):
         return 0.5 * self.logit_scale * batch.features @ (self.weights + self.centroids).T
 
 
-class Agreement(Loss):
+class _Agreement(Loss):
     """Cross-entropy of the text model and of the image model on the images to which both give the same label.
 
     Args:

@@ -143,10 +143,10 @@ class GtaClip(SelfTrained):
             z = self._transduct(towers, features, texts).log_assignments
             if comparing.extend(texts, z.exp()):
                 z = self._transduct(towers, features, texts).log_assignments
-            source, loss = drawn_pairs(images.items, load, texts, z, self.confident_images, (seed, round_))
+            source, loss = _drawn_pairs(images.items, load, texts, z, self.confident_images, (seed, round_))
             done = self._tune(towers, source, loss, images, seed + round_, resources.get("place"), round_)
             history += [{**row, "epoch": float(round_ + 1)} for row in done.history]
-            features = encoded(towers, images, load, self.batch_size)
+            features = _encoded(towers, images, load, self.batch_size)
         self.changed = self._learned(towers, backbone)
         self._made = self._named(towers)
         self.text, self.logit_scale = mean_texts(towers, texts), float(towers.logit_scale)
@@ -286,7 +286,7 @@ def mean_texts(towers: Backbone, texts: Sequence[Sequence[str]]) -> Tensor:
 
 
 @torch.no_grad()
-def encoded(towers: Backbone, images: TrainingImages, load: Remembered, size: int) -> Tensor:
+def _encoded(towers: Backbone, images: TrainingImages, load: Remembered, size: int) -> Tensor:
     """(N, D) unit features of images as they are tested."""
     parts = []
     for start in range(0, len(images.items), size):
@@ -295,7 +295,7 @@ def encoded(towers: Backbone, images: TrainingImages, load: Remembered, size: in
     return torch.cat(parts).float()
 
 
-def drawn_pairs(
+def _drawn_pairs(
     items: Sequence[Item], load, texts: Sequence[Sequence[str]], z: Tensor, count: int, seed: tuple[int, int]
 ) -> tuple[ImageSource, MultiPositive]:
     """The `count` images of largest z of each class, each with one of all attributes of its classes, and their loss.

@@ -127,7 +127,7 @@ def _built(classes: _Classes, rotation: Tensor, names: Tensor, centre: Tensor, p
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class _HeldOut:
     """Names that a space was not made of, seen by what they look like.
 
     Args:
@@ -146,12 +146,12 @@ class HeldOut:
 
 
 @torch.no_grad()
-def _held_out(classes: _Classes, texts: Tensor, phi: float) -> HeldOut:
+def _held_out(classes: _Classes, texts: Tensor, phi: float) -> _HeldOut:
     """Every fifth name, in a space made of the others."""
     left = torch.arange(len(texts)) % HELD_OUT == 0
     taught = _Classes([], classes.rows[~left], classes.biases[~left], classes.unit)
     space = _built(taught, **fit_alignment(classes.rows[~left], texts[~left]), phi=phi)
-    return HeldOut(space.image(classes.rows[left]), space.text(texts[left]))
+    return _HeldOut(space.image(classes.rows[left]), space.text(texts[left]))
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ class SplitLinear(nn.Module):
         return torch.cat([self.q(x), self.k(x), self.v(x)], dim=-1)
 
     def merged(self) -> nn.Linear:
-        weight, bias = joined(self)
+        weight, bias = _joined(self)
         return _filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta"), weight, bias)
 
 
@@ -68,7 +68,7 @@ class SplitAttention(nn.Module):
         return (mixed if self.batch_first else mixed.transpose(0, 1)), None
 
     def merged(self) -> nn.MultiheadAttention:
-        weight, bias = joined(self)
+        weight, bias = _joined(self)
         made = nn.MultiheadAttention(
             self.embed_dim,
             self.num_heads,
@@ -109,7 +109,7 @@ def _cut(weight: Tensor, bias: Tensor | None) -> list[nn.Linear]:
 
 
 @torch.enable_grad()
-def joined(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _joined(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The stacked weight and bias of its three projections."""
     parts = [getattr(module, name) for name in module.names]
     bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])

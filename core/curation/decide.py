@@ -183,7 +183,7 @@ def read_survey(folder: Path) -> Survey:
 
 
 @dataclass
-class Tally:
+class _Tally:
     """What decisions amount to.
 
     Args:
@@ -200,12 +200,12 @@ class Tally:
     rewritten: int = 0
 
 
-def tally(folder: Path) -> Tally:
+def tally(folder: Path) -> _Tally:
     """Of a folder of decisions."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    made = Tally()
+    made = _Tally()
     for file in sorted(folder.glob("part-*.parquet")):
         with readable(file), pq.ParquetFile(file) as opened:
             names = {"reason", "weight", CAPTION} & set(opened.schema_arrow.names)

@@ -16,7 +16,7 @@ DIRECTIONS, ROUNDING = 8, 5e-3
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
+class _Target:
     """Features that the user brings.
 
     Args:
@@ -45,7 +45,7 @@ class Target:
         return (f"{count} of {len(pairs)} pairs are in {shortened(self.place)} too, by id or features: {cure}",)
 
 
-def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array: str = "") -> Target:
+def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array: str = "") -> _Target:
     """Features of a file or folder, which must be of the encoder of the pairs.
 
     Args:
@@ -74,7 +74,7 @@ def read_target(place: str, pairs: PairTable, kind: str = IMAGE_FEATURES, array:
         )
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     features = np.divide(rows, norms, out=np.zeros_like(rows), where=norms > 0)
-    return Target(features, ids or (), encoder, place)
+    return _Target(features, ids or (), encoder, place)
 
 
 def _near(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

@@ -148,7 +148,7 @@ class CC12M(CaptionFilter):
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         rules, texts = self._rules, pairs.strings(TEXT)
         low, high = rules.words
-        words, documents = [words_in(text) for text in texts], self._documents(texts)
+        words, documents = [_words_in(text) for text in texts], self._documents(texts)
         counts = np.array([len(each) for each in words], int)
         sides = np.stack([pairs.numbers(name) for name in ("width", "height")])
         shortest, longest = sides.min(axis=0), sides.max(axis=0)
@@ -218,7 +218,7 @@ class CC12M(CaptionFilter):
     def _meant(self, text: str, document: Any) -> list[str]:
         """The words by which a caption is rare."""
         persons = self._persons(document)
-        return words_in(rewritten(text, persons, self._table) if persons or self._table else text)
+        return _words_in(rewritten(text, persons, self._table) if persons or self._table else text)
 
 
 def common_words(blocks: Callable[[], Iterable[Counter[str]]], rare: int) -> list[str]:
@@ -246,7 +246,7 @@ def without_digits(word: str) -> bool:
     return not any(map(str.isdigit, word))
 
 
-def words_in(text: str) -> list[str]:
+def _words_in(text: str) -> list[str]:
     """In small letters, without punctuation."""
     return WORD.findall(text.lower())
 
@@ -254,7 +254,7 @@ def words_in(text: str) -> list[str]:
 def read_hypernyms(path: str) -> dict[tuple[str, ...], str]:
     """Words of a phrase -> what it stands for."""
     table = table_of(path, "words or phrases and what they stand for")
-    return {tuple(words_in(phrase)): str(general) for phrase, general in table.items()}
+    return {tuple(_words_in(phrase)): str(general) for phrase, general in table.items()}
 
 
 def rewritten(text: str, persons: Sequence[tuple[int, int]], table: Mapping[tuple[str, ...], str]) -> str:
@@ -290,7 +290,7 @@ def hypernymized(text: str, table: Mapping[tuple[str, ...], str]) -> str:
 def names_label(words: Sequence[str], labels: str) -> bool:
     """Whether a label, of several with commas between them, stands among the words of a caption."""
     text = f" {' '.join(words)} "
-    return any(f" {' '.join(words_in(label))} " in text for label in SEPARATORS.split(labels) if label.strip())
+    return any(f" {' '.join(_words_in(label))} " in text for label in SEPARATORS.split(labels) if label.strip())
 
 
 def check_entities(tagger: str) -> None:

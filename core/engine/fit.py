@@ -177,7 +177,7 @@ def predict(
         asked = options_from(ShardOptions, of_shards, "predict")
         return _as_shards(use, task, str(named[0]), asked, reporter, spec_of(backbone), domain)
     refuse_of_shards(of_shards)
-    folder, files = places_of(out, task.own_files)
+    folder, files = _places_of(out, task.own_files)
     kinds = () if outputs is None else outputs_of(outputs)
     places = {"images": tuple(images), "out": folder, "files": files, "outputs": kinds}
     use = use_of(opened, "predict", given, **places, explain=explain)
@@ -262,7 +262,7 @@ def load_run(
     return task_of_run(use.run, domain).predictor(use)
 
 
-def places_of(
+def _places_of(
     out: str | Path | Sequence[str | Path] | None, own: Sequence[str] = ()
 ) -> tuple[Path | None, tuple[Path, ...]]:
     """A folder, and files, which have one of the suffixes `FILE_KINDS` or of a domain's own.

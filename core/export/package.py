@@ -54,7 +54,7 @@ class NewExport:
     wishes: ExportWishes
 
     def __post_init__(self):
-        check_free(self.wishes.out)
+        _check_free(self.wishes.out)
         self.opset = check_opset(self.wishes.opset)
         library("onnxruntime")
 
@@ -120,7 +120,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         DataError: something is there already, or nothing can be written.
     """
-    check_free(out)
+    _check_free(out)
     partial = out.with_name(f".{out.name}.partial-{secrets.token_hex(4)}")
     try:
         with writing_to(out.parent):
@@ -131,7 +131,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def check_free(out: Path) -> None:
+def _check_free(out: Path) -> None:
     """Raise the DataError of a folder that is there already."""
     if out.exists() or out.is_symlink():
         raise DataError(f"--out {out}: exists; give the name of a new folder")

@@ -77,7 +77,7 @@ def bags_of_items(
         bags = {item.id: data.bags.of(item) for item in items}
     else:
         at_once = batch_size or (TILES_ON_CPU if backbone.device.type == "cpu" else TILES_AT_ONCE)
-        encode = TileEncoder(data, backbone, transform, store, at_once, workers or cores(), amp)
+        encode = _TileEncoder(data, backbone, transform, store, at_once, workers or cores(), amp)
         bags, encoded, skipped = encode.bags(items, progress)
         made_by, dtype = transform_spec(transform), amp or dtype
     space = space_of(backbone, MEANS, dtype)
@@ -133,7 +133,7 @@ def _finite(mean: Tensor, item: Item) -> Tensor:
     return mean
 
 
-class TileEncoder:
+class _TileEncoder:
     """Encodes the tiles of slides, of which no more than twice `batch` are decoded at a time.
 
     Args:

@@ -91,7 +91,7 @@ class Prevalence:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class _Agreement:
     """How well probabilities agree with frequencies; see `Recalibration`.
 
     Attributes:
@@ -136,7 +136,7 @@ class DatasetShift(Record):
     key: ClassVar[str] = "dataset_shift"
     fitted_on: str
     prevalence: Mapping[str, Prevalence]
-    calibration: Mapping[str, Agreement]
+    calibration: Mapping[str, _Agreement]
     unlike: float | None = None
     unlike_interval: Sequence[float] | None = None
 
@@ -144,7 +144,7 @@ class DatasetShift(Record):
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         values = metrics[cls.key]
         prevalence = {name: Prevalence(**of) for name, of in values["prevalence"].items()}
-        calibration = {name: Agreement(**of) for name, of in values["calibration"].items()}
+        calibration = {name: _Agreement(**of) for name, of in values["calibration"].items()}
         return cls(values["fitted_on"], prevalence, calibration, values["unlike"], values["unlike_interval"])
 
     @property
@@ -269,19 +269,19 @@ def _counts_at_fit(run: FittedRun, name: str) -> tuple[int, int] | None:
     return counts[name], sum(counts.values())
 
 
-def _agreements(fit: JudgedClassifier, run: FittedRun) -> dict[str, Agreement]:
+def _agreements(fit: JudgedClassifier, run: FittedRun) -> dict[str, _Agreement]:
     """Of each finding as it was scored; else of the confidence of answers."""
     here = fit.metrics.get(FindingScores.key)
     before = (run.metrics.get(FindingScores.key) or {}).get("scores", {})
     names = ("slope", "slope_interval", "intercept", "intercept_interval")
     if here is not None:
         return {
-            name: Agreement(*(of[each] for each in names), *((before.get(name) or {}).get(each) for each in names))
+            name: _Agreement(*(of[each] for each in names), *((before.get(name) or {}).get(each) for each in names))
             for name, of in here["scores"].items()
         }
     confidence, answers = probabilities_of(fit).max(dim=1)
     agreed = recalibration(confidence, answers == fit.labels, fit.scores.groups)
-    return {CONFIDENCE: Agreement(*(getattr(agreed, each) for each in names))}
+    return {CONFIDENCE: _Agreement(*(getattr(agreed, each) for each in names))}
 
 
 def _unlike(fit: JudgedClassifier) -> Tensor | None:

@@ -23,7 +23,7 @@ MOST_CONDITION, MOST_STEPS = 1e12, 100
 
 
 @dataclass(frozen=True)
-class Cut:
+class _Cut:
     """A threshold chosen on rows of which nothing was learned.
 
     Attributes:
@@ -59,7 +59,7 @@ def threshold_for(
     specificity: float | None = None,
     groups: Sequence[str] | None = None,
     assured: bool = False,
-) -> Cut:
+) -> _Cut:
     """The threshold that gives new patients a sensitivity, or a specificity, of at least so much.
 
     By rank: with K patients that have the finding, drawn like the new one, a threshold below which their images lie to
@@ -104,7 +104,7 @@ def threshold_for(
     threshold, first = abs(float(ordered[place])), int(before[place])
     if not of_present:  # above the last that is to be called negative: half-way to the next
         threshold = (threshold + (abs(float(ordered[first - 1])) if first else 1.0)) / 2
-    return Cut(threshold, units, _reached(units, float(below[first])))
+    return _Cut(threshold, units, _reached(units, float(below[first])))
 
 
 def _assured_rank(units: int, share: float) -> int:

@@ -32,7 +32,7 @@ class ColumnWriter:
         self._tables: list[Any] = []
 
     def add(self, entries: Sequence[Entry]) -> None:
-        self._tables.append(table_of(entries))
+        self._tables.append(_table_of(entries))
 
     def write(self, path: Path) -> None:
         if not self._tables:
@@ -45,7 +45,7 @@ class ColumnWriter:
         self._tables.clear()
 
 
-def table_of(entries: Sequence[Entry]) -> Any:
+def _table_of(entries: Sequence[Entry]) -> Any:
     """The columns of some entries, as a pyarrow Table."""
     import pyarrow as pa
 
@@ -74,7 +74,7 @@ def tables(path: Path, entries: Entries, names: Collection[str]) -> Iterator[Any
     """
     if not path.is_file():
         for start in range(0, len(entries), AT_ONCE):
-            some = table_of([entries[row] for row in range(start, min(start + AT_ONCE, len(entries)))])
+            some = _table_of([entries[row] for row in range(start, min(start + AT_ONCE, len(entries)))])
             yield some.select([name for name in some.column_names if name in names])
         return
     import pyarrow as pa

@@ -32,7 +32,7 @@ OF_PROCESSES = ("connection closed by peer", "gloo", "connection reset by peer",
 """What errors of an exchange with a dead process say."""
 
 
-class Links:
+class _Links:
     """The connections between rank 0 and all others, watched by a thread.
 
     Args:
@@ -123,7 +123,7 @@ class Links:
         os._exit(1)  # the main thread waits where no signal of Python's reaches it
 
 
-_LINKS: list[Links] = []
+_LINKS: list[_Links] = []
 
 
 def watch(rank: int, world_size: int, share: Callable[[object], object]) -> None:
@@ -142,7 +142,7 @@ def watch(rank: int, world_size: int, share: Callable[[object], object]) -> None
         connections = {} if connection is None else {0: connection}
     else:
         connections = _accepted(server, world_size, offered[1])
-    _LINKS[:] = [Links(rank, connections)] if connections else []
+    _LINKS[:] = [_Links(rank, connections)] if connections else []
 
 
 def leave() -> None:

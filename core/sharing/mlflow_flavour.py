@@ -68,7 +68,7 @@ def log_run(
         if mlflow.active_run() is None:
             stack.enter_context(mlflow.start_run(run_name=opened.path.name if not opened.place else opened.place))
         mlflow.log_params(dict(params_of(opened.info)))
-        mlflow.log_metrics(dict(metrics_of(BeforeAfter.from_json(opened.metrics))))
+        mlflow.log_metrics(dict(_metrics_of(BeforeAfter.from_json(opened.metrics))))
         licences = {f"licence.{of}": licence for of, licence in opened.info.licences.items()}
         mlflow.set_tags({"vladapt": opened.info.vladapt, **licences, **(tags or {})})
         for file in LOGGED:
@@ -196,7 +196,7 @@ def params_of(info: RunInfo) -> Iterator[tuple[str, str]]:
             yield _name(name), str(value)[:LONGEST_PARAM]
 
 
-def metrics_of(metrics: BeforeAfter) -> Iterator[tuple[str, float]]:
+def _metrics_of(metrics: BeforeAfter) -> Iterator[tuple[str, float]]:
     """Name -> value: "adapted/accuracy", and its 95 % interval as "adapted/accuracy_low" and "_high"; baselines too."""
     sides = {side: metrics.get(side) for side in SIDES}
     sides |= {name: of for name, of in (metrics.get("baselines") or {}).items() if name not in SIDES}

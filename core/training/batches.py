@@ -79,7 +79,7 @@ class GlobalBatches(Sampler):
 
     def planned(self) -> range:
         """The steps of the next pass."""
-        return steps_of(self)
+        return _steps_of(self)
 
     def share(self, step: int) -> int:
         """Samples of a step on each rank."""
@@ -184,7 +184,7 @@ class StreamBatches:
 
     def planned(self) -> range:
         """The steps of the next pass."""
-        return steps_of(self)
+        return _steps_of(self)
 
     def part(self, step: int) -> int:
         """Samples of a step in each stream."""
@@ -205,7 +205,7 @@ class StreamBatches:
         return stream * length, (stream + 1) * length, self.start * (self.batch_size // self.streams)
 
 
-def steps_of(batches: GlobalBatches | StreamBatches) -> range:
+def _steps_of(batches: GlobalBatches | StreamBatches) -> range:
     """The steps of the next pass: those of its epoch after the first that are left out, until all are done."""
     all_steps = len(batches)
     stop = all_steps if batches.steps is None else min(all_steps, batches.steps - batches.epoch * all_steps)

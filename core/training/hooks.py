@@ -130,7 +130,7 @@ class StepHook(Hook):
         steps, self._unread = self._unread, []
         for step, values in zip(steps, read_together([step.values for step in steps])):
             values["lr"] = step.lr
-            watch(values, runner, step)
+            _watch(values, runner, step)
             self.history.add({name: value for name, value in values.items() if not name.startswith(SOURCES)})
             self.on_step(step.number, runner.max_iters, values)
 
@@ -140,7 +140,7 @@ def saves_after(done: int, runner, save_every: int | None) -> bool:
     return done % (save_every or runner.train_loop.steps_an_epoch) == 0 or done == runner.max_iters
 
 
-def watch(values: dict[str, float], runner, step: DoneStep) -> None:
+def _watch(values: dict[str, float], runner, step: DoneStep) -> None:
     """Stop a run whose loss or gradient is not a number, or has run away.
 
     Raises:

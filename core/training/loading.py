@@ -263,7 +263,7 @@ class StreamedPieces(IterableDataset):
     def _samples(self, stream: int) -> Iterator[dict[str, Any]]:
         source: Any = self.samples.source
         stretch = self.batches.stretch(stream)
-        return stretch_of(self.samples, source.pairs, source.part, self.batches.epoch, *stretch)
+        return _stretch_of(self.samples, source.pairs, source.part, self.batches.epoch, *stretch)
 
 
 class MixedPieces(IterableDataset):
@@ -318,11 +318,11 @@ class MixedPieces(IterableDataset):
         for epoch in count(first):
             part = partial(source.with_block, number)
             stretch = stream * length, (stream + 1) * length, start
-            yield from stretch_of(self.samples, pairs, part, epoch, *stretch, offset=offset)
+            yield from _stretch_of(self.samples, pairs, part, epoch, *stretch, offset=offset)
             start = 0
 
 
-def stretch_of(
+def _stretch_of(
     samples: Samples,
     pairs: Any,
     part: Callable[[dict[int, Any]], Source],

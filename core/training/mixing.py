@@ -163,7 +163,7 @@ class Counts:
         return np.ceil(np.round(each, 9)).max(axis=0).astype(np.int64) * self.unit
 
 
-class Passes:
+class _Passes:
     """The order of one source: passes over all of its samples, one after the other.
 
     Args:
@@ -303,7 +303,8 @@ class MixedBatches(GlobalBatches):
         most = self.counts.most.tolist()
         self._check_sizes(most)
         self.passes = [
-            Passes(size, number, self.seed, most[number], self.within[number]) for number, size in enumerate(self.sizes)
+            _Passes(size, number, self.seed, most[number], self.within[number])
+            for number, size in enumerate(self.sizes)
         ]
 
     def __len__(self) -> int:

@@ -49,7 +49,7 @@ class Objective(nn.Module):
                 f"--loss {', '.join(losses)}: they need different teachers ({', '.join(teachers)}); give one of them"
             )
         self.teacher = next(iter(teachers), None)
-        self.outputs = outputs_of(losses)
+        self.outputs = _outputs_of(losses)
         self.sources: SourceLosses | None = None
         self._agreed: set[int] = set()  # shapes of outputs that all ranks have
 
@@ -112,7 +112,7 @@ def build_objective(
     return Objective({name: build_loss(name, dict(dims), **options.get(name, {})) for name in weights}, weights)
 
 
-def outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
+def _outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
     """What losses bring, by name.
 
     Raises:
@@ -138,7 +138,7 @@ def columns_of(names: Iterable[str]) -> dict[str, str]:
     Raises:
         UnknownNameError: no loss has that name. ConfigError: see `outputs_of`.
     """
-    brought = outputs_of({name: loss_class(name) for name in names})
+    brought = _outputs_of({name: loss_class(name) for name in names})
     return {output.column: output.column_kind for output in brought.values() if output.column}
 
 

@@ -187,7 +187,7 @@ def collate(samples: list[dict[str, Any]], token_mask: Callable[[Tensor], Tensor
         if name != "broken":
             batch[name] = torch.stack([sample[name] for sample in samples])
             if token_mask is not None and text_kind(name):
-                batch[length_field(name)] = lengths_of(batch[name], token_mask)
+                batch[length_field(name)] = _lengths_of(batch[name], token_mask)
     return batch
 
 
@@ -196,7 +196,7 @@ def length_field(name: str) -> str:
     return f"lengths of {name}"
 
 
-def lengths_of(tokens: Tensor, token_mask: Callable[[Tensor], Tensor]) -> np.ndarray:
+def _lengths_of(tokens: Tensor, token_mask: Callable[[Tensor], Tensor]) -> np.ndarray:
     """(..., L) tokens on the CPU -> (...) integers: how many of each text take part."""
     return token_mask(tokens.flatten(0, -2)).sum(dim=1).view(tokens.shape[:-1]).numpy()
 

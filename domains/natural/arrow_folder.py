@@ -70,11 +70,11 @@ def read_arrow_folder(
             rows.append((id_, file, {**decode, "max_pixels": max_pixels} if max_pixels else decode, label, split))
     index = names.by_label()
     items = [Item(id_, file, how, Label(index[label]), split=split) for id_, file, how, label, split in rows]
-    data = ItemCollector(items, skipped).data_set(path, (), names.all, load=load_row)
+    data = ItemCollector(items, skipped).data_set(path, (), names.all, load=_load_row)
     return check_items(data, path)
 
 
-def load_row(item: Item) -> Decoded:
+def _load_row(item: Item) -> Decoded:
     """The decoded image of a row: from its bytes, or from the file beside that it names."""
     limit = {key: item.decode[key] for key in ("max_pixels",) if key in item.decode}
     if (beside := item.decode.get("beside")) is not None:

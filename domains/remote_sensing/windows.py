@@ -175,7 +175,7 @@ def grids_of(
     blocks = blocks_of_land(path, headers, cutting)
     grids = []
     for header, sides in zip(headers, blocks.sides):
-        lines = lines_of(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
+        lines = _lines_of(header, sides) if cutting.block != 0 else ([0, header.height], [0, header.width])
         grids.append(_grid(lines, cutting, header, sides))
     return grids, blocks.words
 
@@ -252,7 +252,7 @@ def _whole(length: float, steps: Sequence[float]) -> float:
 
 def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutting, block: BlockSide) -> _Cut:
     """The windows of a raster: on a grid inside each block, or around points."""
-    lines = lines_of(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
+    lines = _lines_of(header, block) if cutting.block != 0 else ([0, header.height], [0, header.width])
     if isinstance(layer, ClassRaster):
         boxes, blocks = _grid(lines, cutting, header, block)
         covered = layer.counts(item.source, files_of_item(item), boxes)
@@ -270,7 +270,7 @@ def _cut(item: Item, header: Header, layer: Shapes | ClassRaster, cutting: Cutti
     return _Cut(item, boxes, blocks, labels)
 
 
-def lines_of(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
+def _lines_of(header: Header, block: BlockSide) -> tuple[list[int], list[int]]:
     """Rows and columns where blocks begin and the raster ends. Rasters of one CRS share their lines, as far as the
     pixels of each let them."""
     offsets, ends = _from_origin(header), (header.height, header.width)

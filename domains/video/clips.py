@@ -222,7 +222,7 @@ def chosen_frames(
     """
     if INSTANTS in decode:
         return shown_at(times, float(decode["start"]) + np.arange(int(decode[INSTANTS])) / float(decode["fps"]))
-    first, after = stretch_of(path, times, duration, decode.get("start"), decode.get("end"))
+    first, after = _stretch_of(path, times, duration, decode.get("start"), decode.get("end"))
     return first + Sampling.of(decode).positions(times[first:after], seed)
 
 
@@ -236,7 +236,7 @@ def shown_at(times: np.ndarray, instants: np.ndarray) -> np.ndarray:
     return np.maximum(np.searchsorted(times, instants + 1e-6, side="right") - 1, 0)
 
 
-def stretch_of(
+def _stretch_of(
     path: Path, times: np.ndarray, duration: float, start: float | None, end: float | None
 ) -> tuple[int, int]:
     """Positions of the first frame of a stretch, and of the one after its last; at least one frame.

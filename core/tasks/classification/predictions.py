@@ -181,7 +181,7 @@ def check_wishes(use: Use, task: Task, adapter: Adapter) -> None:
     if use.threshold is not None and not 0 <= use.threshold <= 1:
         raise ConfigError(f"--threshold {use.threshold}: give a probability between 0 and 1")
     check_per_patient(use, adapter)
-    cut = Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
+    cut = _Cut.of_run(use.run, adapter.class_names_, adapter.multilabel_, use.threshold)
     if cut is not None and cut.threshold != HALF and use.judging.get("max_error") is not None:
         raise ConfigError(
             "--max-error: bounds the errors of the most likely class, and answers follow "
@@ -204,7 +204,7 @@ def check_per_patient(use: Use, adapter: Adapter) -> None:
 
 
 @dataclass(frozen=True)
-class Cut:
+class _Cut:
     """The probability from which on the finding of two classes is named.
 
     Attributes:
@@ -223,7 +223,7 @@ class Cut:
         multilabel: bool,
         threshold: float | None = None,
         points: Mapping[str, float] | None = None,
-    ) -> Cut | None:
+    ) -> _Cut | None:
         """The threshold that is given, else the operating point; None without either, and of other than two classes.
 
         Args:
@@ -278,7 +278,7 @@ def predictions_of(
     probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
     check_scores(ids, probabilities)
     points = thresholds_of(use.run) if points is None else points
-    cut, columns = Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
+    cut, columns = _Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
     called = None if cut is None else cut.called(probabilities)
     if cut is not None:
         columns["threshold"] = [cut.threshold] * len(ids)
@@ -345,7 +345,7 @@ def predictions_of_patients(
     return made
 
 
-def _cut_words(use: Use, cut: Cut | None, class_names: Sequence[str]) -> list[str]:
+def _cut_words(use: Use, cut: _Cut | None, class_names: Sequence[str]) -> list[str]:
     if cut is None:
         return []
     why = "--threshold" if use.threshold is not None else "the operating point of the run"

@@ -64,7 +64,7 @@ def recipe_again(use: Use) -> Recipe:
     place = use.run.info.data.path or recipe.data_path
     if place == LEFT_OUT:
         raise DataError(f"{use.run.shown}: redacted, so it does not say where its data is; give --data or --features")
-    place = place if place == SAMPLE else located(use.run, place)
+    place = place if place == SAMPLE else _located(use.run, place)
     if place != SAMPLE and not Path(place).exists():
         origin = use.run.info.origin
         where = os.path.abspath(use.run.path / origin / place) if isinstance(origin, str) else place
@@ -75,7 +75,7 @@ def recipe_again(use: Use) -> Recipe:
 def _located_sources(run: FittedRun, own: Mapping[str, Any]) -> list[str]:
     """The run's own data sets where they are found from here, with their weights."""
     sources, _ = sources_in(own)
-    return [replace(source, path=located(run, source.path)).text for source in sources]
+    return [replace(source, path=_located(run, source.path)).text for source in sources]
 
 
 def _recipe_of(run: FittedRun) -> Recipe:
@@ -84,21 +84,21 @@ def _recipe_of(run: FittedRun) -> Recipe:
         recipe = Recipe.of(run.info.recipe)
     except ConfigError as error:
         raise DataError(f"{run.path / 'run.json'}: its recipe is damaged ({error}); fit again") from error
-    resources = {name: located(run, value) for name, value in recipe.resources.items()}
-    files = {key: located(run, getattr(recipe, key)) for key in ("descriptions", "generic")}
+    resources = {name: _located(run, value) for name, value in recipe.resources.items()}
+    files = {key: _located(run, getattr(recipe, key)) for key in ("descriptions", "generic")}
     if str(recipe.classes).endswith(CLASS_FILES):
-        files["classes"] = located(run, recipe.classes)
+        files["classes"] = _located(run, recipe.classes)
     return recipe.with_(resources=resources, **files)
 
 
-def located(run: FittedRun, value: Any) -> Any:
+def _located(run: FittedRun, value: Any) -> Any:
     """A path, or paths, comma-separated or in a list, of the working directory of a fit as they are found from here,
     where they are there; other words as they are."""
     origin = run.info.origin
     if not isinstance(origin, str):
         return value
     if isinstance(value, (list, tuple)):
-        return [located(run, part) for part in value]
+        return [_located(run, part) for part in value]
     if not isinstance(value, str) or not value:
         return value
     whole = os.path.normpath(run.path / origin / value)
@@ -241,8 +241,8 @@ class LabelledPictures:
 
     def path_of(self, source: str) -> Path:
         """Where the file of a picture is found from here."""
-        data_place = Path(located(self.run, self.run.info.data.path))
-        return Path(located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(data_place)) / source
+        data_place = Path(_located(self.run, self.run.info.data.path))
+        return Path(_located(self.run, source)) if Path(source).is_absolute() else _folder_of(str(data_place)) / source
 
     def _decoded(self, item: Item, digest: str) -> Decoded | None:
         if self.run.info.data.path == SAMPLE:

@@ -74,7 +74,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     rival = None if use.against is None else _rival(use, task, adapter, prepared.class_names)
     _check_same_backbone(adapter, prepared, source)
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
-    probe = probe_of(use.run, prepared.backbone, prepared.device)
+    probe = _probe_of(use.run, prepared.backbone, prepared.device)
     if transfer is None or tuple(prepared.class_names) == tuple(adapter.class_names_):
         scored, columns, names = adapter, None, adapter.class_names_
         chosen = _in_order_of(chosen, prepared.class_names, names, str(source))
@@ -119,7 +119,7 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
             decoded = None if prepared.backbone is None else lambda row: prepared.data.load(items[row])
             explain = explained_mistakes(prepared, adapter, labelled, chosen.features, decoded, picture_of)
         place = place_of_data(recipe)
-        write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
+        _write_evaluation(Path(use.out), use.run, judged, place, items, result, findings, use.redact, explain)
     return result
 
 
@@ -199,7 +199,7 @@ def _scored_by(
     return OtherRun(rival.path.name, logits[:, order], overlap.get("in_fit_words", ""))
 
 
-def write_evaluation(
+def _write_evaluation(
     folder: Path,
     run: FittedRun,
     judged: ClassificationFit,
@@ -252,7 +252,7 @@ def write_evaluation(
     write_report(folder, report.of_evaluation(run.shown, lead))
 
 
-def probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
+def _probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -> Adapter | None:
     """The logistic regression of a run; None where it has none."""
     path = run.path / PROBE_FILE
     return load_adapter(path, backbone).to(device) if path.is_file() else None

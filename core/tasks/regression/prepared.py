@@ -85,18 +85,18 @@ class PreparedNumbers(ABC):
     def drawn(self, shots: int | None, seed: int) -> list[Item]:
         """Training samples: K of each quantile bin of their numbers, or all."""
         training = self.split("train")
-        return sample_numbers(training, list(map(number_of, training)), shots, seed)
+        return sample_numbers(training, list(map(_number_of, training)), shots, seed)
 
     def notes_on_draw(self, shots: int | None) -> list[str]:
         """That some of the `BINS` bins have fewer images than were asked for."""
         training = self.split("train")
-        bins = number_bins(training, list(map(number_of, training)))
+        bins = number_bins(training, list(map(_number_of, training)))
         if shots is None or (min(map(len, bins)) >= shots and len(bins) == BINS):
             return []
         return [f"Fewer than {shots} training images in some of the {BINS} bins of the numbers, all used."]
 
 
-def number_of(item: Item) -> float:
+def _number_of(item: Item) -> float:
     """The number of a sample that has one."""
     target = item.target
     return target.value if isinstance(target, Number) else float("nan")
@@ -130,7 +130,7 @@ class NumberImages(PreparedNumbers):
         self.stored += taken.cached
         self.skipped += [pair for pair in taken.skipped if pair not in self.skipped]
         check_tolerated(self.data, self.skipped)
-        numbers = torch.tensor([number_of(item) for item in taken.items], dtype=torch.float64)
+        numbers = torch.tensor([_number_of(item) for item in taken.items], dtype=torch.float64)
         groups, ids = tuple(item.group for item in taken.items), tuple(item.id for item in taken.items)
         return NumberRows(taken.features.unit.float().cpu(), numbers, groups, ids)
 
@@ -150,7 +150,7 @@ class NumberFeatures(PreparedNumbers):
         if backbone is not None:
             raise CapabilityError(f"{self.data.name}: a features file has no images to train towers on; give --data")
         index = torch.tensor([item.decode["row"] for item in items])
-        numbers = torch.tensor([number_of(item) for item in items], dtype=torch.float64)
+        numbers = torch.tensor([_number_of(item) for item in items], dtype=torch.float64)
         return NumberRows(self.features[index], numbers, tuple(i.group for i in items), tuple(i.id for i in items))
 
 

@@ -34,7 +34,7 @@ TOKENS = (
 )
 
 
-class ImageTower(nn.Module):
+class _ImageTower(nn.Module):
     """Pixels (B, 3, H, W) as the tower takes them -> unit features (B, D)."""
 
     def __init__(self, towers: Backbone):
@@ -45,7 +45,7 @@ class ImageTower(nn.Module):
         return self._towers.encode_image(pixels)
 
 
-class TextTower(nn.Module):
+class _TextTower(nn.Module):
     """Tokens (B, L) -> unit features (B, D)."""
 
     def __init__(self, towers: Backbone):
@@ -91,8 +91,8 @@ def export_towers(
     sessions = {}
     with new.folder() as folder:
         for module, name, inputs in (
-            (ImageTower(towers), IMAGES, {"pixels": torch.stack(pixels[:2])}),
-            (TextTower(towers), TEXTS, {"tokens": tokens[:2]}),
+            (_ImageTower(towers), IMAGES, {"pixels": torch.stack(pixels[:2])}),
+            (_TextTower(towers), TEXTS, {"tokens": tokens[:2]}),
         ):
             with reporter.task(f"Writing the tower of {name}", unit="graphs"):
                 inputs = {key: value.to(towers.device) for key, value in inputs.items()}
@@ -109,7 +109,7 @@ def export_towers(
 @torch.no_grad()
 def _agreement(sessions: dict[str, Session], towers: Backbone, pixels: Tensor, tokens: Tensor) -> Agreement:
     """Of the cosines (N, M) of images and texts."""
-    whole = ImageTower(towers).eval(), TextTower(towers).eval()
+    whole = _ImageTower(towers).eval(), _TextTower(towers).eval()
     sides = []
     for module, name, key, rows in zip(whole, (IMAGES, TEXTS), ("pixels", "tokens"), (pixels, tokens)):
         session = sessions[name]

@@ -47,7 +47,7 @@ def with_phrases(data: DomainData) -> DomainData:
     Raises:
         DataError: none has one.
     """
-    phrases = {item.id: of for item in data.items if (of := phrases_of(item, data.class_names)) is not None}
+    phrases = {item.id: of for item in data.items if (of := _phrases_of(item, data.class_names)) is not None}
     if not phrases:
         raise DataError(f"{data.name}: no image has a phrase with boxes; {WHAT}")
     items = [item.with_(target=phrases[item.id]) for item in data.items if item.id in phrases]
@@ -57,7 +57,7 @@ def with_phrases(data: DomainData) -> DomainData:
     return replace(data.with_items(items), kind="captions", notes=notes)
 
 
-def phrases_of(item: Item, class_names: tuple[str, ...] = ()) -> Phrases | None:
+def _phrases_of(item: Item, class_names: tuple[str, ...] = ()) -> Phrases | None:
     """The phrases of an image that have boxes; None where there are none."""
     target: Target | None = item.target.of if isinstance(item.target, Viewed) else item.target
     if isinstance(target, Boxes):
@@ -72,7 +72,7 @@ def phrases_of(item: Item, class_names: tuple[str, ...] = ()) -> Phrases | None:
 
 def grounded(item: Item) -> Phrases:
     """The phrases of an image of `with_phrases`."""
-    if (target := phrases_of(item)) is None:
+    if (target := _phrases_of(item)) is None:
         raise DataError(f"{item.id}: has no phrase with boxes; {WHAT}")
     return target
 

@@ -31,7 +31,7 @@ LATERAL = ("LATERAL", "LL", "L", "LEFT LATERAL", "RL")
 
 
 @dataclass(frozen=True)
-class Protocol:
+class _Protocol:
     """Which images are queries and candidates.
 
     Args:
@@ -51,8 +51,8 @@ class Protocol:
 
 
 PROTOCOLS = {
-    ALL: Protocol("", (), 0, 0, (5, 10, 50), (IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE)),
-    "5x200": Protocol(
+    ALL: _Protocol("", (), 0, 0, (5, 10, 50), (IMAGE_TO_TEXT, TEXT_TO_IMAGE, IMAGE_TO_IMAGE)),
+    "5x200": _Protocol(
         "GLoRIA (Huang et al., 2021, doi 10.1109/ICCV48922.2021.00391)",
         ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"),
         200,
@@ -60,7 +60,7 @@ PROTOCOLS = {
         (5, 10, 100),
         (IMAGE_TO_TEXT,),
     ),
-    "8x200": Protocol(
+    "8x200": _Protocol(
         "ConVIRT (Zhang et al., 2020, arXiv 2010.00747)",
         ("No Finding", "Atelectasis", "Cardiomegaly", "Edema", "Fracture", "Pleural Effusion", "Pneumonia")
         + ("Pneumothorax",),
@@ -252,7 +252,7 @@ def sole_finding(item: Item, class_names: Sequence[str]) -> str | None:
     return NO_FINDING if nothing and not positive else None
 
 
-def _drawn(rows: Sequence[int], items: Sequence[Any], protocol: Protocol, seed: int) -> tuple[list[int], list[int]]:
+def _drawn(rows: Sequence[int], items: Sequence[Any], protocol: _Protocol, seed: int) -> tuple[list[int], list[int]]:
     """Queries and candidates of one finding: drawn by their ids, so that other images change nothing."""
     if not protocol.candidates:
         return list(rows), list(rows)

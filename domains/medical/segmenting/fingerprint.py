@@ -23,7 +23,7 @@ CT = ("ct", "computed tomography")
 
 
 @dataclass(frozen=True)
-class Channel:
+class _Channel:
     """Values of foreground voxels in one channel.
 
     Args:
@@ -57,7 +57,7 @@ class Fingerprint:
     cases: int
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
-    channels: tuple[Channel, ...]
+    channels: tuple[_Channel, ...]
     voxels: dict[str, tuple[int, int]]
 
     def to_json(self) -> dict[str, Any]:
@@ -120,10 +120,10 @@ def _foreground(mask: Path, files: tuple[str, ...], values: tuple[int, ...]) -> 
     return np.concatenate(drawn, axis=1), counts
 
 
-def _channel(modality: str, values: np.ndarray) -> Channel:
+def _channel(modality: str, values: np.ndarray) -> _Channel:
     if not values.size:
-        return Channel(modality, 0.0, 1.0, 0.0, 0.0, 0.0)
+        return _Channel(modality, 0.0, 1.0, 0.0, 0.0, 0.0)
     low, median, high = (float(each) for each in np.percentile(values, [0.5, 50, 99.5]))
-    return Channel(
+    return _Channel(
         modality, float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64)), low, median, high
     )

@@ -93,7 +93,7 @@ def evaluate_volumes(model: nn.Module, data: DomainData, progress: Progress) -> 
         for place, item in enumerate(items):
             volume = Slabs(files_of(item))
             found = labeller.labels(volume, Path(folder) / "labels.raw")
-            truth = truth_of(item)
+            truth = _truth_of(item)
             cases.append(case_scores(truth, found, item.target.values, values, volume.spacing, labeller.tolerance))
             if place in shown:
                 at = middle_slice(truth)
@@ -111,7 +111,7 @@ def evaluate_volumes(model: nn.Module, data: DomainData, progress: Progress) -> 
     return Evaluation(metrics, sections, notes, intervals, patients)
 
 
-def truth_of(item: Item) -> np.ndarray:
+def _truth_of(item: Item) -> np.ndarray:
     """The labels of a volume, (Z, Y, X) uint8."""
     mask = Slabs([item.target.file])
     labels = np.empty(mask.shape[1:], np.uint8)
@@ -206,7 +206,7 @@ def _gains(model: nn.Module, item: Item, class_names: Sequence[str]) -> list[flo
     labeller, volume = Labeller(model), Slabs(files_of(item))
     values = labeller.values_in(class_names)
     with TemporaryDirectory(prefix="vladapt-") as folder:
-        found, truth = labeller.labels(volume, Path(folder) / "labels.raw"), truth_of(item)
+        found, truth = labeller.labels(volume, Path(folder) / "labels.raw"), _truth_of(item)
         gains = []
         for of_truth, of_found in zip(item.target.values, values):
             one, other = np.isin(truth, list(of_truth)), np.isin(found, list(of_found))

@@ -18,7 +18,7 @@ TABLE = Path(__file__).with_name("encoders.json")
 
 
 @dataclass(frozen=True)
-class TileEncoder:
+class _TileEncoder:
     """One line of the table.
 
     Args:
@@ -41,12 +41,12 @@ class TileEncoder:
 
 
 @lru_cache(maxsize=1)
-def encoders() -> tuple[TileEncoder, ...]:
+def encoders() -> tuple[_TileEncoder, ...]:
     """The table."""
-    return tuple(TileEncoder(**{**row, "specs": tuple(row["specs"])}) for row in json.loads(TABLE.read_text("utf-8")))
+    return tuple(_TileEncoder(**{**row, "specs": tuple(row["specs"])}) for row in json.loads(TABLE.read_text("utf-8")))
 
 
-def encoder_of(spec: str | None) -> TileEncoder | None:
+def encoder_of(spec: str | None) -> _TileEncoder | None:
     """The encoder that a backbone's spec stands for, whatever options or file it names; None for any other."""
     plain = (spec or "").partition("#")[0].partition("@")[0].lower()
     return next((each for each in encoders() if plain in map(str.lower, each.specs)), None)

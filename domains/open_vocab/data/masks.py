@@ -71,7 +71,7 @@ class MaskReader:
         Raises:
             ValueError, KeyError, TypeError: it is not what `as_data` gives.
         """
-        check_stored(data["values"], data["colours"])
+        _check_stored(data["values"], data["colours"])
         return cls(
             values={int(value): int(index) for value, index in data["values"]},
             colours={tuple(colour): int(index) for colour, index in data["colours"]},
@@ -133,7 +133,7 @@ def valid_pixels(item: Item) -> np.ndarray | None:
     return None if domain is None else load_domain(domain).valid(item.source, decode)
 
 
-def check_stored(values: Iterable[tuple[int, int]], colours: Iterable[tuple[Sequence[int], int]]) -> None:
+def _check_stored(values: Iterable[tuple[int, int]], colours: Iterable[tuple[Sequence[int], int]]) -> None:
     """Refuse a table that no mask could be looked up in.
 
     Args:

@@ -281,11 +281,11 @@ def family_of(config: Mapping[str, Any], classes: int, where: str = "model.confi
         DataError: one line.
     """
     ModelFolder.check_config(config, where)
-    check_plain(config, where)
+    _check_plain(config, where)
     return family_class(config.get("model_type"), where)(config, classes)
 
 
-def check_plain(config: Mapping[str, Any], where: str) -> None:
+def _check_plain(config: Mapping[str, Any], where: str) -> None:
     """Raise DataError for a configuration that names code, or a backbone that would be downloaded."""
     for part in _dicts(config):
         if part.get("auto_map"):

@@ -133,7 +133,7 @@ class MaskQueries(Family):
             scores, places = of_classes.flatten().topk(len(of_classes), sorted=False)
             labels, queries = places % of_classes.shape[1], places // of_classes.shape[1]
         parts = [self._outlined(part, size) for part in logits.split(AT_ONCE)]
-        boxes = torch.cat([boxes_of(masks) for masks, _ in parts])[queries]
+        boxes = torch.cat([_boxes_of(masks) for masks, _ in parts])[queries]
         scores = scores * torch.cat([sureness for _, sureness in parts])[queries]
         there = boxes[:, 2] > boxes[:, 0]
         return InstanceData(bboxes=boxes, scores=scores, labels=labels, queries=queries)[there]
@@ -152,7 +152,7 @@ class MaskQueries(Family):
         return logits
 
 
-def boxes_of(masks: Tensor) -> Tensor:
+def _boxes_of(masks: Tensor) -> Tensor:
     """(n, H, W) -> (n, 4) edges x0, y0, x1, y1 of the pixels that a mask covers; all 0 of one that covers none."""
     edges = []
     for axis in (1, 2):

@@ -16,7 +16,7 @@ from .family import TEXTS, Family
 from .tokens import HeldTokenizer
 
 
-class Prompt(Protocol):
+class _Prompt(Protocol):
     """What the images of a batch are asked together.
 
     Attributes:
@@ -90,7 +90,7 @@ class TextFamily(Family):
         return size
 
     def best_of_prompts(
-        self, answers: Sequence[tuple[Tensor, Tensor, Prompt]], sizes: Sequence[tuple[int, int]], most: int
+        self, answers: Sequence[tuple[Tensor, Tensor, _Prompt]], sizes: Sequence[tuple[int, int]], most: int
     ) -> list[InstanceData]:
         """The best pairs of a query and a class, in one ranking over all prompts.
 
@@ -116,7 +116,7 @@ class TextFamily(Family):
         return instances
 
 
-def asked(targets: Sequence[dict[str, Tensor]], prompt: Prompt) -> list[dict[str, Tensor]]:
+def asked(targets: Sequence[dict[str, Tensor]], prompt: _Prompt) -> list[dict[str, Tensor]]:
     """Targets with the places of their classes in the prompt; boxes of classes that it does not ask for are left
     out."""
     kept = []

@@ -25,7 +25,7 @@ from ..modules.classifiers.cosine import CosineTextClassifier
 WEIGHT = "weight"
 
 
-class LowRank(nn.Module):
+class _LowRank(nn.Module):
     """W -> W + B A.
 
     Args:
@@ -71,7 +71,7 @@ def add_low_rank(model: nn.Module, rank: int) -> None:
     for parameter in whole:
         parameter.requires_grad_(True)
     for layer in layers:
-        parametrize.register_parametrization(layer, WEIGHT, LowRank(layer.weight, rank))
+        parametrize.register_parametrization(layer, WEIGHT, _LowRank(layer.weight, rank))
         layer.register_load_state_dict_pre_hook(_under_its_own_name)
 
 
@@ -103,7 +103,7 @@ def _layers(model: nn.Module, rank: int) -> Iterator[nn.Module]:
 
 
 def _has_matrices(layer: nn.Module) -> bool:
-    return parametrize.is_parametrized(layer, WEIGHT) and isinstance(layer.parametrizations[WEIGHT][0], LowRank)
+    return parametrize.is_parametrized(layer, WEIGHT) and isinstance(layer.parametrizations[WEIGHT][0], _LowRank)
 
 
 def _under_its_own_name(layer: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:

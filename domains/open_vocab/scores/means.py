@@ -29,11 +29,11 @@ def base_and_novel(
     metrics: dict[str, float] = {}
     for name, values in of_class.items():
         base, new = mean_of_known(values[~is_novel]), mean_of_known(values[is_novel])
-        metrics |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": harmonic_mean(base, new)}
+        metrics |= {f"base_{name}": base, f"novel_{name}": new, f"harmonic_{name}": _harmonic_mean(base, new)}
     return metrics
 
 
-def harmonic_mean(base: float, novel: float) -> float:
+def _harmonic_mean(base: float, novel: float) -> float:
     """2ab / (a + b): low if either is; 0 where both are 0, NaN where one is not known."""
     if isnan(base) or isnan(novel):
         return nan

@@ -65,7 +65,7 @@ class Captioning:
 
 
 @dataclass
-class Captioned:
+class _Captioned:
     """What was written.
 
     Attributes:
@@ -109,7 +109,7 @@ def caption_people(
     batch_size: int | None = None,
     workers: int | None = None,
     reporter: Reporter | None = None,
-) -> Captioned:
+) -> _Captioned:
     """Write sentences about pictures of people.
 
     Args:
@@ -142,7 +142,7 @@ def caption_people(
     if html is not None:
         said = [each for each in captions if each.texts]
         chosen = [said[place * len(said) // min(shown, len(said))] for place in range(min(shown, len(said)))]
-        write_page(Path(html), chosen, data.load, made)
+        _write_page(Path(html), chosen, data.load, made)
         made.html = Path(html)
     return made
 
@@ -215,7 +215,7 @@ def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tupl
     return data, captions
 
 
-def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Captioning) -> Captioned:
+def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Captioning) -> _Captioned:
     said = [each for each in captions if each.texts]
     if not said:
         raise DataError(
@@ -224,7 +224,7 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
         )
     said = [_with_file(each, data, out) for each in said]
     root = _root(said, out)
-    made = Captioned(out, root, len(said), silent=len(captions) - len(said), skipped=list(data.skipped))
+    made = _Captioned(out, root, len(said), silent=len(captions) - len(said), skipped=list(data.skipped))
     lines = []
     for each in said:
         made.sentences += len(each.texts)
@@ -276,7 +276,7 @@ def _name(item: Item) -> str:
     return Path(item.id).name
 
 
-def write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], Decoded], made: Captioned) -> None:
+def _write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], Decoded], made: _Captioned) -> None:
     """Write the page.
 
     Args:

@@ -148,13 +148,13 @@ class Rde(Loss):
     def embed_image(self, backbone: Backbone, pixels: Tensor) -> Tensor:
         """(B, D + E) unit: its products with `embed_text` are the means of both cosines. In eval mode."""
         whole, patches = image_and_patches(backbone, pixels, self.ratio, self.select_by == "attention")
-        return joined(whole, self.image_selection(patches.float()))
+        return _joined(whole, self.image_selection(patches.float()))
 
     @torch.no_grad()
     def embed_text(self, backbone: Backbone, tokens: Tensor) -> Tensor:
         """(B, L) tokens -> (B, D + E) unit."""
         whole, words, counts = text_and_words(backbone, tokens, self.ratio, self.select_by == "attention")
-        return joined(whole, self.text_selection(words.float(), counts))
+        return _joined(whole, self.text_selection(words.float(), counts))
 
 
 def triplet_alignment(image: Tensor, text: Tensor, labels: Tensor, margin: float, tau: float) -> Tensor:
@@ -177,6 +177,6 @@ def _one_way(cosines: Tensor, same: Tensor, margin: float, tau: float) -> Tensor
     return (margin - (weights * cosines).sum(dim=1) + nearest).clamp(min=0)
 
 
-def joined(first: Tensor, second: Tensor) -> Tensor:
+def _joined(first: Tensor, second: Tensor) -> Tensor:
     """Two embeddings as one of unit length, whose cosine is the mean of theirs."""
     return torch.cat([F.normalize(first, dim=-1), F.normalize(second, dim=-1)], dim=-1) / 2**0.5

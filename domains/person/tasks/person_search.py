@@ -22,7 +22,7 @@ IN_ANY_ORDER = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(PeopleOptions):
+class _SearchOptions(PeopleOptions):
     """Options of person search beside those of retrieval."""
 
     each_caption: bool = option(
@@ -55,7 +55,7 @@ class PersonSearch(Retrieval):
 
     takes: ClassVar = Retrieval.takes - {"sources", "features"}
     needs_domain: ClassVar = True
-    options: ClassVar = SearchOptions
+    options: ClassVar = _SearchOptions
 
     def read(self, recipe: Recipe) -> RetrievalData:
         """As of `Retrieval`; labels are identities.

@@ -92,7 +92,7 @@ def save_changes(
             header_of(files_of_item(before), before.decode.get("sensor")) if raster else Header.unplaced(height, width)
         )
         files = [folder / f"{name}{part}" for part in (MASK, PROBABILITY)]
-        write_maps(percent, least, header, *files)
+        _write_maps(percent, least, header, *files)
         if header.transform is not None and header.crs:
             files.append(folder / f"{name}{REGIONS}")
             _write_regions(percent, least, header, files[-1])
@@ -113,7 +113,7 @@ def files_of_pairs(items: Sequence[Item], folder: Path) -> Iterator[Path]:
         yield from (folder / f"{name}{part}" for part in (MASK, PROBABILITY, REGIONS, PICTURE))
 
 
-def write_maps(percent: np.ndarray, least: float, header: Header, mask_file: Path, probability_file: Path) -> None:
+def _write_maps(percent: np.ndarray, least: float, header: Header, mask_file: Path, probability_file: Path) -> None:
     """Both rasters, strip by strip."""
     height, width = percent.shape
     with writing(mask_file.parent), warnings.catch_warnings():
@@ -144,7 +144,7 @@ def _write_regions(percent: np.ndarray, least: float, header: Header, file: Path
     classes, scores = (file.with_name(f".{file.stem}-{part}.tif") for part in ("classes", "scores"))
     file.unlink(missing_ok=True)
     try:
-        write_maps(percent, least, header, classes, scores)
+        _write_maps(percent, least, header, classes, scores)
         regions = regions_of(classes, scores, ground)
     finally:
         for each in (classes, scores):

@@ -131,7 +131,7 @@ class Reference:
 
 
 @dataclass
-class Sample:
+class _Sample:
     """Units of a sample: what the map and what the reference says of each."""
 
     of_map: np.ndarray
@@ -168,7 +168,7 @@ def assess(
     return made, sample.notes
 
 
-def _at_points(reference: Reference, classes_file: Path) -> Sample:
+def _at_points(reference: Reference, classes_file: Path) -> _Sample:
     at, truth = reference.points
     mapped = np.zeros(len(truth), np.int64)
     for top, (of_class,) in strips_of([classes_file]):
@@ -180,10 +180,10 @@ def _at_points(reference: Reference, classes_file: Path) -> Sample:
     areas = len(reference.shapes[1])
     note += f"; its {areas:,} areas are not used" if areas else ""
     note += "; intervals hold if points were drawn at random within each class of the map"
-    return Sample(mapped[known] - 1, truth[known], [note])
+    return _Sample(mapped[known] - 1, truth[known], [note])
 
 
-def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
+def _drawn(reference: Reference, classes_file: Path, seed: int) -> _Sample:
     """The pixels with the smallest of random numbers, of each class of the map, so that one pass draws them."""
     rng = np.random.default_rng(seed)
     drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}  # class of the map -> random numbers, true classes
@@ -207,7 +207,7 @@ def _drawn(reference: Reference, classes_file: Path, seed: int) -> Sample:
         f"{covered:,} that {reference.layer.path.name} covers; intervals hold if it covers all, or parts that were "
         "drawn at random"
     )
-    return Sample(mapped, true, [note])
+    return _Sample(mapped, true, [note])
 
 
 def _named(layer: ClassRaster, class_names: Sequence[str], names: Sequence[str] | None) -> ClassRaster:

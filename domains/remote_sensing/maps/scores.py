@@ -62,13 +62,13 @@ class Windows:
         return self.header.height, self.header.width
 
     @cached_property
-    def pieces(self) -> list[Piece]:
+    def pieces(self) -> list[_Piece]:
         """Windows that are read and scored at once, row by row of pieces: memory does not grow with the raster."""
         tops, lefts, (high, wide) = self.places
         side = max(1, min(int(PIXELS_AT_ONCE**0.5) // self.stride, WINDOWS_ASIDE))
         columns = _cut(len(lefts), side, lefts, self.header.width)
         return [
-            Piece(rows, in_rows, of_columns, in_columns, (in_rows[0], tops[rows[-1]] + high, in_columns[0], right))
+            _Piece(rows, in_rows, of_columns, in_columns, (in_rows[0], tops[rows[-1]] + high, in_columns[0], right))
             for rows, in_rows in _cut(len(tops), side, tops, self.header.height)
             for of_columns, in_columns in columns
             for right in [lefts[of_columns[-1]] + wide]
@@ -76,7 +76,7 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Piece:
+class _Piece:
     """Some windows of a raster.
 
     Args:
@@ -136,7 +136,7 @@ class WindowScores:
                 whole[_from(rows[0], top, bottom), _from(columns[0], left, right)] = of_piece
         return whole
 
-    def take(self, piece: Piece) -> bool:
+    def take(self, piece: _Piece) -> bool:
         """Take over what an earlier process did of a piece, if it did."""
         try:
             scores = _read(self.folder / piece.name)["scores"]
@@ -147,7 +147,7 @@ class WindowScores:
         self.scores[piece.where] = scores
         return True
 
-    def _unpacked(self, piece: Piece) -> np.ndarray:
+    def _unpacked(self, piece: _Piece) -> np.ndarray:
         shape = piece.own_rows[1] - piece.own_rows[0], piece.own_columns[1] - piece.own_columns[0]
         packed = _read(self.folder / piece.name)["valid"]
         if not len(packed):
@@ -206,7 +206,7 @@ def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Call
 class _Pixels:
     """The pixels of a piece."""
 
-    def __init__(self, windows: Windows, raster: OpenRaster, piece: Piece):
+    def __init__(self, windows: Windows, raster: OpenRaster, piece: _Piece):
         self.windows, self.piece = windows, piece
         top, bottom, left, right = piece.box
         decode = windows.item.decode

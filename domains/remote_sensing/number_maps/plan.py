@@ -44,8 +44,8 @@ def make_plan(
     mean, std = target_statistics(train)
     cases, size = cases_of(train), window_size(train)
     pixel_mean, pixel_std = _normalisation(options, train, backbone)
-    batch, steps = schedule.batch_size or BATCH, steps_of(schedule, options, len(train))
-    encoder, neck, head = parts_of(options, len(pixel_mean), backbone, schedule)
+    batch, steps = schedule.batch_size or BATCH, _steps_of(schedule, options, len(train))
+    encoder, neck, head = _parts_of(options, len(pixel_mean), backbone, schedule)
     scaled = options.interval_width == PIXEL
     head |= {"num_classes": 1 + scaled, "out_channels": 1 + scaled, "threshold": 0.0}
     model = {
@@ -104,11 +104,11 @@ def plan_facts(schedule: PixelSchedule, options: PixelOptions, data: DomainData)
         "target_mean": mean,
         "target_std": std,
         "batch_size": schedule.batch_size or BATCH,
-        "steps": steps_of(schedule, options, len(train)),
+        "steps": _steps_of(schedule, options, len(train)),
     }
 
 
-def steps_of(schedule: PixelSchedule, options: PixelOptions, windows: int) -> int:
+def _steps_of(schedule: PixelSchedule, options: PixelOptions, windows: int) -> int:
     """As many as are asked for; else as epochs make of so many windows."""
     if options.steps is not None:
         return options.steps
@@ -150,7 +150,7 @@ def cases_of(items: Sequence[Item]) -> list[dict[str, Any]]:
     return list(cases.values())
 
 
-def parts_of(
+def _parts_of(
     options: PixelOptions, channels: int, backbone: Backbone, schedule: PixelSchedule
 ) -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any]]:
     """Configs of encoder, neck or None, and head.

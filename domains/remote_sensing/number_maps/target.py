@@ -22,7 +22,7 @@ FIRST_BAND = 1
 
 
 @dataclass(frozen=True)
-class Grid:
+class _Grid:
     """The pixels of an image, which a target is brought to.
 
     Args:
@@ -55,7 +55,7 @@ class NumberSource:
     scale: float = 1.0
     offset: float = 0.0
     nodata: float | None = None
-    grid: Grid | None = None
+    grid: _Grid | None = None
     finer: bool = False
     name: str = ""
     unit: str = ""
@@ -93,10 +93,10 @@ class NumberSource:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> NumberSource:
         grid = values["grid"]
-        grid = None if grid is None else Grid(**{**grid, "transform": tuple(grid["transform"])})
+        grid = None if grid is None else _Grid(**{**grid, "transform": tuple(grid["transform"])})
         return cls(**{**values, "file": Path(values["file"]), "grid": grid})
 
-    def _on_grid(self, dataset: Any, grid: Grid) -> Any:
+    def _on_grid(self, dataset: Any, grid: _Grid) -> Any:
         from rasterio.enums import Resampling
         from rasterio.transform import Affine
         from rasterio.vrt import WarpedVRT
@@ -196,7 +196,7 @@ def source_over(
         raise DataError(f"{file}: lies elsewhere than {picture.name}; give the target of that place")
     if own.grid == header.grid:
         return source
-    grid = Grid(header.width, header.height, tuple(header.transform), header.crs)
+    grid = _Grid(header.width, header.height, tuple(header.transform), header.crs)
     return NumberSource(file, band, **facts, grid=grid, finer=min(ratio) < 1)
 
 

@@ -108,7 +108,7 @@ class ClipTowerAdapter(TowerAdapter):
 
     def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         view = task.view
-        self.frames = frames_of(task.source, view)
+        self.frames = _frames_of(task.source, view)
         task = replace(task, view=lambda decoded, drawn: as_frames(view(decoded, drawn), self.frames))
         return super()._train(task, epochs, backbone, on_val, place, seed)
 
@@ -139,7 +139,7 @@ class FixedTexts(PixelScores):
         return scores if backbone.logit_bias is None else scores + backbone.logit_bias
 
 
-def frames_of(source: Source, view: Callable[[Any, int], Tensor]) -> int:
+def _frames_of(source: Source, view: Callable[[Any, int], Tensor]) -> int:
     """How many frames the first readable clip of a training has; 1 of an image.
 
     Raises:

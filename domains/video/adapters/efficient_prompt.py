@@ -133,7 +133,7 @@ class EfficientPrompt(TextHead):
         self.logit_scale, self.offset = 1 / self.temperature, torch.zeros_like(self.offset)
 
     def _prepare(self, network: nn.Module, backbone: Backbone, classifier, resources) -> list[str]:
-        self._prompts = prompts_of(backbone, self.class_names_, self.prefix, self.postfix)
+        self._prompts = _prompts_of(backbone, self.class_names_, self.prefix, self.postfix)
         width = backbone.embed_tokens(self._prompts.tokens[:1, :1]).shape[-1]
         self.table = (TABLE_STD * torch.randn(backbone.context_length, width)).to(backbone.device)
         return []
@@ -181,11 +181,11 @@ class EfficientPrompt(TextHead):
 
     def _rename(self, backbone: Backbone, classifier: TextClassifier) -> None:
         super()._rename(backbone, classifier)
-        self._prompts = prompts_of(backbone, self.class_names_, self.prefix, self.postfix)
+        self._prompts = _prompts_of(backbone, self.class_names_, self.prefix, self.postfix)
         self._encode_classes(backbone)
 
 
-def prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, postfix: int) -> Prompts:
+def _prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, postfix: int) -> Prompts:
     """The prompts of some classes, cut to the longest where the text tower allows it.
 
     Raises:

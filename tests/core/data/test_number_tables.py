@@ -80,44 +80,35 @@ def test_tabs_and_a_split_and_groups(table):
     assert len({item.group for item in data.items}) == 3
 
 
-@pytest.mark.parametrize(
-    ("cell", "words"),
-    [
-        ('"12,5"', "write 12.5"),
-        ("1.2 m", "write 1.2, without its unit"),
-        ("n/a", "leave the cell empty"),
-        ("inf", "not a number"),
-        ("high", "not a number"),
-        ("0x10", "not a number"),
-        ("1e999", "not a number"),
-    ],
-)
-def test_text_in_the_column_is_refused_with_its_row_and_cell(table, cell, words):
-    with pytest.raises(DataError, match=r"table\.csv line 3: ") as refused:
-        table(f"image,height\n0.png,1\n1.png,{cell}\n2.png,3\n")
-    assert words in str(refused.value) and "'height'" in str(refused.value)
+HEIGHTS = "image,height\n0.png,1\n1.png,{}\n2.png,3\n"
+TWO_COLUMNS = "image,height,age,note\n0.png,1,10,x\n1.png,2,20,y\n"
+REFUSED = {
+    "comma": (HEIGHTS.format('"12,5"'), {}, DataError, r"table\.csv line 3: .*'height'.*write 12\.5"),
+    "unit": (HEIGHTS.format("1.2 m"), {}, DataError, r"table\.csv line 3: .*'height'.*write 1\.2, without its unit"),
+    "none": (HEIGHTS.format("n/a"), {}, DataError, r"table\.csv line 3: .*'height'.*leave the cell empty"),
+    **{
+        cell: (HEIGHTS.format(cell), {}, DataError, r"table\.csv line 3: .*'height'.*not a number")
+        for cell in ("inf", "high", "0x10", "1e999")
+    },
+    "true": ('{"image": "0.png", "value": true}', {"name": "t.jsonl"}, DataError, "'True' in column 'value'"),
+    "either": (TWO_COLUMNS, {}, DataError, r"height and age could each be the number.*'height', 'age'"),
+    "neither": ("image,a,b\n0.png,1,x\n1.png,2,y\n", {}, DataError, r"no column is called.*Columns of numbers: 'a'$"),
+    "absent": (TWO_COLUMNS, {"target_column": "size"}, UnknownNameError, "--target-column size"),
+    "classes": (HEIGHTS.format(2), {"label_column": "height"}, ConfigError, "--label-column"),
+    "one": ("image,height\n0.png,1\n1.png,\n", {}, DataError, "1 image with a number"),
+}
+"""A table and options -> what is said of them."""
 
 
-def test_yes_and_no_are_no_numbers(table):
-    with pytest.raises(DataError, match="'True' in column 'value'"):
-        table("\n".join(json.dumps({"image": f"{n}.png", "value": True}) for n in range(3)), "t.jsonl")
+@pytest.mark.parametrize(("text", "options", "error", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_gives_no_numbers_is_refused(table, text, options, error, words):
+    with pytest.raises(error, match=words):
+        table(text, **options)
 
 
-def test_the_column_is_named_or_found_by_its_usual_names_or_refused(table):
-    text = "image,height,age,note\n0.png,1,10,x\n1.png,2,20,y\n"
-    assert values(table(text, target_column="age")) == {"0.png": 10, "1.png": 20}
-    assert values(table(text.replace(",age", ",Target"))) == {"0.png": 10, "1.png": 20}
-    with pytest.raises(DataError, match=r"height and age could each be the number.*'height', 'age'"):
-        table(text)
-    with pytest.raises(DataError, match=r"no column is called.*Columns of numbers: 'a'$"):
-        table("image,a,b\n0.png,1,x\n1.png,2,y\n")
-    with pytest.raises(UnknownNameError, match="--target-column size"):
-        table(text, target_column="size")
-
-
-def test_options_of_classes_are_refused(table):
-    with pytest.raises(ConfigError, match="--label-column"):
-        table("image,height\n0.png,1\n1.png,2\n", label_column="height")
+def test_the_column_is_named_or_found_by_its_usual_names(table):
+    assert values(table(TWO_COLUMNS, target_column="age")) == {"0.png": 10, "1.png": 20}
+    assert values(table(TWO_COLUMNS.replace(",age", ",Target"))) == {"0.png": 10, "1.png": 20}
 
 
 def test_a_folder_needs_one_table(folder, tmp_path):
@@ -131,11 +122,6 @@ def test_a_folder_needs_one_table(folder, tmp_path):
         read_numbers(tmp_path / "absent.csv")
     with pytest.raises(DataError, match="not a table"):
         read_numbers(folder / "0.png")
-
-
-def test_one_number_is_too_few(table):
-    with pytest.raises(DataError, match="1 image with a number"):
-        table("image,height\n0.png,1\n1.png,\n")
 
 
 def test_groups_never_straddle_splits(table):

@@ -71,7 +71,7 @@ class VolumePatches(Dataset):
         """ "inputs" (C, z, y, x) float32, "labels" (1 or K, z, y, x) uint8 and "annotated" (K,) bool."""
         draw = self.draw(number)
         values, case = self.cases[draw.place]["values"], self.case(draw.place)
-        image, stored = (cut(of, draw.start, self.patch_size) for of in (case.image, case.labels[None]))
+        image, stored = (_cut(of, draw.start, self.patch_size) for of in (case.image, case.labels[None]))
         labels = learned(stored[0], values, self.overlapping)
         image, labels = np.flip(image, draw.mirrored), np.flip(labels, draw.mirrored)
         image, labels = torch.from_numpy(image.copy()), torch.from_numpy(labels.copy())
@@ -119,7 +119,7 @@ def patch_start(
     return tuple(map(int, np.clip(voxel - np.array(patch_size) // 2, low, high)))
 
 
-def cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
+def _cut(values: np.ndarray, start: Sequence[int], size: Sequence[int]) -> np.ndarray:
     """(C, *size) of (C, Z, Y, X), zero outside."""
     shape = values.shape[1:]
     inside = [slice(max(0, a), min(n, a + s)) for a, s, n in zip(start, size, shape)]

@@ -223,7 +223,7 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         regions = given_regions(sample)
         boxes, size = regions.bboxes.to(features[0].device), tuple(sample.ori_shape[:2])
         scale = boxes.new_tensor(sample.get("scale_factor", (1.0, 1.0)))
-        prompts = prompts_of(sample, boxes, scale)
+        prompts = _prompts_of(sample, boxes, scale)
         masks, scores = [torch.zeros(0, *size, dtype=torch.bool)] * len(prompts), boxes.new_zeros(len(prompts))
         for group in _alike(prompts):
             three = not self.model.fine_tuned and prompts[group[0]].ambiguous
@@ -280,7 +280,7 @@ def shares_of_pixels(masks: Tensor, padded: tuple[int, int], grid: tuple[int, in
     return torch.cat(shares)
 
 
-def prompts_of(sample: DetDataSample, boxes: Tensor, scale: Tensor) -> list[Prompt]:
+def _prompts_of(sample: DetDataSample, boxes: Tensor, scale: Tensor) -> list[Prompt]:
     """The prompts of an image: its boxes, with the points that `facts` has beside them or in their place.
 
     Raises:

@@ -114,7 +114,7 @@ class BoxScoreLoss(nn.Module):
             stride: pixels from one place to the next.
         """
         logits = logits.float()
-        target = torch.stack([covered(*truth, stride, logits[0]) for truth in zip(boxes, labels)])
+        target = torch.stack([_covered(*truth, stride, logits[0]) for truth in zip(boxes, labels)])
         cost = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
         if self.region == "image":
             return self.loss_weight * cost.mean()
@@ -122,7 +122,7 @@ class BoxScoreLoss(nn.Module):
         return self.loss_weight * (cost * inside).sum() / inside.sum().clamp(min=1)
 
 
-def covered(boxes: Tensor, labels: Tensor, stride: float, like: Tensor) -> Tensor:
+def _covered(boxes: Tensor, labels: Tensor, stride: float, like: Tensor) -> Tensor:
     """(C, h, w), as `like` is: 1 where a box of that class touches the place."""
     height, width = like.shape[1:]
     first, last = (boxes[:, :2] / stride).floor(), (boxes[:, 2:] / stride).ceil()  # (N, 2)

@@ -51,11 +51,11 @@ class ChangeWindows(Dataset):
         pixels, labels = masked_pair(item)  # (2, C, h, w), (h, w)
         if self.augment:
             pixels, labels = _changed(np.random.default_rng([self.seed, number]), pixels, labels)
-        pixels, labels = padded(pixels, self.size), padded(labels, self.size, IGNORED)
+        pixels, labels = _padded(pixels, self.size), _padded(labels, self.size, IGNORED)
         return {"inputs": torch.from_numpy(pixels), "labels": torch.from_numpy(labels)}
 
 
-def padded(values: np.ndarray, size: Sequence[int], fill: int = 0) -> np.ndarray:
+def _padded(values: np.ndarray, size: Sequence[int], fill: int = 0) -> np.ndarray:
     """(..., H, W) filled up at its right and lower edge."""
     high, wide = (most - own for most, own in zip(size, values.shape[-2:]))
     around = [(0, 0)] * (values.ndim - 2) + [(0, high), (0, wide)]

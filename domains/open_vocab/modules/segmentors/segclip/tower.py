@@ -19,7 +19,7 @@ HEAD_WIDTH = 64
 FIRST_SHARE = 10 / 12
 
 
-class Seen(NamedTuple):
+class _Seen(NamedTuple):
     """What the tower makes of an image.
 
     Args:
@@ -81,12 +81,12 @@ class GroupingTower(nn.Module):
     def backbone(self) -> Backbone:
         return self._held[0]
 
-    def forward(self, pixels: Tensor) -> Seen:
+    def forward(self, pixels: Tensor) -> _Seen:
         """(B, 3, H, W), sides of whole patches."""
         gathered = self.group(self._first(self._patches(pixels)))
         groups = self.backbone.run_blocks("image", gathered.groups, self.first_blocks)
         image = self._project(groups.amax(dim=1, keepdim=True))[:, 0]
-        return Seen(image, self._project(groups), gathered, self.backbone.image_grid(pixels))
+        return _Seen(image, self._project(groups), gathered, self.backbone.image_grid(pixels))
 
     def see_part(self, pixels: Tensor, hidden_share: float) -> tuple[Tensor, Kept]:
         """(B, K, W) of the patches that are not hidden, each from the groups it is in, and which they are.
