@@ -265,8 +265,9 @@ def size_of_processor(model: nn.Module) -> tuple[int, int] | None:
 def check_one_size(form: Form) -> None:
     """Raise the CapabilityError of a model of transformers whose processor gives images of several sizes."""
     if form.size is None or getattr(form.model, "padded_size", None) not in (None, form.size):
+        kind = form.model.family.config["model_type"]
         raise CapabilityError(
-            f"{form.model.family.config['model_type']}: its processor keeps the proportions of images, and the graph is "
+            f"{kind}: its processor keeps the proportions of images, and the graph is "
             "for one size; predict with the run, or give its processor a square, --set plan.model.processor.size"
         )
 

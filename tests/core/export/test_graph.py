@@ -51,6 +51,20 @@ def test_any_number_of_rows(whole, rows):
             torch.testing.assert_close(torch.from_numpy(found[name]), wanted, atol=1e-5, rtol=1e-5)
 
 
+class Centres(nn.Module):
+    """Adds to each column where its middle is."""
+
+    def forward(self, pixels):
+        return pixels + torch.linspace(0.5, pixels.shape[-1] - 0.5, pixels.shape[-1])
+
+
+@pytest.mark.parametrize("width", [1, 5, 8])
+def test_places_between_whole_numbers_are_kept_for_any_width(tmp_path, width):
+    Graph(Centres(), {"pixels": torch.zeros(2, 8)}, ["places"], {"pixels": (1,)}).write(tmp_path / "model.onnx", 18, {})
+    places = Session(tmp_path / "model.onnx")(pixels=torch.zeros(3, width).numpy())["places"]
+    torch.testing.assert_close(torch.from_numpy(places), Centres()(torch.zeros(3, width)))
+
+
 def test_a_file_says_what_it_is(whole):
     model = onnx.load(str(whole[1]))
     told = {each.key: each.value for each in model.metadata_props}

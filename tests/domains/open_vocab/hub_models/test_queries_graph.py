@@ -37,10 +37,10 @@ def data(tmp_path_factory):
     return folder
 
 
-def run_of(folder, data, size):
-    """Of a tiny YOLOS as it is, whose processor resizes to a size."""
-    model, processor = tiny.yolos()
-    source = tiny.saved(folder / "yolos", model, {**processor, "size": size})
+def run_of(folder, data, size, kind="yolos"):
+    """Of a tiny model as it is, whose processor resizes to a size."""
+    model, processor = getattr(tiny, kind)()
+    source = tiny.saved(folder / kind, model, {**processor, "size": size})
     how = {"epochs": 0, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
     return vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", **how).run, model
 
@@ -76,6 +76,12 @@ def test_the_graph_gives_what_the_model_gives(tmp_path, data):
         outputs = model.eval()(pixel_values=torch.from_numpy(pixels))
     np.testing.assert_allclose(boxes, outputs.pred_boxes.numpy(), atol=1e-4)
     np.testing.assert_allclose(logits, outputs.logits.numpy()[..., [0, 3]], atol=1e-4)  # the name of the data
+
+
+def test_places_that_are_sampled_are_those_of_the_model(tmp_path, data):
+    run, _ = run_of(tmp_path, data, {"height": 64, "width": 96}, "deformable_detr")
+    vladapt.export(run, out=str(tmp_path / "exported"))
+    assert_predicts_as(run, tmp_path / "exported", sorted(data.glob("test*.png")))
 
 
 def test_a_processor_that_keeps_proportions_has_no_one_size(tmp_path, data):
