@@ -314,5 +314,5 @@ def _is_number(value: Any) -> bool:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True) -> str:
     ruler = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
-    lines = [[str(cell).replace("|", "/") for cell, _ in zip(row, header, strict=True)] for row in (header, ruler, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    whole = [[cell for cell, _ in zip(row, header, strict=True)] for row in (header, ruler, *rows)]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in row)} |" for row in whole)

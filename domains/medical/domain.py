@@ -218,7 +218,7 @@ class Medical(Domain):
         unit = reading.get("unit")
         if unit in (SLIDE_UNIT, PATIENT_UNIT) or reading.get("bags") is not None:
             return {"image": "slide", "images": "slides", "image.png": "slide.svs"}
-        return WORDS_OF_UNITS.get(unit, self.words)
+        return WORDS_OF_UNITS.get(str(unit), self.words)
 
     def reading_for(self, options: Mapping[str, Any], backbone: str | None) -> Mapping[str, Any]:
         """Of slides the tile and resolution that a published encoder was made for.

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from ...core.contracts import Band
-from ...core.errors import ConfigError, DataError, did_you_mean, first_of
+from ...core.errors import ConfigError, DataError, did_you_mean
 
 FILE = Path(__file__).with_name("sensors.json")
 ALIKE = {"landsat-9": "landsat-8"}
@@ -258,7 +258,7 @@ def _position(name: str, positions: dict[str, int], names: Sequence[Sequence[str
     if not called:
         raise DataError(f"{place}: its bands have no names, so none is '{name}'; give numbers, or name the --sensor")
     hint = did_you_mean(name, [*called, *COMPOSITES, *INDICES])
-    raise DataError(f"{place}: has no band '{name}', only {first_of(called, 8)}; {hint}")
+    raise DataError(f"{place}: has no band '{name}', only {', '.join(called[:8])}; {hint}")
 
 
 @lru_cache(maxsize=1)
