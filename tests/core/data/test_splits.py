@@ -175,7 +175,7 @@ def test_files_of_a_size_of_their_own_are_not_read(tmp_path):
 
 def test_copies_with_different_labels_are_named():
     data = made([item(0, 0, content="same"), item(1, 1, content="same"), *(item(n, n % 2) for n in range(2, 12))])
-    assert any("different labels" in note and "0000, 0001" in note for note in data.notes)
+    assert any("a copy of another label" in note and "0000, 0001" in note for note in data.notes)
 
 
 def test_given_splits_are_kept():
