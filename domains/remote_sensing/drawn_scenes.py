@@ -15,7 +15,7 @@ import numpy as np
 from ...core.contracts import Captions, DomainData, Item, Label
 from ...core.data import Drawing
 
-DRAWING = Drawing(__file__, "1")
+DRAWING = Drawing(__file__, "2")
 SIDE = 96
 FINER = 2
 IMAGES_PER_SPLIT = {"train": 16, "val": 4, "test": 10}
@@ -126,13 +126,14 @@ class _Ground:
         self.colours[moved & ~mask] *= 0.6
 
     def developed(self) -> np.ndarray:
-        """Light, haze and noise; then brought to size."""
+        """Light and season, clouds, haze and noise; then brought to size."""
         rng = self.rng
-        light = rng.uniform(0.85, 1.15) * rng.uniform(0.96, 1.04, 3)
-        haze = rng.uniform(0, 0.12)
-        seen = Drawing.hazy(self.colours, light, haze)
+        light = rng.uniform(0.7, 1.2) * rng.uniform(0.8, 1.2, 3)
+        seen = Drawing.hazy(self.colours, light, rng.uniform(0, 0.5))
+        clouds = Drawing.soft(4 * (rng.uniform(0, 2) - Drawing.clouds(rng, self.side, self.side / 12)))[..., None]
+        seen = seen * (1 - clouds) + 0.95 * clouds
         seen = seen.reshape(SIDE, FINER, SIDE, FINER, 3).mean(axis=(1, 3))
-        seen = seen + rng.normal(0, rng.uniform(0.005, 0.02), seen.shape)
+        seen = seen + rng.normal(0, rng.uniform(0.01, 0.08), seen.shape)
         return Drawing.pixels(seen)
 
 
