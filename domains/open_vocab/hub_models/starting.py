@@ -61,6 +61,10 @@ def note_on_start(source: HubModel, names: Sequence[str]) -> str:
     return f"{began}: of {len(names)} names its head knew {len(names) - len(new)}; {growth}."
 
 
+SIZES = frozenset({"size", "crop_size", "pad_size"})
+"""Of a processor: one that is given stands in place of the source's, whose keys may be others."""
+
+
 def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) -> dict[str, Any]:
     """A config with the model of a source, its preprocessing, and the rates of its type where it has none.
 
@@ -80,8 +84,10 @@ def on_source(base: Mapping[str, Any], source: HubModel, trains: bool = True) ->
     if not trains:
         config.pop("train_cfg", None)
     changes = dict(config["model"])
+    given = changes.get("processor") or {}
     model = {"config": source.config, "processor": source.processor}
     config["model"] = {**_merged(model, changes), PRETRAINED: str(source.folder)}
+    config["model"]["processor"] |= {name: given[name] for name in SIZES & given.keys()}
     if source.family_class.asked_by == TEXTS and not source.family_class.recipe:
         config["model"]["type"] = TEXT_MODELS[task_of_source(source)]
     elif source.known_names:

@@ -37,11 +37,11 @@ def data(tmp_path_factory):
     return folder
 
 
-def run_of(folder, data, size, kind="yolos"):
+def run_of(folder, data, size, kind="yolos", **keys):
     """Of a tiny model as it is, whose processor resizes to a size."""
     model, processor = getattr(tiny, kind)()
     source = tiny.saved(folder / kind, model, {**processor, "size": size})
-    how = {"epochs": 0, "workers": 0, "device": "cpu", "out": str(folder / "runs")}
+    how = {"epochs": 0, "workers": 0, "device": "cpu", "out": str(folder / "runs"), **keys}
     return vladapt.fit(domain="open-vocab", data=str(data), start=f"hf:{source}", **how).run, model
 
 
@@ -89,3 +89,7 @@ def test_a_processor_that_keeps_proportions_has_no_one_size(tmp_path, data):
     with pytest.raises(CapabilityError, match="yolos: its processor keeps the proportions of images"):
         vladapt.export(run, out=str(tmp_path / "exported"))
     assert not (tmp_path / "exported").exists()
+    square = {"plan": {"model": {"processor": {"size": {"height": 64, "width": 64}}}}}  # the cure that it names
+    run, _ = run_of(tmp_path, data, {"shortest_edge": 48, "longest_edge": 80}, **square)
+    vladapt.export(run, out=str(tmp_path / "exported"))
+    assert_predicts_as(run, tmp_path / "exported", sorted(data.glob("test*.png")))
