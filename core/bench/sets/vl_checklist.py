@@ -56,6 +56,11 @@ class VlChecklist(QuestionSet):
         return bool(_files_in(place))
 
     @property
+    def title(self) -> str:
+        folder = Path(super().title if self.folder is None else self.folder.resolve())
+        return folder.parent.name if folder.name == "data" else folder.name
+
+    @property
     def notes(self) -> list[str]:
         asked = {_aspect_of(each.kind) for each in self.asked}
         if not (absent := [each for each in ASPECTS if each not in asked]):
@@ -82,7 +87,7 @@ class VlChecklist(QuestionSet):
         beside = [self.folder / each for each in PLACES]
         roots = [Path(self.images)] if self.images else [*beside, self.folder.absolute().parent]
         cure = (
-            "fetch them as its DATASETS.md says and name the folder of vg/, hake/ and swig/: --set "
+            "fetch them as DATASETS.md of VL-CheckList says, and name the folder of vg/, hake/ and swig/: --set "
             "vl-checklist.images=DIR, or ask of those that are there: --set vl-checklist.sources=vg,vaw"
         )
         return image_data(image_items(names, roots, self.folder, cure), self.title), asked
