@@ -42,7 +42,7 @@ class VlChecklist(QuestionSet):
     2022, arXiv 2207.00221), on images of Visual Genome, HAKE and SWiG. As in the released evaluation, an image is right
     where the first of its positive texts scores above the first of its negative ones. "accuracy" is over all questions
     of an aspect, "macro_accuracy" the mean over aspects, of all and of those of attributes, objects and relations.
-    The paper's charts weigh each source alike: `each` gives the rows that they are the means of."""
+    The released charts weigh each source alike: `each` gives the rows that they are the means of."""
 
     images: str | None = option(
         None, "folder that holds vg/, hake/ and swig/; by default looked for beside the files", metavar="DIR"
