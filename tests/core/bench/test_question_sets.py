@@ -262,3 +262,103 @@ def test_without_a_tagger_one_line_says_how_to_get_it(tmp_path):
     image(tmp_path, "0.png")
     with pytest.raises(CapabilityError, match="needs spaCy and its model no_such_model; install them"):
         checked(tmp_path, Told(), **{"aro-order": {"tagger": "no_such_model"}})
+
+
+CHECKLIST = {
+    "Attribute/vg/color": "vg",
+    "Attribute/vaw/color": "vg",
+    "Attribute/vaw/action": "vg",
+    "Object/Location/swig_location/swig_item/swig_item_mid": "swig",
+    "Object/Size/hake_size/hake_obj_small": "hake",
+    "Relation/swig_action": "swig",
+    "Relation/vg/spatial": "vg",
+}
+"""File -> folder of its images."""
+
+
+@pytest.fixture
+def checklist(tmp_path):
+    """Two questions in each file, with a second positive and a second negative text each."""
+    for place, (file, folder) in enumerate(CHECKLIST.items()):
+        texts = [{"POS": [f"{file} {n}", f"also {n}"], "NEG": [f"not {file} {n}", f"nor {n}"]} for n in range(2)]
+        path = tmp_path / "data" / f"{file}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([[f"some/{n}.png", texts[n]] for n in range(2)]))
+        for n in range(2):
+            image(tmp_path / folder, f"some/{n}.png", place)
+    return tmp_path
+
+
+def told_of_checklist():
+    return {f"{file} {n}": f"{folder}/some/{n}.png" for file, folder in CHECKLIST.items() for n in range(2)}
+
+
+def test_vl_checklist_is_scored_per_aspect_and_as_means_of_aspects(checklist):
+    near = told_of_checklist()
+    near["not Attribute/vg/color 0"] = "vg/some/0.png"  # a tie
+    near["Relation/vg/spatial 1"], near["not Relation/vg/spatial 1"] = "elsewhere", "vg/some/1.png"
+    towers = Told(near)
+    benchmark = checked(checklist, towers, **{"vl-checklist": {"each": True}})
+    scores = scored(benchmark, towers)
+    values = {part: score.value for (part, _), score in scores.items()}
+    assert values == pytest.approx(
+        {
+            "Attribute/action": 1.0,
+            "Attribute/color": 0.75,
+            "Object/location": 1.0,
+            "Object/size": 1.0,
+            "Relation/action": 1.0,
+            "Relation/spatial": 0.5,
+            "Attribute": 0.875,
+            "Object": 1.0,
+            "Relation": 0.75,
+            "": 5.25 / 6,
+        }
+        | {file: 0.5 if file in ("Attribute/vg/color", "Relation/vg/spatial") else 1.0 for file in CHECKLIST}
+    )
+    whole = scores["", "macro_accuracy"]
+    assert whole.guessing == 0.5 and whole.count == 14 and whole.interval[0] < whole.value <= whole.interval[1]
+    assert benchmark.size == len(whole.units.unique()) == 6  # VAW asks of Visual Genome's images
+    absent = "Attribute/material, Attribute/size, Attribute/state"
+    assert benchmark.notes == [f"{checklist.name}: no questions of {absent}; means are over the other aspects."]
+
+
+def test_vl_checklist_asks_by_the_first_text_of_each_side(checklist):
+    near = told_of_checklist() | {f"nor {n}": f"vg/some/{n}.png" for n in range(2)}  # a later negative does not count
+    towers = Told(near)
+    assert scored(checked(checklist, towers), towers)["", "macro_accuracy"].value == 1.0
+    near = {f"not {text}": name for text, name in told_of_checklist().items()}
+    near |= {f"also {n}": f"vg/some/{n}.png" for n in range(2)}  # nor does a later positive
+    towers = Told(near)
+    assert scored(checked(checklist, towers), towers)["", "macro_accuracy"].value == 0.0
+
+
+def test_sources_and_questions_of_vl_checklist_are_options(checklist):
+    for file in (checklist / "hake" / "some").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"2 of 6 images are not in .*'hake/some/0.png'; .*vl-checklist.sources=vg,vaw"):
+        checked(checklist, Told())
+    towers = Told()
+    some = checked(checklist, towers, **{"vl-checklist": {"sources": "vg,vaw", "per_file": 1}})
+    assert [each.kind for each in some.asked] == [file for file in sorted(CHECKLIST) if CHECKLIST[file] == "vg"]
+    assert "Object/location" not in {part for part, _ in scored(some, towers)}
+    elsewhere = checklist / "elsewhere"
+    elsewhere.mkdir()
+    (checklist / "vg").rename(elsewhere / "vg")
+    moved = {"sources": "vg", "images": str(elsewhere)}
+    assert checked(checklist, Told(), **{"vl-checklist": moved}).size == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{}", r"color\.json: has no list of images"),
+        ('[["0.png", {"POS": ["a"], "NEG": []}]]', "entry 0: .* is no image with POS and NEG texts"),
+        ('[["../../0.png", {"POS": ["a"], "NEG": ["b"]}]]', "leaves the folder"),
+        ("[", "not valid JSON"),
+    ],
+)
+def test_damaged_files_of_vl_checklist_are_one_line(checklist, content, words):
+    (checklist / "data" / "Attribute" / "vg" / "color.json").write_text(content)
+    with pytest.raises(DataError, match=words):
+        checked(checklist, Told())
