@@ -107,8 +107,10 @@ class APET(CacheModel):
         axes = grid_axes(self, AXES, APE_SETTINGS[self.preset])
         self.beta_, self.alpha_ = (axis.fallback for axis in axes)
         selection = selection_split(support, val, seed)
-        given = {"base": base, "seed": seed, "seen": views_of_training(self.pool, support, backbone, resources, seed)}
-        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
+        seen = views_of_training(self.pool, support, backbone, resources, seed)
+        trained = train_and_choose(
+            self, support, selection, axes, resources.get("batch_order"), base=base, seed=seed, seen=seen
+        )
         notes = [keys_note(support, self.pool.views), f"{len(self.channels)} of {support.dim} channels are trained"]
         notes += [self.pool.views_note(support)] if self.pool.fresh else []
         return FitReport(self.name, trained.chosen, trained.words, trained.score, trained.history, notes)

@@ -113,8 +113,9 @@ class TipAdapterF(CacheModel):
         if self.keyed and self.pool.fresh:
             raise CapabilityError("option fresh_views: keys of another backbone have no views; omit one of the two")
         seen = views_of_training(self.pool, support, backbone, resources, seed)
-        given = {"rows": rows, "seed": seed, "seen": seen}
-        trained = train_and_choose(self, support, selection, axes, resources.get("batch_order"), **given)
+        trained = train_and_choose(
+            self, support, selection, axes, resources.get("batch_order"), rows=rows, seed=seed, seen=seen
+        )
         notes = notes or [
             keys_note(support, self.pool.views),
             *([self.pool.views_note(support)] if self.pool.fresh else []),

@@ -16,7 +16,7 @@ from .shard_jobs import run_over_shards
 
 
 @dataclass
-class _Captioned:
+class WrittenCaptions:
     """What was written.
 
     Attributes:
@@ -45,7 +45,7 @@ def caption_pairs(
     tolerate: float = 1.0,
     reporter: Reporter | None = None,
     **given: Any,
-) -> _Captioned:
+) -> WrittenCaptions:
     """Write a caption for each image. The same call goes on where it was stopped.
 
     Args:
@@ -66,4 +66,4 @@ def caption_pairs(
     summary, folder = run_over_shards(
         stage, sources, out, asked, executor, asked.batch_size, tolerate, reporter, "Writing captions"
     )
-    return _Captioned(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)
+    return WrittenCaptions(folder, summary.rows, summary.unreadable, summary.examples, stage.fingerprint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,14 +32,36 @@ NOT_EXPORTED = ("set_method", "max_error", "nearest")
 """Wishes that need what a run holds beside its model."""
 
 
-class ServedExport(Served):
+class ServedPictures(Served):
+    """An export with a graph from pictures, prepared as predict.py does. A kind sets `_script`, `_facts`, `_session`,
+    `_max_pixels` and what `Served` asks for."""
+
+    sizes: Sequence[int] = SIZES
+    _script: Any
+    _facts: Mapping[str, Any]
+    _session: Session
+    _max_pixels: int
+
+    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
+        return [Sample(str(file), file) for file in files], []
+
+    def prepare(self, sample: Sample) -> None:
+        picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
+        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
+
+    def examples(self, count: int) -> list[Sample]:
+        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
+        pixels = self._script.pixels(grey, self._facts["preprocessing"])
+        return [Sample(f"example {number}", None, pixels) for number in range(count)]
+
+
+class ServedExport(ServedPictures):
     """The folder that `vladapt export` wrote.
 
     Raises:
         DataError: it is damaged. CapabilityError: it has no graph from pictures to classes, or onnxruntime is missing.
     """
 
-    sizes: Sequence[int] = SIZES
     graph: ClassVar = PIXELS
 
     def __init__(self, folder: Path, serving: Serving):
@@ -60,13 +82,6 @@ class ServedExport(Served):
             coverages=sorted(self._coverages),
             unlike=self._facts.get("unlike_beyond") is not None,
         )
-
-    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
-        return [Sample(str(file), file) for file in files], []
-
-    def prepare(self, sample: Sample) -> None:
-        picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
-        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
 
     def answer(self, samples: Sequence[Sample]) -> None:
         found = self._session(pixels=np.concatenate([sample.prepared for sample in samples]))
@@ -111,11 +126,6 @@ class ServedExport(Served):
             "predictions": rows,
             "skipped": [[each.id, each.reason] for each in skipped],
         }
-
-    def examples(self, count: int) -> list[Sample]:
-        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
-        pixels = self._script.pixels(grey, self._facts["preprocessing"])
-        return [Sample(f"example {number}", None, pixels) for number in range(count)]
 
 
 class ServedBags(ServedExport):

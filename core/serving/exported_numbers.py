@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..contracts.serving import NumberFacts, Refused, Sample, Served, Serving, Wishes, only_answered
-from ..data.images import decode_picture
+from ..contracts.serving import NumberFacts, Refused, Sample, Serving, Wishes, only_answered
 from ..errors import CapabilityError, DataError
 from ..export.folder import (
     CURE,
@@ -17,27 +16,23 @@ from ..export.folder import (
     PIXELS,
     SCRIPT,
     Session,
-    as_picture,
     is_graph,
     is_number,
     is_preprocessing,
     library,
     read_export,
 )
-from ..runtime.reading import read_bytes
-from .exported import SIZES
+from .exported import ServedPictures
 
 COLUMN = "column"
 
 
-class ServedNumbers(Served):
+class ServedNumbers(ServedPictures):
     """The folder that `vladapt export` wrote.
 
     Raises:
         DataError: it is damaged. CapabilityError: it has no graph from pictures, or onnxruntime is missing.
     """
-
-    sizes: Sequence[int] = SIZES
 
     def __init__(self, folder: Path, serving: Serving):
         library("onnxruntime")
@@ -62,13 +57,6 @@ class ServedNumbers(Served):
         named = {"task": str(facts.get("task", "")), "adapter": str(facts.get("adapter", ""))}
         self.facts = NumberFacts(**named, class_names=[], options=[], column=facts[COLUMN], coverage=coverage)
 
-    def samples(self, files: Sequence[Path]) -> tuple[list[Sample], list[Refused]]:
-        return [Sample(str(file), file) for file in files], []
-
-    def prepare(self, sample: Sample) -> None:
-        picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
-        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
-
     def answer(self, samples: Sequence[Sample]) -> None:
         outputs = self._session(pixels=np.concatenate([sample.prepared for sample in samples]))
         for place, sample in enumerate(samples):
@@ -81,11 +69,6 @@ class ServedNumbers(Served):
         samples, skipped = only_answered(samples, skipped)
         rows = [{**sample.answer, "id": sample.id} for sample in samples]
         return {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
-
-    def examples(self, count: int) -> list[Sample]:
-        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
-        pixels = self._script.pixels(grey, self._facts["preprocessing"])
-        return [Sample(f"example {number}", None, pixels) for number in range(count)]
 
 
 def has_numbers(folder: Path) -> bool:

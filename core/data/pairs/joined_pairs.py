@@ -73,6 +73,11 @@ class JoinedPairs:
         own = [part.image_numbers + offset for part, offset in zip(self.parts, self.image_offsets.tolist())]
         return np.concatenate(own)
 
+    @property
+    def caption_count(self) -> int:
+        """Captions of all rows."""
+        return sum(part.caption_count for part in self.parts)
+
     def split(self, name: str) -> JoinedPairs:
         return replace(self, parts=tuple(part.split(name) for part in self.parts))
 

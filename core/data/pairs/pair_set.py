@@ -314,6 +314,11 @@ class PairSet:
         return {name: count for name, count in counts.items() if count}
 
     @property
+    def caption_count(self) -> int:
+        """Captions of all rows."""
+        return int(lengths(self.columns.captions)[self.rows].sum())
+
+    @property
     def fields(self) -> frozenset[str]:
         """Of "synthetic", "negative", "short", "negative_image", "label", "several_captions" and further columns those
         that 95 % of the rows have, or all of them. Of numbers some rows will do."""

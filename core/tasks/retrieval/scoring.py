@@ -326,6 +326,11 @@ class DomainPairs:
         """A digest of what an image shows."""
         return image_digest(self.items[row], hashes)
 
+    @property
+    def caption_count(self) -> int:
+        """Captions of all rows."""
+        return sum(len(item.captions()) for item in self.items)
+
     def select(self, rows: Sequence[int] | np.ndarray) -> DomainPairs:
         """Some rows, in their order."""
         return replace(self, items=tuple(self.items[row] for row in rows))

@@ -228,7 +228,7 @@ class Retrieval(TowerTraining):
 
     def facts(self, data: RetrievalData, done: FittedTowers) -> dict[str, Any]:
         parts = [data.pairs.split(split) for split in ("train", "val", "test")]
-        texts = sum(len(part[row].captions) for part in parts for row in range(len(part)))
+        texts = sum(part.caption_count for part in parts)
         return {"data": {"kind": "captions", "images": sum(map(len, parts)), "texts": texts}}
 
     def summary(self, data: RetrievalData) -> dict[str, Any]:

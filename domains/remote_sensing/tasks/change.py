@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
 from ....core.contracts import DomainData, Evaluation, Exported, ExportWishes, Recipe, Use
 from ....core.data import FileHashes
-from ....core.errors import CapabilityError
 from ....core.runtime import Reporter
-from ....core.tasks import ConfigTask, KeptModel
+from ....core.tasks import ConfigTask
 from ..changes.options import ChangeOptions
 from ..pixel_options import PixelSchedule
 
@@ -90,13 +87,11 @@ class Change(ConfigTask):
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The graph of a window, and a script that slides it over rasters."""
-        from ..window_export.run import ChangeWindows, export_windows
+        from ..window_export.run import ChangeWindows, export_windows, trained_model
 
-        recipe, model = self.used_again(use), KeptModel(use.run).load(torch.device("cpu"))
-        if model is None:
-            raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
+        recipe, windows = self.used_again(use), ChangeWindows(trained_model(use))
         data = self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
-        return export_windows(ChangeWindows(model), use, wishes, data, reporter)
+        return export_windows(windows, use, wishes, data, reporter)
 
     def images(self, paths: Sequence[str | Path], recipe: Recipe) -> DomainData:
         """New pairs: BEFORE AFTER, a table, or a folder with A and B."""

@@ -75,11 +75,11 @@ class NumberWindows(Windows):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        kept = model.cfg.vladapt
-        self.window, interval = int(kept["window"]), kept.get("interval")
+        facts = model.cfg.vladapt
+        self.window, interval = int(facts["window"]), facts.get("interval")
         stride = max(1, round(self.window * (1 - OVERLAP)))
         reach = None if interval is None else float(interval["reach"])
-        self.facts = {"target": kept["target"], "unit": kept["unit"], "coverage": kept["coverage"], "reach": reach}
+        self.facts = {name: facts[name] for name in ("target", "unit", "coverage")} | {"reach": reach}
         self.facts |= {"stride": stride, "masked": True}
 
     def pixels(self, item: Item) -> np.ndarray:
@@ -96,9 +96,9 @@ class ChangeWindows(Windows):
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
-        kept = model.cfg.vladapt
-        self.window = int(kept["side"])
-        self.facts = {"threshold": float(kept["thresholds"][MODEL]["value"])}
+        facts = model.cfg.vladapt
+        self.window = int(facts["side"])
+        self.facts = {"threshold": float(facts["thresholds"][MODEL]["value"])}
         self.facts |= {"stride": stride_of(self.window), "masked": False}
 
     def pixels(self, item: Item) -> np.ndarray:
@@ -116,6 +116,14 @@ class ChangeWindows(Windows):
     def same(self, model: np.ndarray, graph: np.ndarray, range_: float) -> np.ndarray:
         least = np.log(self.facts["threshold"] / (1 - self.facts["threshold"]))
         return (model[:, 1] - model[:, 0] >= least) == (graph[:, 1] - graph[:, 0] >= least)
+
+
+def trained_model(use: Use) -> nn.Module:
+    """The model of a run, or the CapabilityError of one in which nothing was trained."""
+    model = KeptModel(use.run).load(torch.device("cpu"))
+    if model is None:
+        raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to export")
+    return model
 
 
 def export_windows(kind: Windows, use: Use, wishes: ExportWishes, data: DomainData, reporter: Reporter) -> Exported:
@@ -169,15 +177,14 @@ def _checks(kind: Windows, items: Sequence[Item], ask: Any, facts: dict[str, Any
         if facts is not None:
             read = filled(np.stack(list(_as_script(kind, item, facts))), kind.window)
             of_script.append(ask(pixels=read if kind.dates == 1 else read[None])[kind.outputs[0]])
-    wanted = np.concatenate(model)
-    range_ = float(wanted.max() - wanted.min()) or 1.0
-    checks = {}
+    of_model = np.concatenate(model)
+    range_ = float(of_model.max() - of_model.min()) or 1.0
+    checks, words = {}, {"values": kind.value, "answers": "pixels"}
     for name, answers in (("pixels", graph), ("files", of_script)):
         if answers:
             made = np.concatenate(answers)
-            most, same = float(np.abs(wanted - made).max()), float(kind.same(wanted, made, range_).mean())
-            told = {"values": kind.value, "answers": "pixels"}
-            checks[name] = Agreement(len(items), most, most / range_, same, **told)
+            most, same = float(np.abs(of_model - made).max()), float(kind.same(of_model, made, range_).mean())
+            checks[name] = Agreement(len(items), most, most / range_, same, **words)
     return checks
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 from vladapt.core.data.images import decode_image
 from vladapt.core.data.pairs.builder import PairBuilder
 from vladapt.core.data.pairs.columns import text_at, text_column
+from vladapt.core.data.pairs.joined_pairs import JoinedPairs
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import DataError
@@ -40,6 +41,9 @@ def test_rows_of_an_image_become_one_in_order(rows):
     pairs = built(*((f"{image}.jpg", captions, {}) for image, captions in rows))
     assert [(pair.id, list(pair.captions)) for pair in pairs] == list(expected.items())
     assert [pair.image for pair in pairs] == list(range(len(expected)))
+    assert pairs.caption_count == len([caption for _, captions in rows for caption in captions])
+    chosen, twice = pairs.select([len(pairs) - 1]), JoinedPairs(("a", "b"), (pairs, pairs))
+    assert chosen.caption_count == len(chosen[0].captions) and twice.caption_count == 2 * pairs.caption_count
 
 
 def test_a_pair_has_what_was_added():
