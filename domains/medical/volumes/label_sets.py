@@ -351,7 +351,7 @@ def _item(
     known = {0, *(value for values in layout.structures.values() for value in values)}
     if unknown := sorted(set(counts) - known):
         raise DataError(
-            f"{mask}: has the label {unknown[0]} ({counts[unknown[0]]} voxels), and the set names only "
+            f"{mask}: has the label {unknown[0]} (voxels: {counts[unknown[0]]}), and the set names only "
             f"{_words(sorted(known))}; correct the labels, or name it"
         )
     values = tuple(layout.structures.get(each, ()) for each in names)
