@@ -132,9 +132,9 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
         return UnequalParts.of([data.load(view) for view in members(item)])
 
     alone = sum(len(item.decode["views"]) == 1 for item in items)
-    notes = [f"Studies: {len(items)}, of {len(data.items)} images; with a single view: {alone}."]
+    notes = [f"Studies: {len(items)}, of {len(data.items)} views; with a single view: {alone}."]
     if differing:
-        notes.append(f"Studies whose images have different labels, which are joined: {differing}.")
+        notes.append(f"Studies whose views have different labels, which are joined: {differing}.")
     of = {"items": items, "load": load, "members": members, "notes": [*data.notes, *notes]}
     return replace(data, **of, skipped=[*data.skipped, *skipped])
 

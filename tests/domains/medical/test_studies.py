@@ -70,7 +70,7 @@ def test_a_study_is_one_sample_whose_frontal_view_comes_first(tmp_path):
     assert [data.class_names[item.class_label()] for item in data.items] == ["ill", "well", "well", "ill"]
     assert [item.split for item in data.items] == ["train", "train", "test", "test"]
     assert len({item.group for item in data.items}) == 4
-    assert "Studies: 4, of 6 images; with a single view: 2." in data.notes
+    assert "Studies: 4, of 6 views; with a single view: 2." in data.notes
     assert list(data.columns().cells("laterality").values())[:2] == ["", "R"]
 
 
@@ -139,7 +139,7 @@ def test_labels_of_the_views_are_joined_and_classes_must_agree(tmp_path):
     data = read(table(tmp_path / "several", rows, "image,study,edema,mass,nodule"))
     labels = [item.class_label() for item in data.items]
     assert labels[0][0] == 1.0 and math.isnan(labels[0][1]) and labels[0][2] == 1.0
-    assert "Studies whose images have different labels, which are joined: 1." in data.notes
+    assert "Studies whose views have different labels, which are joined: 1." in data.notes
     for fault, change in {
         "'images/a-lat.png' are of one study, and of different classes; correct one": ("LATERAL", "ill", "well"),
         "are of one study, and in the splits train and test; correct one": ("LATERAL", "train", "test"),
