@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
-from .options import options_of, settle
+from .options import options_of, require, settle
 from .part_views import averaged
 from .parts import parts_of, put_options
 from .resources import OF_TOWERS, REQUIRED
@@ -565,12 +564,6 @@ class Adapter(ABC):
             raise CapabilityError(f"adapter '{self.name}' {lacking}")
         if "unlabeled" in self.needs and unlabeled is None:
             raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")
-
-
-def require(condition: bool, option: str, value, wanted: str) -> None:
-    """Raise the one-line `ConfigError` for a bad option value."""
-    if not condition:
-        raise ConfigError(f"option {option}={json.dumps(value, default=str)} is not usable; {wanted}")
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
+from ..contracts.options import require
 from ..errors import DataError
 from .classifier import POSITIONS, Layout, arrange, before, tokenize
 from .languages import spoken
