@@ -12,8 +12,9 @@ from rich.table import Table
 
 from ...runs.sections import plural, worded
 
-NAME_WIDTH = 32
-"""Of an image's name that is never broken."""
+NAME_WIDTH, FOR_MORE = 32, 6
+"""Of an image's name that is never broken, and what of it each further column takes: a terminal cuts off what has no
+room."""
 SHOWN_CLASSES = 6
 LEAST_CERTAIN = 3
 
@@ -28,7 +29,7 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
     further = [key for key in columns if any(row.get(key) is not None for row in rows)]
     first = "patient" if "images" in further else "image"
     longest = max((len(row["id"]) for row in rows), default=0)
-    table.add_column(first, overflow="fold", min_width=min(NAME_WIDTH, longest))
+    table.add_column(first, overflow="fold", min_width=min(NAME_WIDTH - FOR_MORE * len(further), longest))
     for name in ("prediction", "confidence", "next", *(columns[key] for key in further)):
         table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
     for row in rows:

@@ -53,3 +53,11 @@ def test_a_domain_has_its_own_word_for_images():
 def test_a_name_is_not_broken_in_a_narrow_terminal():
     rows = [answer(7, unlike=True, set=["mass", "effusion"])]
     assert any("patient/scan7.png" in line for line in printed(predictions_table(rows, COLUMNS), width=70))
+
+
+def test_what_decided_has_room_beside_a_long_name():
+    rows = [
+        {**answer(7, unlike=True, set="axial slice 12"), "id": "chexpert/valid/patient00101/study1/view1_frontal.jpg"}
+    ]
+    text = " ".join(printed(predictions_table(rows, {"set": "decided by", "unlike": "unlike"}), width=80))
+    assert all(word in text for word in ("decided", "axial", "unlike", "yes"))
