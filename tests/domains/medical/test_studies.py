@@ -129,6 +129,18 @@ def test_dicom_files_tell_their_study_and_their_view(write_dicom, tmp_path):
     assert len(new.items) == 1 and new.items[0].target.about()["view"] == "PA, LL" and new.load(new.items[0]).ndim == 4
 
 
+@pytest.mark.parametrize("folder", ["valid/patient00101/study1", "files/p10/p10000032/s50414267"])
+def test_new_studies_are_told_by_the_folders_of_published_sets(tmp_path, monkeypatch, folder):
+    place = tmp_path / folder
+    for other, seed in ((place, 0), (place.with_name("study2" if "study" in folder else "s7"), 5)):
+        for view in ("view1_frontal", "view2_lateral"):
+            picture(other / f"{view}.png", seed + len(view))
+    data = Medical().read_images([tmp_path / folder.split("/")[0]], unit="study")
+    assert [len(data.load(item)) for item in data.items] == [2, 2]
+    monkeypatch.chdir(place)
+    assert len(Medical().read_images(["."], unit="study").items) == 1
+
+
 def test_labels_of_the_views_are_joined_and_classes_must_agree(tmp_path):
     rows = [
         "images/a-pa.png,s1,1,,0",
