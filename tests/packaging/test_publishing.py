@@ -1,6 +1,7 @@
 """What a release needs: every place that names the repository follows one setting, and says what pyproject.toml says.
 
-Workflows and the recipe are read as YAML, workflows also by actionlint where it is installed. No feedstock has tried the recipe.
+Workflows and the recipe are read as YAML, workflows also by actionlint where it is installed. No feedstock has tried
+the recipe.
 """
 
 from __future__ import annotations
