@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backbones.specs import with_own_backbones, with_own_code
+from ..backbones.specs import with_own_backbones, with_own_code, with_own_teachers
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import (
     ALL,
@@ -56,6 +56,10 @@ KINDS = {"int": int, "float": float, "bool": bool, "list[str]": list[str]}
 """Types that Typer reads; a value of another comes as text."""
 
 
+OWN_CODE = {"backbone": with_own_code, "backbones": with_own_code, "teacher": with_own_teachers}
+"""What may be the user's own code, which runs where it is named here."""
+
+
 def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, many: bool = False) -> Any:
     """A field as an annotation for Typer. What is not given is None: the help says what then holds.
 
@@ -71,8 +75,8 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, man
     kind = list[str] if many else kind
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
-    run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
-    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
+    run = OWN_CODE.get(each.name)
+    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, callback=run)]
 
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
