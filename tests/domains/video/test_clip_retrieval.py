@@ -342,7 +342,7 @@ def test_a_head_is_no_backbone_of_other_methods(heads, folder, monkeypatch, cach
 def test_a_report_names_the_head_that_was_fitted(name, heads):
     page = (heads[name].run / "report.html").read_text()
     assert re.search(rf"<h1[^>]*>{name} on .*, trained on ", page)
-    assert f"The method {name} was trained with clip on 3 image-text pairs for 2 epochs." in page
+    assert f"The method {name} was trained with clip on 3 pairs of clips and texts for 2 epochs." in page
 
 
 def test_a_stopped_fit_with_towers_prints_the_command_that_continues_it(
