@@ -196,9 +196,9 @@ class Bags(Sequence[Tensor]):
         """The same bags at another magnification, 0 the finest."""
         return Bags(self._bags, self.device, scale)
 
-    def by_scale(self) -> Sequence[tuple[Tensor, ...]]:
-        """The same bags at all magnifications, the finest first, read when they are asked for."""
-        return _AllScales([self.of_scale(scale) for scale in range(self.scales)])
+    def by_scale(self, scales: int | None = None) -> Sequence[tuple[Tensor, ...]]:
+        """The same bags at all magnifications, or the first ones, the finest first, read when they are asked for."""
+        return _AllScales([self.of_scale(scale) for scale in range(scales or self.scales)])
 
     def select(self, rows: Iterable[Any]) -> Bags:
         """The bags of some rows, none of which is read."""

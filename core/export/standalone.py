@@ -110,7 +110,7 @@ def check(facts):
 
 
 def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
-    """Answer the files of the command line; `read(path, facts)` gives what the graph takes and what `further` knows."""
+    """Answer the files of the command line; `read(path, facts)` gives the graph's inputs and what `further` knows."""
     facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
     check(facts)
     parser = argparse.ArgumentParser(description=words.splitlines()[0])
@@ -129,8 +129,8 @@ def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
     answered, files, together = {}, how.pop("files"), how.pop("per_patient", False)
     for path in files:
         try:
-            tensor, known = read(path, facts)
-            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, {graph: tensor})))
+            inputs, known = read(path, facts)
+            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, inputs)))
             if not np.isfinite(outputs["logits"]).all():
                 raise ValueError("the model gives NaN or infinity for it")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -146,4 +146,9 @@ def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
 
 
 if __name__ == "__main__":
-    answer_all(__doc__, "image", "pixels", lambda path, facts: (pixels(decoded(path), facts["preprocessing"]), None))
+    answer_all(
+        __doc__,
+        "image",
+        "pixels",
+        lambda path, facts: ({"pixels": pixels(decoded(path), facts["preprocessing"])}, None),
+    )
