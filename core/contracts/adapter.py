@@ -326,8 +326,14 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"attention: adapter '{self.name}' has none of its own; omit --explain-method")
 
-    def bag_logits(self, bag: Tensor) -> Tensor:
-        """(C,) logits of the parts (T, D) of one sample, of a method with `reads_bags`; traced, they hold for any T.
+    @property
+    def magnifications(self) -> int:
+        """Of the bags that a fitted method with `reads_bags` answers by."""
+        return 1
+
+    def bag_logits(self, bag: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """(C,) logits of the parts (T, D) of one sample, or of several `magnifications` a tuple of these, the finest
+        first, of a method with `reads_bags`; traced, they hold for any T.
 
         Raises:
             CapabilityError: the method needs more than the parts of one sample.

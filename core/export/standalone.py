@@ -64,9 +64,8 @@ def patient_row(name, images, logits, facts, **how):
     shares = pool(shares_of(logits.astype(np.float64), several), 0).clip(1e-12, 1 - 1e-12)
     odds = np.log(shares) - np.log1p(-shares)
     of_finding = np.where(np.array(facts["class_names"]) == finding, odds, 0)
-    pooled = odds if several else np.log(shares) if finding is None else of_finding
-    row = row_of(name, pooled / of["temperature"] + of["offset"], None, {**facts, **of}, **how)
-    return {"id": row.pop("id"), "images": list(map(str, images)), **row}
+    pooled = (odds if several else np.log(shares) if finding is None else of_finding) / of["temperature"] + of["offset"]
+    return {"id": name, "images": list(map(str, images))} | row_of(name, pooled, None, {**facts, **of}, **how)
 
 
 def shares_of(logits, several):
@@ -129,8 +128,9 @@ def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
     answered, files, together = {}, how.pop("files"), how.pop("per_patient", False)
     for path in files:
         try:
-            tensor, known = read(path, facts)
-            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, {graph: tensor})))
+            taken, known = read(path, facts)
+            inputs = taken if isinstance(taken, dict) else {graph: taken}
+            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, inputs)))
             if not np.isfinite(outputs["logits"]).all():
                 raise ValueError("the model gives NaN or infinity for it")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
