@@ -94,6 +94,11 @@ class Abmil(BagHead):
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:
         self.check_fitted()
+        return self._net.read(bag)[0]
+
+    @torch.no_grad()
+    def deciding(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
         weights, _, instances = self._net.read(bag)
         rows = self._net.of_classes(self._net.classifier.weight)
         return speaking_parts(weights, instances, rows, compared=not self.multilabel_)

@@ -160,6 +160,12 @@ class Clam(BagHead):
     @torch.no_grad()
     def attention(self, bag: Tensor) -> Tensor:
         self.check_fitted()
+        weights = self._net.read(bag)[1]
+        return weights if self.branches else weights[:1]
+
+    @torch.no_grad()
+    def deciding(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
         _, weights, instances = self._net.read(bag)
         return speaking_parts(weights, instances, self._net.classifier.weight)
 

@@ -350,6 +350,11 @@ class Adapter(ABC):
         self.check_fitted()
         return None
 
+    def deciding(self, bag: Tensor) -> Tensor | None:
+        """As `attention`, by which explanations name parts: how much each counts for a class. By default that itself;
+        another where a class may look at what speaks against it."""
+        return self.attention(bag)
+
     @property
     def as_published(self) -> bool:
         """Whether published settings (a preset) are asked for: they go before defaults, not before what is given."""

@@ -37,7 +37,7 @@ class BagGraph(nn.Module):
 
     def forward(self, bag: Tensor, *coarse: Tensor):
         adapter = self.head.adapter
-        logits, weights = adapter.bag_logits((bag, *coarse) if coarse else bag)[None], adapter.attention(bag)
+        logits, weights = adapter.bag_logits((bag, *coarse) if coarse else bag)[None], adapter.deciding(bag)
         made = self.head.calibrated(logits, bag.double().mean(dim=0, keepdim=True).float())
         return (*made, *(() if weights is None else (weights,)))
 
@@ -74,7 +74,7 @@ class BagExport(Export):
     @cached_property
     def weighs(self) -> bool:
         """Whether the method says what each part weighs."""
-        return self.adapter.attention(self.bags[0]) is not None
+        return self.adapter.deciding(self.bags[0]) is not None
 
     @cached_property
     def inputs(self) -> Sequence[tuple[Tensor, ...]]:

@@ -109,16 +109,34 @@ def test_attention_is_what_the_equations_say_and_the_order_of_parts_changes_noth
     assert not torch.allclose(GatedAttention(WIDTH, 5, gated=False)(bag), attention(bag))
 
 
-@pytest.mark.parametrize("k", [3, 0])
-def test_attention_of_top_k_is_what_its_answer_is_made_of(sets, k):
-    adapter, bag = build_adapter("top-k", k=k), sets["test"].bags[3]
+@pytest.mark.parametrize(
+    ("name", "options", "rows"),
+    [
+        ("abmil", {}, 1),
+        ("clam", {}, 1),
+        ("clam", {"branches": True}, 2),
+        ("top-k", {"k": 3}, 2),
+        ("top-k", {"k": 0}, 2),
+    ],
+)
+def test_attention_of_a_bag_is_what_its_answer_is_made_of(sets, name, options, rows):
+    adapter, bag = build_adapter(name, **options, **({} if name == "top-k" else {"epochs": 1})), sets["test"].bags[3]
     with pytest.raises(CapabilityError, match="is not fitted"):
         adapter.attention(bag)
-    adapter.fit(None, TEXTS)
+    adapter.fit(sets["train"].select(list(range(8))), TEXTS, seed=0)
     weights = adapter.attention(bag)
-    assert torch.allclose(weights.sum(dim=1), torch.ones(2), atol=1e-5)
-    assert weights.count_nonzero(dim=1).tolist() == [k or len(bag)] * 2
-    scores = (weights @ F.normalize(bag, dim=1) * TEXTS.weights).sum(dim=1) * TEXTS.logit_scale
+    assert weights.shape == (rows, len(bag)) and torch.allclose(weights.sum(dim=1), torch.ones(rows), atol=1e-5)
+    if name == "top-k":
+        scores = (weights @ F.normalize(bag, dim=1) * TEXTS.weights).sum(dim=1) * TEXTS.logit_scale
+        chosen = weights.count_nonzero(dim=1).tolist()
+        assert chosen == [options["k"] or len(bag)] * 2
+    else:
+        network = adapter._net
+        pooled = weights @ F.relu(network.embed(bag))  # (K, W)
+        rows_of = network.classifier
+        scores = (pooled * rows_of.weight).sum(dim=1) + rows_of.bias
+        if name == "abmil":  # one output for two classes
+            scores = torch.cat([torch.zeros(1), scores])
     assert torch.allclose(adapter.logits(sets["test"].select([3]))[0], scores, atol=1e-4)
 
 
@@ -127,9 +145,9 @@ def test_weights_of_parts_are_their_shares_in_what_speaks_for_the_class(sets, na
     """What the parts add to the logits of the average part makes up the answer; those above 0 are the weights."""
     adapter, bag = build_adapter(name, **options, epochs=1), sets["test"].bags[3]
     with pytest.raises(CapabilityError, match="is not fitted"):
-        adapter.attention(bag)
+        adapter.deciding(bag)
     adapter.fit(sets["train"].select(list(range(8))), TEXTS, seed=0)
-    network, shown = adapter._net, adapter.attention(bag)
+    network, shown = adapter._net, adapter.deciding(bag)
     instances, bias = F.relu(network.embed(bag)), network.classifier.bias
     attended = weighted_sum(network.attention(instances), instances)[0]  # (K, T)
     added = attended * ((instances - instances.mean(dim=0)) @ network.classifier.weight.T).T
@@ -141,7 +159,7 @@ def test_weights_of_parts_are_their_shares_in_what_speaks_for_the_class(sets, na
         margin = (added[called] - added[1 - called]).clamp(min=0)
         assert torch.allclose(shown[called], margin / margin.sum(), atol=1e-5)
     assert not (shown[0] * shown[1]).any(), "no part speaks for both"
-    assert torch.equal(adapter.attention(bag[:1]), torch.ones(2, 1)), "a part alone is the average part"
+    assert torch.equal(adapter.deciding(bag[:1]), torch.ones(2, 1)), "a part alone is the average part"
 
 
 def test_a_part_that_another_branch_attends_to_because_it_speaks_against_its_class_is_shown(sets):

@@ -74,7 +74,7 @@ def test_a_graph_answers_as_the_calibrated_method_whatever_the_number_of_parts(n
     logits = adapter.logits(support)
     calibration = Calibration.of_rows(logits, support.labels, NAMES, "some rows")
     module = BagGraph(Head(adapter, calibration)).eval()
-    weighs = adapter.attention(support.bags[0]) is not None
+    weighs = adapter.deciding(support.bags[0]) is not None
     outputs = ["logits", *(["attention"] * weighs)]
     Graph(module, {"bag": torch.randn(12, WIDTH)}, outputs, {"bag": ()}).write(tmp_path / "bag.onnx", 18, {})
     ask = Session(tmp_path / "bag.onnx")
@@ -84,7 +84,7 @@ def test_a_graph_answers_as_the_calibrated_method_whatever_the_number_of_parts(n
         answer = ask(bag=bag.numpy())
         np.testing.assert_allclose(answer["logits"][0], wanted[row], atol=1e-4, rtol=1e-4)
         if weighs:
-            np.testing.assert_allclose(answer["attention"], adapter.attention(bag), atol=1e-5)
+            np.testing.assert_allclose(answer["attention"], adapter.deciding(bag), atol=1e-5)
     for count in (1, 2, 5, 40):
         bag = torch.randn(count, WIDTH)
         np.testing.assert_allclose(ask(bag=bag.numpy())["logits"], module(bag)[0], atol=1e-4, rtol=1e-4)
@@ -207,7 +207,7 @@ def test_the_parts_of_a_served_bag_are_those_of_the_calibrated_answer_and_weighe
         def bag_logits(self, bag):
             return torch.tensor([2.0, 1.0])
 
-        def attention(self, bag):
+        def deciding(self, bag):
             asked.append(len(bag))
             return torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
 
