@@ -479,6 +479,11 @@ class Adapter(ABC):
                 f"backbone '{backbone.spec}' does not hold; give the model.safetensors of such a training by --backbone"
             )
 
+    def check_pairs(self, source, backbone: Backbone) -> None:
+        """Refuse what `fit_pairs` could not learn from, before anything is computed; errors as of it and of
+        `check_towers`."""
+        self.check_towers(backbone)
+
     def check_fitted(self, backbone: Backbone | None = None) -> None:
         """Raise CapabilityError unless it is fitted, and on this backbone where one is given."""
         if not getattr(self, "fitted_", False):
