@@ -11,12 +11,11 @@ rows and columns there are, the others are those patches, row by row, and then z
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
 from .preprocessing import Preprocess, crop, hflip, in_8_bits, randaugment, random_box, size_of
 
 NATIVE = "native"
@@ -52,6 +51,8 @@ class NativeAspect(Preprocess):
         patch: p.
         patches: M, the most that an image becomes.
     """
+
+    in_rows: ClassVar[bool] = True
 
     patch: int
     patches: int
@@ -95,11 +96,6 @@ class NativeAspect(Preprocess):
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
         return packed(super().__call__(image, seed), self.patch, self.patches)
-
-
-def takes_rows(backbone: Backbone) -> bool:
-    """Whether images become rows of patches, whose pixels are no picture that could be resized, shown or covered."""
-    return isinstance(backbone.preprocess(), NativeAspect)
 
 
 def packed(pixels: Tensor, patch: int, most: int) -> Tensor:

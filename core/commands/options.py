@@ -241,7 +241,9 @@ class FromRecipe(Source):
                 named = flag_of_place(place, given)
                 given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
-            given |= {"data": parse_sources(sources)[0].path} if sources else {}
+            if sources:  # one without "=" has no weight, nor others to be told from
+                plain = len(sources) == 1 and "=" not in sources[0]
+                given["data"] = sources[0] if plain else parse_sources(sources)[0].path
             beside = {name: given.pop(name, None) for name in BESIDE}
             mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
+from ..backbones.preprocessing import takes_rows
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.features import Batch, FeatureSet

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
+from ..backbones.preprocessing import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.features import Batch
 from ..contracts.items import items_of

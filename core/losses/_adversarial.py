@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
+from ..backbones.preprocessing import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.loss import RowLoss

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
+from ..contracts.items import spoken
 from ..errors import DataError
 from .classifier import POSITIONS, Layout, arrange, before, tokenize
-from .languages import spoken
 
 
 class PromptLearner(nn.Module):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.native_aspect import takes_rows
+from ..backbones.preprocessing import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE

@@ -100,10 +100,10 @@ class ClassificationResults:
             shows: whether samples may be shown.
             further: fields that do not follow from these.
         """
-        from .tiles_shown import tile_section  # reports alone need it
-
         scores, tiles = judged.scores, None
-        if shows:
+        if shows and judged.adapter.reads_bags:
+            from .tiles_shown import tile_section  # reports on slides alone need it
+
             tiles = tile_section(judged, further["ids"], further["thumbnails"])
         return cls(
             info=info,
