@@ -30,7 +30,6 @@ from ..data.verify import check_tolerated, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier
-from ..prompts.languages import spoken
 from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
 

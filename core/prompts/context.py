@@ -16,7 +16,6 @@ from ..contracts.backbone import Backbone, Block
 from ..contracts.options import require
 from ..errors import DataError
 from .classifier import POSITIONS, Layout, arrange, before, tokenize
-from .languages import spoken
 
 
 class PromptLearner(nn.Module):

@@ -33,7 +33,6 @@ from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...features.batches import logits_of
 from ...prompts.descriptions import read_descriptions, read_pair_attributes, read_synonyms, read_word_sentences
-from ...prompts.languages import spoken
 from ...registry import adapter_class, catalogue, load_adapter
 from ...runs.folder import Run
 
