@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.items import DomainData, Item, Label
+from ..contracts.items import DomainData, Item, Label, spoken
 from ..contracts.options import require
 from ..data.class_folders import read_class_folders
 from ..data.file_hashes import FileHashes

@@ -17,6 +17,7 @@ from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
 from ...contracts.features import PRE_PROJECTION, FeatureSet
+from ...contracts.items import spoken
 from ...contracts.parts import StoredViews, part_of
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
