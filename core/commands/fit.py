@@ -141,8 +141,8 @@ def _show(result, words: Mapping[str, str]) -> None:
 
 
 def _words(task: Any, run: Run) -> Mapping[str, str]:
-    """What the domain of a run calls its images and patients."""
-    return {} if task.domain is None else task.domain.words_of(run.info.recipe.get("data") or {})
+    """What the domain and the task of a run call images and patients."""
+    return {} if task.domain is None else {**task.domain.words_of(run.info.recipe.get("data") or {}), **task.words}
 
 
 def evaluate(

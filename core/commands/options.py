@@ -587,13 +587,12 @@ def in_words_of(arguments: Sequence[str], message: str) -> str:
     domain = _named(arguments, "--domain") or (_named(arguments, "--recipe") or "").partition("/")[0]
     if not domain or not SAMPLES.search(rest):
         return message
-    from ..registry import load_domain
-    from ..runs.sections import worded
+    from ..runs.sections import worded, words_in
 
     with suppress(VladaptError):
         flags = {flag: _named(arguments, flag) for flag in arguments if flag.startswith("--")}
         reading = {flag.removeprefix("--").replace("-", "_"): value for flag, value in flags.items()}
-        return place + worded(rest, load_domain(domain).words_of(reading))
+        return place + worded(rest, words_in(domain, _named(arguments, "--task"), reading))
     return message
 
 

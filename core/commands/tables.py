@@ -337,10 +337,10 @@ def reporter(words: Mapping[str, str] | None = None):
 
 
 def words_of(recipe: Recipe) -> Mapping[str, str]:
-    """What the domain of a recipe calls its images and patients."""
-    from ..registry import load_domain
+    """What the domain and the task of a recipe call images and patients."""
+    from ..runs.sections import words_in
 
-    return load_domain(recipe.domain).words_of(recipe.reading) if recipe.domain else {}
+    return words_in(recipe.domain, recipe.task, recipe.reading)
 
 
 def timing_table(timing: Timing) -> Table:

@@ -176,6 +176,7 @@ class Task(ABC):
         shot: what a shot is, on the axis of a comparison's plot.
         refusals: command ("evaluate", "predict", "compare", "export", "serve") -> why there is none.
         unused: recipe key -> why it is not taken, or what to give instead; for the message.
+        words: what its samples are called in place of images, over `Domain.words`.
         packages: package that it imports -> the extra of this project that brings it, looked for before a fit starts.
         writes: suffixes of the files that `predict --out` writes into a folder; empty where it writes none.
         row_files: suffixes of files of rows that `predict --out` writes, of `FILE_KINDS`.
@@ -201,6 +202,7 @@ class Task(ABC):
     shot: ClassVar[str] = "labelled images per class"
     refusals: ClassVar[Mapping[str, str]] = {}
     unused: ClassVar[Mapping[str, str]] = {}
+    words: ClassVar[Mapping[str, str]] = {}
     packages: ClassVar[Mapping[str, str]] = {}
     writes: ClassVar[tuple[str, ...]] = ()
     row_files: ClassVar[tuple[str, ...]] = (".jsonl",)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 
 from ..errors import UnknownNameError
-from ..registry import load_domain
+from ..registry import load_domain, task_class
 
 if TYPE_CHECKING:
     from ..contracts.adapter import FitReport
@@ -465,11 +465,23 @@ def worded(text: str, words: Mapping[str, str]) -> str:
 
 
 def words_of_run(info: RunInfo) -> Mapping[str, str]:
-    """`Domain.words` of a run; none of a domain of the caller's own, or one that is not installed here."""
+    """`words_in` of a run; none of a domain of the caller's own, or one that is not installed here."""
     with suppress(UnknownNameError):
-        if info.domain:
-            return load_domain(info.domain).words_of(info.recipe.get("data") or {})
+        return words_in(info.domain, info.task, info.recipe.get("data") or {})
     return {}
+
+
+def words_in(domain: str | None, task: str | None, reading: Mapping[str, Any]) -> Mapping[str, str]:
+    """What a domain, and a task in it, call images and patients.
+
+    Args:
+        reading: options of the domain's reader.
+
+    Raises:
+        UnknownNameError: no domain or task of that name.
+    """
+    words = load_domain(domain).words_of(reading) if domain else {}
+    return {**words, **task_class(task).words} if task else words
 
 
 def plural(count: int, noun: str) -> str:

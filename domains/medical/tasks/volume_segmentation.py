@@ -31,6 +31,7 @@ class VolumeSegmentation(ConfigTask):
         "image_size": "volumes are resampled by the fingerprint of the set; give --patch-size",
         "plan": "the network follows from the data; say --network, --width and --patch-size",
     }
+    words: ClassVar = {"image": "volume", "images": "volumes", "image.png": "volume.nii.gz"}
     compares: ClassVar = frozenset({"shots", "seeds"})
     can: ClassVar = frozenset({"predict", "save", "rename"})
     options: ClassVar = VolumeOptions

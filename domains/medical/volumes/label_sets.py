@@ -174,7 +174,7 @@ def _layouts(path: Path, reading: Any) -> Iterator[Layout]:
     else:
         raise DataError(
             f"{path}: no set of labelled volumes; give a folder with {DATASET} (Medical Segmentation Decathlon, "
-            "nnU-Net), with the folders images and labels, or of DICOM series with SEG or RTSTRUCT objects"
+            "nnU-Net), with the folders 'images' and 'labels', or of DICOM series with SEG or RTSTRUCT objects"
         )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import vladapt
 from vladapt import load_domain
+from vladapt.cli import main
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import task_class
 from vladapt.core.runs import Run
@@ -293,3 +294,16 @@ def test_masks_of_a_series_are_written_in_its_geometry(fitted, volume_files, wri
         assert np.array_equal(mask, labels == numbers[name])
     with pytest.raises(DataError, match="--as dicom-seg: none of the 1 images is a DICOM file"):
         vladapt.predict(fitted.run, [volume_files[3]], out=str(tmp_path / "no"), outputs="dicom-seg", device="cpu")
+
+
+def test_volumes_are_called_so(fitted, volume_files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("scan.nii").write_bytes(volume_files[0].read_bytes())
+    for arguments in (["eval", fitted.run], ["predict", fitted.run, "scan.nii", "--out", "out"]):
+        with pytest.raises(SystemExit) as ended:
+            main(list(map(str, arguments)))
+        out, err = capsys.readouterr()
+        assert ended.value.code == 0 and "volume" in out and "image" not in out, err
+    with pytest.raises(SystemExit):
+        main(["fit", "--domain", "medical", "--task", "volume-segmentation", "--data", str(tmp_path)])
+    assert "with the folders 'images' and 'labels'" in capsys.readouterr().err
