@@ -336,7 +336,7 @@ def test_masks_of_eomt_are_followed_in_training_and_are_no_more_needed_after(bui
 )
 def test_eomt_leaves_out_what_its_processor_padded_and_nothing_of_a_squeezed_image(size, pads):
     family = family_of({**tiny_maps.CLOSED["eomt"](), "image_size": 8}, CLASSES)
-    options = {"image_processor_type": "EomtImageProcessor", "size": size, "do_pad": pads, **tiny_maps.IMAGENET}
+    options = {"kind": "EomtImageProcessor", "size": size, "do_pad": pads, **tiny_maps.IMAGENET}
     family.padding = image_processor(options).padding
     logits = torch.full((1, 8, 8), -1.0)
     logits[:, 4:] = 1  # the lower half of the input, which an image of twice the width does not reach
