@@ -89,7 +89,7 @@ def boxes_of_queries(outputs, whole, rule):
     else:  # those of the masks, which tell how sure they are too, never surer than the score says
         likely = scores >= rule["score_thr"]
         queries, labels, scores = queries[likely], labels[likely], scores[likely]
-        outlines = {query: outlined(outputs["masks"][0, query], whole, rule["raster"]) for query in np.unique(queries)}
+        outlines = {query: outlined(outputs["masks"][0, query], whole, rule) for query in np.unique(queries)}
         edges = {query: edges_of(mask) for query, (mask, _) in outlines.items()}
         boxes = np.float32([edges[query] for query in queries]).reshape(-1, 4)
         scores = scores * np.float32([outlines[query][1] for query in queries])
@@ -107,9 +107,11 @@ def boxes_of_queries(outputs, whole, rule):
     return boxes[sure], scores[sure], labels[sure], masks
 
 
-def outlined(logits, whole, raster):
-    """A mask (H, W) of `whole` of logits (h, w), cut in the raster, and its mean probability there."""
-    logits = logits if raster is None else enlarged(logits[..., None], *raster)[..., 0]
+def outlined(logits, whole, rule):
+    """A mask (H, W) of `whole` of logits (h, w), cut in the raster or at the size of the image, and its mean
+    probability there."""
+    for size in (rule["raster"], whole if rule.get("cut_at_image") else None):
+        logits = logits if size is None else enlarged(logits[..., None], *size)[..., 0]
     inside = logits > 0
     sureness = (inside / (1 + np.exp(-logits))).sum() / (inside.sum() + 1e-6)
     rows, columns = (

@@ -113,6 +113,7 @@ def asked(folder, facts, graph="model"):
 
     path = folder / facts["graphs"][graph]
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]
