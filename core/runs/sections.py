@@ -458,6 +458,8 @@ def worded(text: str, words: Mapping[str, str]) -> str:
         word = words[match["word"].lower()]
         article = match["article"] or ""
         article = article[0] + article[2:] if article and word[0] not in "aeiou" else article
+        if match["word"].isupper():
+            return article + word.upper()
         return article + (word[0].upper() + word[1:] if match["word"][0].isupper() else word)
 
     pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{nouns}){NOT_A_SAMPLE}"
