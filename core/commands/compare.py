@@ -71,9 +71,10 @@ def compare(
     from ..runtime.process import keeps
 
     folder, words = folder_of(out), words_of(resolved)
-    how = {"sources": sources, "out": folder, "resume": resume, "reporter": reporter(words)}
     try:
-        result = engine_compare(resolved, **axes, **how)
+        with reporter(words) as progress:
+            how = {"sources": sources, "out": folder, "resume": resume, "reporter": progress}
+            result = engine_compare(resolved, **axes, **how)
     except KeyboardInterrupt as stop:
         if (folder / STATE).is_file():
             keeps("rows", folder)

@@ -47,7 +47,8 @@ def embed(
 
     recipe = given.recipe()
     words = words_of(recipe)
-    written = engine_embed(recipe, out, images=images or (), reporter=reporter(words), **how)
+    with reporter(words) as progress:
+        written = engine_embed(recipe, out, images=images or (), reporter=progress, **how)
     patch_tokens = how.get("patch_tokens")
     if as_json:
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})

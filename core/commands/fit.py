@@ -32,7 +32,6 @@ from .tables import (
 
 if TYPE_CHECKING:
     from ..contracts.task import Task
-    from ..runs.folder import Run
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -76,8 +75,8 @@ def fit(
     from ..runtime.files import CheckpointsKept
 
     try:
-        with timed(spent):
-            result = engine_fit(resolved, reporter=reporter(words_of(resolved)))
+        with timed(spent), reporter(words_of(resolved)) as progress:
+            result = engine_fit(resolved, reporter=progress)
     except CheckpointsKept as stop:
         raise Stopped({"--resume": ""}) from stop
     if result is None:
@@ -94,7 +93,8 @@ def _show_plan(recipe: Recipe, as_json: bool) -> None:
     """What a fit would train."""
     from ..engine.fit import plan as engine_plan
 
-    facts = engine_plan(recipe, reporter=reporter(words_of(recipe)))
+    with reporter(words_of(recipe)) as progress:
+        facts = engine_plan(recipe, reporter=progress)
     print_json(facts) if as_json else show_table(facts_table(facts))
 
 
@@ -140,11 +140,6 @@ def _show(result, words: Mapping[str, str]) -> None:
         echo(f"Report: {report}")
 
 
-def _words(task: Any, run: Run) -> Mapping[str, str]:
-    """What the domain of a run calls its images and patients."""
-    return {} if task.domain is None else task.domain.words_of(run.info.recipe.get("data") or {})
-
-
 def evaluate(
     run: RunPlace,
     how: Annotated[dict[str, Any], FromUse("evaluate")],
@@ -182,7 +177,7 @@ def evaluate(
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
     from ..registry.build import judgements_of, judges_at
-    from ..runs.folder import Run, evaluation_folder
+    from ..runs.folder import Run, evaluation_folder, words_of_run
     from ..runs.limits import check_asked, check_limits, parse_limits
     from ..runs.sections import worded
 
@@ -193,8 +188,9 @@ def evaluate(
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
-    words = _words(task, opened)
-    result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
+    words = words_of_run(opened.info)
+    with reporter(words) as progress:
+        result = engine_evaluate(run, backbone=backbone, out=out, reporter=progress, **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
         check_limits(result, limits, Findings.of_metrics(judgements_of(task), result), task.falls)
@@ -273,7 +269,7 @@ def predict(
     from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
     from ..engine.models import place_of
-    from ..runs.folder import Run
+    from ..runs.folder import Run, words_of_run
     from .tables import own_table
 
     run = str(place_of(run))
@@ -281,13 +277,15 @@ def predict(
     how = {**how, "explain": explain_method or explain}
     opened = Run.open(run)
     task = task_of_run(opened)
-    words = _words(task, opened)
-    places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}
-    if are_shards(outputs):
-        made = engine_predict(run, images, **places, **how, **shards, tolerate=tolerate)
-        print_json({"run": run, **vars(made)}) if as_json else echo_shards(made)
+    words = words_of_run(opened.info)
+    of_shards = are_shards(outputs)
+    beyond = {"tolerate": tolerate} if of_shards else {}
+    with reporter(words) as progress:
+        places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": progress}
+        predicted = engine_predict(run, images, **places, **how, **shards, **beyond)
+    if of_shards:
+        print_json({"run": run, **vars(predicted)}) if as_json else echo_shards(predicted)
         return
-    predicted = engine_predict(run, images, **places, **how, **shards)
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}

@@ -54,9 +54,11 @@ def select(
         for_others = {**{f"--{name}": value for name, value in how.items()}, f"--set {OF_METHOD}": options}
         if unused := next((flag for flag, value in for_others.items() if value), None):
             raise ConfigError(f"{unused}: not for --wrong-labels; omit it")
-        selected = select_wrong_labels(recipe, out, budget=budget, reporter=reporter(words))
+        with reporter(words) as progress:
+            selected = select_wrong_labels(recipe, out, budget=budget, reporter=progress)
     else:
-        selected = engine_select(recipe, out, options=options, reporter=reporter(words), **how)
+        with reporter(words) as progress:
+            selected = engine_select(recipe, out, options=options, reporter=progress, **how)
     if as_json:
         print_json(_as_json(selected))
         return

@@ -90,7 +90,8 @@ def pretrain(
 
     words = {} if plan.domain is None else plan.domain.words
     try:
-        result = run(resume=resume, reporter=reporter(words))
+        with reporter(words) as progress:
+            result = run(resume=resume, reporter=progress)
     except KeyboardInterrupt as stop:
         if folder.stages:
             keeps("checkpoints", plan.out)

@@ -51,7 +51,8 @@ def index(
 
     recipe = given.recipe()
     words = words_of(recipe)
-    made = engine_index(recipe, out, images=images or (), reporter=reporter(words), **how)
+    with reporter(words) as progress:
+        made = engine_index(recipe, out, images=images or (), reporter=progress, **how)
     if as_json:
         print_json(vars(made))
         return
@@ -60,9 +61,10 @@ def index(
         what = "images" if made.encoded + made.from_store >= made.added else "samples of several parts"
         echo(worded(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.", words))
     for done in _done(made, how):
-        echo(done)
+        echo(worded(done, words))
     segments = f", {made.segments} segments" * (made.segments > 1)
-    echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide{segments})")
+    holds = worded(f"{made.entries:,} {made.holds}", words)
+    echo(f"Index:  {made.index} ({holds}, {made.kind}, {made.dims} wide{segments})")
     if made.segments > MANY_SEGMENTS:
         echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
     query = shlex.quote(made.query) if made.query else '"what you look for"'

@@ -28,12 +28,14 @@ from ..backbones.specs import FILE
 from ..contracts.recipe import RUNS, spec_of
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..contracts.shown import in_short
-from ..errors import FULL, ConfigError, DataError
+from ..errors import FULL, ConfigError, DataError, UnknownNameError
+from ..registry import load_domain
 from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
+from .sections import worded
 
 if TYPE_CHECKING:
     from ..contracts.backbone import Backbone
@@ -161,14 +163,15 @@ class Run(FittedRun):
         write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:
-        """Append lines to log.txt, each with the time.
+        """Append lines to log.txt, each with the time, in the words of the domain.
 
         Raises:
             DataError: nothing can be written there.
         """
         now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+        lines = worded(without_place(text), words_of_run(self.info)).splitlines()
         with writing_to(self.path), (self.path / "log.txt").open("a", encoding="utf-8") as f:
-            f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
+            f.writelines(f"{now} {line}\n" for line in lines)
 
     def replace_adapter(self, save: Callable[[Path], Any]) -> None:
         """Write the adapter of a finished run anew.
@@ -248,6 +251,15 @@ def open_run(run: str | Path, backbone: str | Backbone | None = None) -> Run:
         opened.info = opened.info.with_(**cleaned(parts, lambda text: backbone if text == own else text))
     check_backbone(opened.info, opened.shown)
     return opened
+
+
+def words_of_run(info: RunInfo) -> Mapping[str, str]:
+    """What the domain of a run calls images and patients; none of a domain of the caller's own, or one that is not
+    installed here."""
+    with suppress(UnknownNameError):
+        if info.domain:
+            return load_domain(info.domain).words_of(info.recipe.get("data") or {})
+    return {}
 
 
 def note_on_digests(info: RunInfo) -> list[str]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from ..errors import printable
+from ..errors import VladaptError, printable
 
 PLAIN_EVERY_S = 10.0
 MINUTE, HOUR = 60, 3600
@@ -35,7 +35,7 @@ class PlainConsole(Console):
 
 
 class Reporter:
-    """Tells the user what goes on.
+    """Tells the user what goes on; errors that leave it as a context are in its words, too.
 
     Args:
         quiet: say nothing: on other ranks, in library use.
@@ -45,6 +45,13 @@ class Reporter:
     def __init__(self, quiet: bool = False, worded: Callable[[str], str] = str):
         self.quiet, self.worded = quiet, worded
         self.console = PlainConsole(stderr=True, soft_wrap=True)
+
+    def __enter__(self) -> Reporter:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, VladaptError):
+            error.args = tuple(self.worded(each) if type(each) is str else each for each in error.args)
 
     def info(self, text: str) -> None:
         """One line on stderr."""
