@@ -71,6 +71,11 @@ def with_own_code(spec: str | None) -> str | None:
     return ",".join(made)
 
 
+def with_own_teachers(specs: list[str] | None) -> list[str] | None:
+    """Teachers of a command line, `with_own_code`."""
+    return None if specs is None else [str(with_own_code(spec)) for spec in specs]
+
+
 def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
     """Resources of a command line, those that are backbones `with_own_code`."""
     return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
@@ -85,8 +90,8 @@ def family_of(spec: str) -> tuple[str, str]:
     family, _, rest = _loader(spec).partition(":")
     if OWN_CODE.fullmatch(spec):
         raise CapabilityError(
-            f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
-            "FILE.py:NAME"
+            f"backbone '{spec}' is code of a user, which runs only where the user names it; give FILE.py:NAME on the "
+            "command line"
         )
     if family not in FAMILIES and family not in catalogue.backbones():
         names = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backbones.specs import with_own_backbones, with_own_code
+from ..backbones.specs import with_own_backbones, with_own_code, with_own_teachers
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import (
     ALL,
@@ -72,6 +72,7 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, man
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
     run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
+    run = {"callback": with_own_teachers} if each.name == "teacher" else run
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
 
 

@@ -244,7 +244,8 @@ def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str
     check_protocol(recipe.protocol)
     _check_language(recipe)
     of_recipe = recipe.backbone.split(",") if recipe.gave("backbone") and not recipe.features else ()
-    for spec in (*of_recipe, *backbones):
+    teachers = recipe.adapter_options.get("teacher") or ()
+    for spec in (*of_recipe, *backbones, *(teachers.split(",") if isinstance(teachers, str) else teachers)):
         check_spec(spec.strip())
 
 

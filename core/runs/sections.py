@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
-NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d)"
+NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
 """Behind a word that is no name for samples: of a tower, a file, a size."""
 QUOTED = r"“[^”]*”|`[^`]*`|'[^']*'"
 MOST_DESCRIBED = 12
@@ -455,7 +455,7 @@ def worded(text: str, words: Mapping[str, str]) -> str:
         article = article[0] + article[2:] if article and word[0] not in "aeiou" else article
         return article + (word[0].upper() + word[1:] if match["word"][0].isupper() else word)
 
-    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{nouns}){NOT_A_SAMPLE}"
+    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?<!generic )(?P<word>{nouns}){NOT_A_SAMPLE}"
     return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
 
 

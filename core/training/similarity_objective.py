@@ -15,7 +15,7 @@ from ..registry import loss_class
 from .fields import fields_of
 from .objective import Objective, build_objective
 from .sources import Source
-from .teachers import load_teachers, need_teacher_texts, side_by_side
+from .teachers import check_teachers, load_teachers, need_teacher_texts, side_by_side
 from .tower_outputs import numbers_as
 from .tower_settings import check_losses, losses_of
 
@@ -36,12 +36,19 @@ class SimilarityObjective(Objective):
         """As `check_losses`."""
         check_losses(loss, options or {})
 
+    @staticmethod
+    def teachers_of(loss: str | None, specs: Sequence[str], backbone: Backbone) -> list[Backbone]:
+        """The frozen teachers that specs name; errors as of `load_teachers` and `check_teachers`."""
+        teachers = load_teachers(specs, backbone)
+        check_teachers(teachers, losses_of(loss, "clip"))
+        return teachers
+
     @classmethod
     def asked(
         cls,
         loss: str | None,
         options: Mapping[str, Mapping[str, Any]] | None,
-        teachers: Sequence[str],
+        teachers: Sequence[Backbone],
         *,
         who: str,
         pairwise: bool,
@@ -53,7 +60,7 @@ class SimilarityObjective(Objective):
         Args:
             loss: "clip=1,egonce=0.5"; None: clip.
             options: loss -> its keyword arguments.
-            teachers: specs.
+            teachers: frozen, on the device of the backbone.
             who: asks, for messages.
             pairwise: whether the similarity is of a sample and a text together, so that there are no features.
             backbone, source: that the features are of.
@@ -70,12 +77,11 @@ class SimilarityObjective(Objective):
             _check_loss(name, made, who, pairwise)
         asking = f"{who}: loss {' + '.join(named)}"
         if teachers and built.teacher != "frozen":
-            raise ConfigError(f"--teacher {teachers[0]}: {asking} has no frozen teacher; omit it")
-        loaded = load_teachers(teachers, backbone)
-        need_teacher_texts(loaded, built.needs, asking)
+            raise ConfigError(f"--teacher {teachers[0].spec}: {asking} has no frozen teacher; omit it")
+        need_teacher_texts(teachers, built.needs, asking)
         fields_of(built.needs - SIDES - OF_TOWERS, source, asking, built.outputs)
         objective = cls(dict(built.losses.items()), built.weights)
-        objective.teachers = loaded
+        objective.teachers = teachers
         return objective.to(backbone.device)
 
     @property

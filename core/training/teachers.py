@@ -45,6 +45,13 @@ def load_teachers(specs: Sequence[str], student: Backbone) -> list[Backbone]:
     return teachers
 
 
+def check_teachers(teachers: Sequence[Backbone], losses: Iterable[str]) -> None:
+    """As `need_teacher_texts`, by the classes of losses, which are not built yet."""
+    named = list(losses)
+    needs = frozenset().union(*(loss_class(name).needs for name in named))
+    need_teacher_texts(teachers, needs, f"loss {', '.join(named)}")
+
+
 def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], asking: str) -> None:
     """Raise the CapabilityError of a teacher without a text tower, where a loss asks for its texts."""
     for teacher in teachers:

@@ -30,7 +30,7 @@ from .loading import shuffled_batches
 from .parts import Task, Trained
 from .settings import TrainingSettings
 from .sources import LabelledSource, MixedSource, Remembered, Source
-from .teachers import load_teachers
+from .teachers import check_teachers, load_teachers
 from .tower_passes import image_features
 from .tower_settings import (
     COST_OPTIONS,
@@ -178,7 +178,7 @@ class TowerAdapter(Adapter):
 
     def check_towers(self, backbone: Backbone) -> None:
         super().check_towers(backbone)
-        self._teachers_for(backbone)  # those that cannot be are refused before anything is computed
+        check_teachers(self._teachers_for(backbone), losses_of(self.loss, self.default_loss))
 
     def teach(self, backbone: Backbone, teachers: Sequence[Backbone]) -> None:
         """Train these towers with teachers that are loaded already, in place of those that `teacher` names."""

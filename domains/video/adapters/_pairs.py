@@ -131,6 +131,10 @@ class PairTextHead(TextHead):
 
     # what users call
 
+    def check_towers(self, backbone: Backbone) -> None:
+        super().check_towers(backbone)
+        self._teachers_for(backbone)
+
     def fit_pairs(
         self,
         source: Source,
@@ -263,7 +267,16 @@ class PairTextHead(TextHead):
 
     def _objective(self, backbone: Backbone, source: Source) -> SimilarityObjective:
         how = {"who": f"adapter '{self.name}'", "pairwise": self.pairwise, "backbone": backbone, "source": source}
-        return SimilarityObjective.asked(self.loss, self.loss_options, self.teacher, **how)
+        teachers = self._teachers_for(backbone)
+        del self._teachers  # the training has them
+        return SimilarityObjective.asked(self.loss, self.loss_options, teachers, **how)
+
+    def _teachers_for(self, backbone: Backbone) -> Sequence[Backbone]:
+        """The frozen teachers, loaded once until the training has them."""
+        held = getattr(self, "_teachers", None)
+        if held is None or held[0] is not backbone:
+            self._teachers = held = backbone, SimilarityObjective.teachers_of(self.loss, self.teacher, backbone)
+        return held[1]
 
     def _tower_method(self) -> ClipTowerAdapter:
         """What trains the towers with the head."""

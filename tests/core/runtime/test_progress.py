@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from vladapt.core.errors import DataError
 from vladapt.core.runtime import progress
 from vladapt.core.runtime.progress import Reporter
 
@@ -65,3 +66,10 @@ def test_a_training_that_tells_its_own_lines_has_no_others(clock, told):
             for done in range(1, 21):
                 on_step(done, 20, {"loss": 1.0, "lr": 0.1})
         assert len(told) == 10
+
+
+def test_errors_of_a_command_are_in_the_words_of_its_domain_and_others_as_they_were():
+    with pytest.raises(DataError, match="^3 clips lack$"), Reporter(worded=lambda text: text.replace("images", "clips")):
+        raise DataError("3 images lack")
+    with pytest.raises(KeyError, match="images"), Reporter(worded=lambda text: text.replace("images", "clips")):
+        raise KeyError("images")

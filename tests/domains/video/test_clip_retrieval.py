@@ -30,6 +30,13 @@ from vladapt.domains.video import Video
 from vladapt.domains.video.adapters._pairs import PairTextHead
 
 pytest.importorskip("av", reason="extra video is not installed")
+MUTE = """
+import torch, vladapt
+def tower():
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 8))
+    return vladapt.Backbone.from_module(module, image_size=16, embed_dim=8)
+"""
 SAID = ("a bow", "someone claps", "a dive", "one hops", "a kick", "a run")
 
 
@@ -91,6 +98,8 @@ def test_clips_with_several_sentences_are_scored_both_ways(fitted):
     page, table = (fitted.run / "report.html").read_text(), printed(fitted.task, fitted.metrics)
     assert "of equal scores the wrong ones come first" in table and "Equal scores share the mean" in table
     assert "image to text, by best sentence, dual softmax, adapted" in table
+    log = (fitted.run / "log.txt").read_text()
+    assert "Clip to text:" in log and "mage to text:" not in log
     assert "Several sentences per clip" in page and "reads all queries before it answers one" in page
 
 
@@ -107,6 +116,30 @@ def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_pat
     run = next(tmp_path.glob("*-video-full-*"))
     assert json.loads((run / "run.json").read_text())["adapter_options"]["teacher"] == teachers
     assert vladapt.evaluate(run, data=str(folder / "captions.csv"))["adapted"]
+
+
+@pytest.mark.parametrize("adapter", ["full", "mug"])
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("nope", "unknown backbone 'nope'"),
+        ("{}.py:tower", "loss teach-text needs the texts of its teacher, and '{}.py:tower' has no text tower"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused_before_a_clip_is_read(
+    adapter, teacher, message, folder, small_clip_spec, tmp_path, monkeypatch, capsys
+):
+    """A function of the user's own is run where the command line names it."""
+    (tmp_path / f"{adapter}.py").write_text(MUTE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    flags = ["--data", folder / "captions.csv", "--backbone", small_clip_spec, "--adapter", adapter]
+    flags += ["--loss", "teach-text", "--teacher", teacher.format(adapter), "--out", tmp_path]
+    with pytest.raises(SystemExit) as ended:
+        main([str(each) for each in ("fit", "--domain", "video", "--task", "retrieval", *flags)])
+    lines = capsys.readouterr().err.splitlines()
+    assert ended.value.code and len(lines) == 1 and lines[0].startswith(f"vladapt: {message.format(adapter)}")
+    assert not list((tmp_path / "cache").glob("features/**/*.*"))
 
 
 def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):
