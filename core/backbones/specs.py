@@ -90,8 +90,8 @@ def family_of(spec: str) -> tuple[str, str]:
     family, _, rest = _loader(spec).partition(":")
     if OWN_CODE.fullmatch(spec):
         raise CapabilityError(
-            f"backbone '{spec}' is code of a user, which runs only where the user names it; give FILE.py:NAME on the "
-            "command line"
+            f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
+            "FILE.py:NAME"
         )
     if family not in FAMILIES and family not in catalogue.backbones():
         names = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]

@@ -393,6 +393,7 @@ def _add_images(
     data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
     made.skipped += data.skipped
     check_tolerated(data)
+    named = data  # what the index has already was read
     if before is not None:
         data, made.already_there = _only_new(data, reader if head is None else ImageReader(), before)
     transform = reader.transform(backbone, data)
@@ -410,7 +411,7 @@ def _add_images(
     with reporter.task("Encoding images") as progress:
         for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped
-            check_tolerated(data, made.skipped)
+            check_tolerated(named, made.skipped)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
             rows, items, of_parts = _rows(extraction, reader) if head is None else _rows_by_head(extraction, head)
             made.added += len(items)

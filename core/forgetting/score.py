@@ -80,8 +80,8 @@ class GenericScore:
             )
         if mcnemar(torch.ones(self.count), torch.zeros(self.count)).p_value >= SIGNIFICANT:
             return (
-                f"with {self.count} of {self.images} generic images right, even losing all could be chance; give generic "
-                "images that this model can name (--generic)"
+                f"with {self.count} of {self.images} generic images right, even losing all could be chance; give "
+                "generic images that this model can name (--generic)"
             )
         return ""
 
@@ -178,7 +178,7 @@ class Forgotten(Record):
 def _check_same_probe(before: GenericScore, after: GenericScore) -> None:
     if (before.name, before.images, before.words) != (after.name, after.images, after.words):
         raise DataError(
-            f"scores of {before.images} generic images ({before.name}) and {after.images} generic images ({after.name}) "
+            f"scores of {before.images} generic images ({before.name}) and {after.images} ({after.name}) "
             "cannot be compared; use one probe before and after"
         )
 

@@ -160,7 +160,8 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     after = images.accuracy(reader)
     assert before.top1 == 1.0 and after.top1 <= 0.05 and after.top5 <= 0.15
     said = generic_sentence(before, after)
-    assert said.startswith("Generic vocabulary (100 words, 100 generic images of toy): 100.0 % (96.4 to 100.0) before, ")
+    shown = "Generic vocabulary (100 words, 100 generic images of toy)"
+    assert said.startswith(f"{shown}: 100.0 % (96.4 to 100.0) before, ")
     assert f"the model forgot {100 - after.count} of the 100 it named correctly" in said and "p < 0.0001" in said
     metrics = Forgotten.of_scores(before, after).to_json()["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)

@@ -69,7 +69,8 @@ def test_a_training_that_tells_its_own_lines_has_no_others(clock, told):
 
 
 def test_errors_of_a_command_are_in_the_words_of_its_domain_and_others_as_they_were():
-    with pytest.raises(DataError, match="^3 clips lack$"), Reporter(worded=lambda text: text.replace("images", "clips")):
+    of_clips = Reporter(worded=lambda text: text.replace("images", "clips"))
+    with pytest.raises(DataError, match=r"^3 clips lack$"), of_clips:
         raise DataError("3 images lack")
-    with pytest.raises(KeyError, match="images"), Reporter(worded=lambda text: text.replace("images", "clips")):
+    with pytest.raises(KeyError, match=r"images"), of_clips:
         raise KeyError("images")
