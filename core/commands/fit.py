@@ -291,7 +291,8 @@ def predict(
         written = {"files": [str(file) for file in files]} if out else {}
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
-        check_answered(predicted, tolerate)
+        with progress:
+            check_answered(predicted, tolerate)
         return
     if isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
@@ -301,7 +302,8 @@ def predict(
     echo_skipped(predicted.skipped)
     if files:
         echo(f"Written: {_places(files, out or [])}")
-    check_answered(predicted, tolerate)
+    with progress:
+        check_answered(predicted, tolerate)
 
 
 def _show_answers(task: Task, predicted: Any, words: Mapping[str, str], rows: bool) -> None:

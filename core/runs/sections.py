@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
-NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
+NOT_A_SAMPLE = r"(?!-(?!text pairs)|[_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
 """Behind a word that is no name for samples: of a tower, a file, a size."""
 QUOTED = r"“[^”]*”|`[^`]*`|'[^']*'"
 MOST_DESCRIBED = 12
