@@ -384,6 +384,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         parameters.append(linked)
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
+    for each in parameters:
+        _name_value(each.annotation)
 
     @functools.wraps(command)
     def run(debug: bool = False, **given: Any):
@@ -422,6 +424,14 @@ def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     words = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))  # the first stands as default
     flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
     check_given((flags or [f"--{parameter.name.replace('_', '-')}"])[0], value)
+
+
+def _name_value(annotation: Any) -> None:
+    """Say in our words what value a flag takes, where it does not: a switch takes none."""
+    kind, info = getattr(annotation, "__origin__", None), getattr(annotation, "__metadata__", (None,))[-1]
+    if isinstance(info, typer.models.OptionInfo) and info.metavar is None:
+        kinds = {getattr(each, "__name__", "") for each in (kind, *typing.get_args(kind))}
+        info.metavar = "" if "bool" in kinds else next((METAVARS[each] for each in METAVARS if each in kinds), None)
 
 
 def _place(annotation: Any) -> int:
