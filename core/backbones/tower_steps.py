@@ -22,7 +22,7 @@ from ..contracts.backbone import Block
 from ..errors import DataError
 from ..runtime.process import holding
 from .positions import ImagePositions, ProjectionMatrix
-from .specs import Reduction
+from .spec_options import Reduction
 from .token_merging import MergedTokens
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)
