@@ -13,6 +13,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ from .core.commands import (
     search,
     serve,
 )
-from .core.commands.options import epilog_of, with_flags, with_optional_values
+from .core.commands.options import epilog_of, in_words_of, with_flags, with_optional_values
 from .core.errors import (
     CURES,
     INTERRUPTED,
@@ -136,7 +137,7 @@ def _exit_code(arguments: list[str], stops: Stops) -> int:
             return FAILED
         if stops.explain(error.__cause__ or error):
             return interrupted(stops.kept)
-        code = error.told(arguments)
+        code = error.told(arguments, partial(in_words_of, arguments))
     except (typer.Abort, KeyboardInterrupt) as error:
         code = FAILED if told_of_a_death(error) else interrupted(stops.kept)
     except OSError as error:

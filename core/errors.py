@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -60,16 +60,17 @@ class VladaptError(Exception):
     def __init__(self, message: object = ""):
         super().__init__(as_message(str(message)))
 
-    def told(self, arguments: list[str]) -> int:
+    def told(self, arguments: list[str], worded: Callable[[str], str] = str) -> int:
         """Tell the user, in one line on stderr.
 
         Args:
             arguments: of the command; with "--debug" among them the traceback comes first.
+            worded: puts a message in the words of the domain.
 
         Returns:
             The exit code.
         """
-        return fail(str(self), self.exit_code, self, arguments)
+        return fail(worded(str(self)), self.exit_code, self, arguments)
 
 
 class Stopped(VladaptError):

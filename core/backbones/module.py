@@ -92,7 +92,9 @@ def from_own_code(named: str) -> str:
     code = sys.modules[loader.name] = module_from_spec(module_spec)  # its classes are pickled by that name
     try:
         loader.exec_module(code)
-        backbone = getattr(code, name)()
+        if not callable(make := getattr(code, name, None)):
+            raise ConfigError(f"--backbone {named}: {file} has no function {name}; give one that it has")
+        backbone = make()
     except VladaptError:
         raise
     except Exception as error:  # whatever a user's code raises
@@ -172,10 +174,10 @@ class ModuleBackbone(ImageBackbone):
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         features = super().encode_pixels(pixels)
         _check_kind(features, type(self.trunk).__name__)  # in training some give more
-        if tuple(features.shape[1:]) != (self.embed_dim,):
+        if tuple(features.shape) != (pixels.shape[0], self.embed_dim):  # len() would be a constant of an export
             raise ConfigError(
                 f"backbone '{self.spec}': makes {tuple(features.shape)} of {len(pixels)} images, where its width was "
-                f"{self.embed_dim}; let it make features of one width of every image"
+                f"{self.embed_dim}; let it make one row of that width for every image"
             )
         return features
 
@@ -218,6 +220,7 @@ class OwnPreprocess(Preprocess):
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
         picture = in_8_bits(as_picture(image))
         made = self.own(in_8_bits(self._augmented(picture, seed)) if self.train else picture)
+        _check_pixels(made, height_and_width(self.image_size))
         return torch.as_tensor(made).float()
 
 
@@ -238,13 +241,18 @@ def _pixels(preprocess: Callable[[Any], Any], sides: tuple[int, int]) -> Tensor:
     with _said("preprocess"):
         made = [preprocess(_probe(*size)) for size in PROBES]
     for each in made:
-        shape = tuple(each.shape) if isinstance(each, (Tensor, np.ndarray)) else type(each).__name__
-        if shape != (3, *sides):
-            raise ConfigError(
-                f"Backbone.from_module: preprocess gives {shape} where image_size asks for {(3, *sides)}; let it "
-                "resize and crop, or give the size that it makes"
-            )
+        _check_pixels(each, sides)
     return torch.stack([torch.as_tensor(each).float() for each in made])
+
+
+def _check_pixels(pixels: Any, sides: tuple[int, int]) -> None:
+    """Raise the ConfigError of what a preprocessing makes in place of (3, H, W)."""
+    shape = tuple(pixels.shape) if isinstance(pixels, (Tensor, np.ndarray)) else type(pixels).__name__
+    if shape != (3, *sides):
+        raise ConfigError(
+            f"Backbone.from_module: preprocess gives {shape} where image_size asks for {(3, *sides)}; let it "
+            "resize and crop, or give the size that it makes"
+        )
 
 
 @torch.no_grad()

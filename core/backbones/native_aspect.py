@@ -11,7 +11,7 @@ rows and columns there are, the others are those patches, row by row, and then z
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,8 +51,6 @@ class NativeAspect(Preprocess):
         patch: p.
         patches: M, the most that an image becomes.
     """
-
-    in_rows: ClassVar[bool] = True
 
     patch: int
     patches: int

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
 from ..contracts.images import CropTransform, ImageSize, as_image_size, height_and_width
 from ..contracts.items import Decoded
 from ..contracts.unequal_parts import UnequalParts
@@ -56,9 +55,6 @@ class Preprocess(CropTransform):
     Raises:
         ConfigError: an argument is not one of those.
     """
-
-    in_rows: ClassVar[bool] = False
-    """Whether the pixels are rows of patches, as of `NativeAspect`, and no picture."""
 
     image_size: ImageSize
     mean: tuple[float, float, float]
@@ -343,12 +339,6 @@ OPERATIONS: tuple[tuple[Callable[[Image.Image, float], Image.Image], float, floa
     (_moved(lambda image, share: (1, 0, 0, 0, 1, share * image.height)), -0.3, 0.3),
 )
 """(image, strength) -> image, and the range of the strength."""
-
-
-def takes_rows(backbone: Backbone) -> bool:
-    """Whether images become rows of patches, whose pixels are no picture that could be resized, shown or covered."""
-    pixels = backbone.preprocess()
-    return isinstance(pixels, Preprocess) and pixels.in_rows
 
 
 @dataclass(frozen=True)

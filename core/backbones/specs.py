@@ -21,7 +21,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from ..contracts.families import FAMILIES, OFFERED
-from ..errors import CapabilityError, DataError, UnknownNameError, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue
 from .spec_options import bare
 
@@ -71,6 +71,11 @@ def with_own_code(spec: str | None) -> str | None:
     return ",".join(made)
 
 
+def with_own_teachers(specs: list[str] | None) -> list[str] | None:
+    """Teachers of a command line, each `with_own_code`."""
+    return None if specs is None else [str(with_own_code(spec)) for spec in specs]
+
+
 def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
     """Resources of a command line, those that are backbones `with_own_code`."""
     return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
@@ -88,6 +93,8 @@ def family_of(spec: str) -> tuple[str, str]:
             f"backbone '{spec}' is code of a user, which runs only where the user names it; give --backbone "
             "FILE.py:NAME"
         )
+    if re.fullmatch(r".+\.py:?", spec):
+        raise ConfigError(f"backbone '{spec}': code of yours needs its function, too; give --backbone FILE.py:NAME")
     if family not in FAMILIES and family not in catalogue.backbones():
         names = [*FAMILIES, *catalogue.backbones(), *(each.alias for each in published())]
         raise UnknownNameError(f"unknown backbone '{spec}'; {_nearest(family, names)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..backbones.specs import with_own_backbones, with_own_code
+from ..backbones.specs import with_own_backbones, with_own_code, with_own_teachers
 from ..contracts.options import Option, annotation, options_of
 from ..contracts.recipe import (
     ALL,
@@ -38,8 +39,7 @@ from ..contracts.sources import SourceOptions, parse_sources
 from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..data import links
-from ..errors import ConfigError, check_given
-from ..runtime.remote import is_url
+from ..errors import ConfigError, VladaptError, check_given
 from .declared import (
     JUDGEMENT,
     METAVARS,
@@ -54,6 +54,11 @@ from .declared import (
 
 KINDS = {"int": int, "float": float, "bool": bool, "list[str]": list[str]}
 """Types that Typer reads; a value of another comes as text."""
+
+
+SAMPLES = re.compile(r"image|patient", re.IGNORECASE)
+OWN_CODE = {"backbone": with_own_code, "backbones": with_own_code, "teacher": with_own_teachers}
+"""What may be the user's own code, which runs where it is named here."""
 
 
 def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, many: bool = False) -> Any:
@@ -71,8 +76,8 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, man
     kind = list[str] if many else kind
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
     how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
-    run = {"callback": with_own_code} if each.name in ("backbone", "backbones") else {}
-    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, **run)]
+    run = OWN_CODE.get(each.name)
+    return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, callback=run)]
 
 
 Backbone, Device = flag(KEYS["backbone"]), flag(KEYS["device"])
@@ -241,9 +246,9 @@ class FromRecipe(Source):
                 named = flag_of_place(place, given)
                 given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
-            if sources:  # one without "=" has no weight, nor others to be told from
-                plain = len(sources) == 1 and "=" not in sources[0]
-                given["data"] = sources[0] if plain else parse_sources(sources)[0].path
+            if sources:
+                weighed = len(sources) > 1 or "=" in sources[0]
+                given["data"] = parse_sources(sources)[0].path if weighed else sources[0]
             beside = {name: given.pop(name, None) for name in BESIDE}
             mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
@@ -389,7 +394,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             _check_given(shown.__signature__.parameters[name], value)
             if name in PLACES:
                 places = [value] if isinstance(value, str) else value or ()
-                for place in (each for each in places if not is_url(str(each))):
+                for place in (each for each in places if "://" not in str(each)):  # no URL
                     check_writable(place, f"--{name}")
         if roots := given.pop("follow_links", None):
             links.follow_links(roots)
@@ -572,6 +577,24 @@ def _domain_and_task(arguments: Sequence[str]) -> tuple[str | None, str | None]:
                     return run["domain"], run["task"]
                 return json.loads((place / "index.json").read_bytes())["reading"]["domain"], None
     return domain, task
+
+
+def in_words_of(arguments: Sequence[str], message: str) -> str:
+    """A message in the words of the domain, or of the recipe's, that a command line names; the place that stands before
+    its first colon stays."""
+    place, colon, rest = message.partition(": ")
+    place, rest = (place + colon, rest) if place.startswith("--") or place in arguments else ("", message)
+    domain = _named(arguments, "--domain") or (_named(arguments, "--recipe") or "").partition("/")[0]
+    if not domain or not SAMPLES.search(rest):
+        return message
+    from ..registry import load_domain
+    from ..runs.sections import worded
+
+    with suppress(VladaptError):
+        flags = {flag: _named(arguments, flag) for flag in arguments if flag.startswith("--")}
+        reading = {flag.removeprefix("--").replace("-", "_"): value for flag, value in flags.items()}
+        return place + worded(rest, load_domain(domain).words_of(reading))
+    return message
 
 
 def _named(arguments: Sequence[str], flag: str) -> str | None:

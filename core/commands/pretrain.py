@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..backbones.specs import with_own_teachers
 from ..contracts.sources import SourceOptions, parse_sources
 from ..errors import ConfigError, Stopped
 from .options import MIXING, Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
@@ -40,7 +41,9 @@ def pretrain(
     ] = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(metavar="SPEC", help="Teacher backbone, for losses that distil. Repeatable."),
+        typer.Option(
+            metavar="SPEC", help="Teacher backbone, for losses that distil. Repeatable.", callback=with_own_teachers
+        ),
     ] = None,
     domain: Annotated[
         str | None,

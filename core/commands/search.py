@@ -57,12 +57,13 @@ def index(
         return
     echo_skipped(made.skipped)
     if made.encoded or made.from_store:
-        what = "images" if made.encoded + made.from_store >= made.added else "samples of several parts"
+        what = "images" if made.encoded + made.from_store >= made.added else "whole images"
         echo(worded(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.", words))
-    for done in _done(made, how):
+    holds = worded(made.holds, words)
+    for done in _done(made, how, holds):
         echo(done)
     segments = f", {made.segments} segments" * (made.segments > 1)
-    echo(f"Index:  {made.index} ({made.entries:,} {made.holds}, {made.kind}, {made.dims} wide{segments})")
+    echo(f"Index:  {made.index} ({made.entries:,} {holds}, {made.kind}, {made.dims} wide{segments})")
     if made.segments > MANY_SEGMENTS:
         echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
     query = shlex.quote(made.query) if made.query else '"what you look for"'
@@ -71,13 +72,13 @@ def index(
         echo("Stored features answer the texts of their file and the ids of its images; new ones need the towers.")
 
 
-def _done(made: Indexed, how: Mapping[str, Any]) -> Iterator[str]:
+def _done(made: Indexed, how: Mapping[str, Any], holds: str) -> Iterator[str]:
     """What a change of an index did, in sentences."""
     if how.get("add"):
         already = f"; {made.already_there:,} were there already" * bool(how.get("only_new"))
-        yield f"Added: {made.added:,} {made.holds}{already}."
+        yield f"Added: {made.added:,} {holds}{already}."
     if how.get("delete"):
-        yield f"Deleted: {made.deleted:,} {made.holds}; --compact frees their space."
+        yield f"Deleted: {made.deleted:,} {holds}; --compact frees their space."
     if how.get("verify"):
         yield "All files are as they were written."
 

@@ -21,9 +21,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.items import DomainData, Item, Label, spoken
+from ..contracts.options import require
 from ..data.class_folders import read_class_folders
 from ..data.file_hashes import FileHashes
 from ..data.verify import check_tolerated, drop_unreadable

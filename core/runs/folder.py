@@ -34,6 +34,7 @@ from ..runtime.process import installed_version
 from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
 from .places import HUB, UNFINISHED, folder_of, run_folder
 from .redaction import check_backbone, cleaned, shareable
+from .sections import worded, words_of_run
 
 if TYPE_CHECKING:
     from ..contracts.backbone import Backbone
@@ -161,14 +162,16 @@ class Run(FittedRun):
         write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:
-        """Append lines to log.txt, each with the time.
+        """Append lines to log.txt, each with the time, in the words of the domain but for names of files.
 
         Raises:
             DataError: nothing can be written there.
         """
-        now = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}"
+        now, words = f"{datetime.datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z}", words_of_run(self.info)
+        lines = without_place(text).splitlines()
+        lines = [line if line.startswith("skipped: ") else worded(line, words) for line in lines]
         with writing_to(self.path), (self.path / "log.txt").open("a", encoding="utf-8") as f:
-            f.writelines(f"{now} {line}\n" for line in without_place(text).splitlines())
+            f.writelines(f"{now} {line}\n" for line in lines)
 
     def replace_adapter(self, save: Callable[[Path], Any]) -> None:
         """Write the adapter of a finished run anew.

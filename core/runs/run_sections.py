@@ -7,7 +7,6 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 
 from ..contracts.images import as_image_size, size_in_words
 from ..contracts.run_info import BackboneInfo, BeforeAfter, RunInfo
-from ..errors import UnknownNameError
-from ..registry import load_domain
 from ..runtime.files import write_whole
 from .folder import without_place
 from .plots import curve_picture
@@ -36,6 +33,7 @@ from .sections import (
     is_share,
     plural,
     worded,
+    words_of_run,
 )
 
 KINDS = {
@@ -357,10 +355,7 @@ class Report:
     @classmethod
     def of_run(cls, info: RunInfo, **parts: Any) -> Report:
         """Of a run, which says when it was made and with which packages."""
-        with suppress(UnknownNameError):  # a domain of the caller's own, or one that is not installed here
-            if info.domain:
-                parts = {"words": load_domain(info.domain).words_of(info.recipe.get("data") or {}), **parts}
-        return cls(created=info.created, versions=info.versions, **parts)
+        return cls(created=info.created, versions=info.versions, **{"words": words_of_run(info), **parts})
 
     def of_evaluation(self, run: str | Path, lead: str) -> Report:
         """The report of a run made again, of an evaluation."""

@@ -13,13 +13,18 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from ..errors import UnknownNameError
+from ..registry import load_domain
+
 if TYPE_CHECKING:
     from ..contracts.adapter import FitReport
+    from ..contracts.run_info import RunInfo
     from ..metrics.significance import CalibrationBin
 
 
@@ -457,6 +462,14 @@ def worded(text: str, words: Mapping[str, str]) -> str:
 
     pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{nouns}){NOT_A_SAMPLE}"
     return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
+
+
+def words_of_run(info: RunInfo) -> Mapping[str, str]:
+    """`Domain.words` of a run; none of a domain of the caller's own, or one that is not installed here."""
+    with suppress(UnknownNameError):
+        if info.domain:
+            return load_domain(info.domain).words_of(info.recipe.get("data") or {})
+    return {}
 
 
 def plural(count: int, noun: str) -> str:

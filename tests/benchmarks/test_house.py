@@ -3,7 +3,6 @@
 import ast
 import importlib
 import os
-import re
 import subprocess
 import sys
 
@@ -14,7 +13,7 @@ import pytest
 MOST_ROOMS = 20
 MOST_NAMES = 281
 MOST_CLASSES = 3
-MOST_ENTERED, MOST_ENTERED_AGAIN = 84, 81
+MOST_ENTERED, MOST_ENTERED_AGAIN = 83, 80
 """Files that a fit enters, and one whose features are stored; 75 are wanted."""
 
 
@@ -45,7 +44,8 @@ def test_a_fit_enters_no_more_files_than_before(tmp_path):
     place = {"cwd": tmp_path, "env": {**os.environ, "VLADAPT_CACHE": str(tmp_path / "cache")}}
     for most in (MOST_ENTERED, MOST_ENTERED_AGAIN):
         done = subprocess.run(script, capture_output=True, text=True, check=True, **place)
-        assert int(re.search(r"^(\d+) files:", done.stdout, re.MULTILINE)[1]) <= most, done.stdout
+        files = [line for line in done.stdout.splitlines() if line.endswith(".py") and " " not in line]
+        assert {"core/engine/fit.py", "adapters/cache/tip_adapter.py"} <= {*files} and len(files) <= most, files
 
 
 def test_few_classes_stand_above_a_method():

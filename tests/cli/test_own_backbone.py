@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from vladapt.core.backbones.specs import with_own_teachers
+from vladapt.core.commands.options import OWN_CODE
 from vladapt.core.contracts.families import OFFERED
 from vladapt.core.contracts.serving import Serving
 from vladapt.core.engine.serve import load_run
@@ -99,6 +101,12 @@ def test_code_gives_the_keys_of_a_cache(vladapt, colours, encoder, tmp_path):
     assert load_run(tmp_path / run, use, first).name
 
 
+def test_code_gives_teachers(encoder):
+    code = encoder()
+    assert with_own_teachers([f"{code}:make", "embedded"]) == ["encoder.py:make", "embedded"]
+    assert OWN_CODE["teacher"] is with_own_teachers and "encoder.py:make" in OFFERED
+
+
 def test_two_files_of_one_name_are_told_apart(vladapt, colours, encoder, tmp_path):
     (tmp_path / "other").mkdir()
     files = [encoder(), encoder(2.0, "other/encoder.py")]
@@ -111,7 +119,9 @@ def test_two_files_of_one_name_are_told_apart(vladapt, colours, encoder, tmp_pat
     [
         ("encoder.py:module", "returns a Encoder; return vladapt.Backbone.from_module("),
         ("encoder.py:broken", "ValueError: no weights here"),
-        ("encoder.py:nothing", "AttributeError"),
+        ("encoder.py:nothing", "encoder.py has no function nothing; give one that it has"),
+        ("encoder.py", "code of yours needs its function, too; give --backbone FILE.py:NAME"),
+        ("encoder.py:", "code of yours needs its function, too; give --backbone FILE.py:NAME"),
         ("elsewhere.py:make", "no such file elsewhere.py"),
     ],
 )

@@ -16,10 +16,9 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
-from ...contracts.choices import StoredViews
 from ...contracts.features import PRE_PROJECTION, FeatureSet
 from ...contracts.items import spoken
-from ...contracts.parts import part_of
+from ...contracts.parts import StoredViews, part_of
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.resources import (

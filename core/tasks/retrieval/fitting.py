@@ -284,6 +284,8 @@ def fitted_retrieval(
     started = time.monotonic()
     _check_mixture(data, training.adapter, training.seed)
     backbone = load()
+    if training.adapter is not None:
+        training.adapter.check_pairs(_source(data, training.adapter, training.seed), backbone)
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)

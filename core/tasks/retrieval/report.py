@@ -70,12 +70,12 @@ def training_report(
     """
     spec = info.backbone.spec or "a backbone"
     name = re.sub(r"[^@:\s]*/", "", spec) if re.search(r"\.\w+$", spec) else spec  # without the folders in it
-    data = info.data.name or "image-text pairs"
+    data = info.data.name or "pairs of images and texts"
     epochs = "" if info.adapter else ", the values of each epoch in history.json"
     others = "gradient and speed" if log else "and the gradient"
     return Report.of_run(
         info,
-        kind="Report of one training on image-text pairs",
+        kind="Report of one training on pairs of images and texts",
         title=f"{f'{info.adapter} on {name}' if info.adapter else name}, trained on {data}",
         lead=_lead(info, metrics, len(history)),
         sections=[
@@ -130,7 +130,7 @@ def _lead(info: RunInfo, metrics: RetrievalComparison, epochs: int) -> str:
     pairs = info.data.splits.get("train")
     objective = " + ".join(_loss(name, weight) for name, weight in info.losses.items())
     text = f"The method {info.adapter} was trained" if info.adapter else "Trained"
-    text += f"{f' with {objective}' if objective else ''}{f' on {pairs:,} image-text pairs' if pairs else ''}"
+    text += f"{f' with {objective}' if objective else ''}{f' on {pairs:,} pairs of images and texts' if pairs else ''}"
     text += f" for {plural(epochs, 'epoch')}." if epochs else "."
     return f"{text} {found_words(metrics, ' that it never saw')}" if metrics.adapted else text
 

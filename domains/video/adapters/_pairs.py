@@ -131,6 +131,10 @@ class PairTextHead(TextHead):
 
     # what users call
 
+    def check_pairs(self, source: Source, backbone: Backbone) -> None:
+        super().check_pairs(source, backbone)
+        self._objective(backbone, source)
+
     def fit_pairs(
         self,
         source: Source,

@@ -133,11 +133,11 @@ def test_what_is_no_encoder_is_said_in_one_line(how, says):
 
 
 class ByContent(Encoder):
-    """One feature fewer of dark images; more than features in training."""
+    """One feature fewer of dark images, one row fewer of bright ones; more than features in training."""
 
     def forward(self, pixels):
-        features = super().forward(pixels)
-        return (features, features) if self.training else features[:, int(pixels.mean() < -1.5) :]
+        features, dark, bright = super().forward(pixels), pixels.mean() < -1.5, pixels.mean() > 1.5
+        return (features, features) if self.training else features[int(bright) :, int(dark) :]
 
 
 def test_what_changes_after_it_was_checked_is_said_in_one_line():
@@ -145,6 +145,13 @@ def test_what_changes_after_it_was_checked_is_said_in_one_line():
     assert backbone.encode_image(torch.zeros(2, 3, 32, 32)).shape == (2, 12)
     with pytest.raises(ConfigError, match=r"makes \(2, 11\) of 2 images, where its width was 12"):
         backbone.encode_image(torch.full((2, 3, 32, 32), -2.0))
+    with pytest.raises(
+        ConfigError, match=r"makes \(1, 12\) of 2 images.*; let it make one row of that width for every"
+    ):
+        backbone.encode_image(torch.full((2, 3, 32, 32), 2.0))
+    transform = made(preprocess=lambda image: halves(image)[:, : 32 if image.width < 99 else 16]).preprocess()
+    with pytest.raises(ConfigError, match=r"preprocess gives \(3, 16, 32\) where image_size asks for \(3, 32, 32\)"):
+        transform(picture(width=100))
     backbone.model.train()
     with pytest.raises(ConfigError, match="ByContent returns a tuple"):
         backbone.encode_image(torch.zeros(2, 3, 32, 32))

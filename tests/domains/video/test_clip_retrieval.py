@@ -19,7 +19,7 @@ import vladapt
 from vladapt.cli import main
 from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
-from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_adapter
 from vladapt.core.retrieval import RetrievalIndex
@@ -107,6 +107,26 @@ def test_teachers_are_named_on_the_command_line(folder, small_clip_spec, tmp_pat
     run = next(tmp_path.glob("*-video-full-*"))
     assert json.loads((run / "run.json").read_text())["adapter_options"]["teacher"] == teachers
     assert vladapt.evaluate(run, data=str(folder / "captions.csv"))["adapted"]
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ({"name": "mean-pool", "loss": "teach-text", "teacher": ["nope"]}, "unknown backbone 'nope'"),
+        ({"name": "full", "loss": "teach-text", "teacher": ["nope"]}, "unknown backbone 'nope'"),
+        ({"name": "mean-pool", "loss": "clip", "teacher": ["embedded"]}, "has no frozen teacher; omit it"),
+        ({"name": "mean-pool", "loss": "egonce"}, "the data has none, give a column 'nouns'"),
+        ({"name": "clip4clip", "sim_header": "tightTransf", "loss": "siglip"}, "; use clip"),
+    ],
+)
+def test_what_no_pairs_can_teach_is_refused_before_a_clip_is_read(
+    method, words, folder, small_clip_spec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("vladapt.core.tasks.retrieval.fitting.scored", lambda *a, **k: pytest.fail("clips were scored"))
+    data = {"path": str(folder / "captions.csv"), "frames": 2}
+    how = {"domain": "video", "task": "retrieval", "backbone": small_clip_spec, "out": str(tmp_path)}
+    with pytest.raises((CapabilityError, ConfigError, UnknownNameError), match=words):
+        vladapt.fit(**how, data=data, adapter=method)
 
 
 def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):
@@ -322,7 +342,7 @@ def test_a_head_is_no_backbone_of_other_methods(heads, folder, monkeypatch, cach
 def test_a_report_names_the_head_that_was_fitted(name, heads):
     page = (heads[name].run / "report.html").read_text()
     assert re.search(rf"<h1[^>]*>{name} on .*, trained on ", page)
-    assert f"The method {name} was trained with clip on 3 image-text pairs for 2 epochs." in page
+    assert f"The method {name} was trained with clip on 3 pairs of clips and texts for 2 epochs." in page
 
 
 def test_a_stopped_fit_with_towers_prints_the_command_that_continues_it(

@@ -10,6 +10,21 @@ import pytest
 from vladapt.cli import main
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--domain", "video"], "images: no class folders with clips in it; put the clips of each class"),
+        (["--recipe=video/default"], "images: no class folders with clips in it; put the clips of each class"),
+        (["--domain", "natural"], "images: no image in it (known: .jpg"),
+    ],
+)
+def test_errors_are_in_the_words_of_the_domain_but_for_the_place(flags, says, clips, monkeypatch, capsys):
+    monkeypatch.chdir(clips("images/1.mp4"))
+    with pytest.raises(SystemExit):
+        main(["fit", *flags, "--data", "images"])
+    assert says in capsys.readouterr().err
+
+
 def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_clip_spec, monkeypatch, capsys):
     """Of `fit`, `predict` and `compare`."""
 
@@ -26,7 +41,10 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     of = ["--domain", "video", "--data", "set", "--backbone", small_clip_spec, "--frames", 2]
     out, err = printed("fit", *of, "--adapter", "mean-pool", "--set", "adapter.epochs=1", "--shots", 2)
     assert "Checking clips: " in err and " clips/s" in err and "on 4 clips" in err and "test clips" in out
-    assert "image" not in out + err
+    assert "image" not in out + err + (next(Path("runs").iterdir()) / "log.txt").read_text()
+    of_index = ("index", "set/run", "--domain", "video", "--backbone", small_clip_spec, "--out", "made")
+    out, err = printed(*of_index)
+    assert "image" not in out + err and "Index:  made (4 clips, flat" in out
     out, err = printed("predict", *Path("runs").iterdir(), "set/run")
     assert "clip" in out and "image" not in out + err
     test = {

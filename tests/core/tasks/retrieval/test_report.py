@@ -254,7 +254,7 @@ def test_it_says_what_was_trained_on_what_and_how_to_use_it():
     text = page(rows=history()).text
     for words in (
         "embedded, trained on street scenes",
-        "Trained with clip + 0.5 × silc on 1,120 image-text pairs for 3 epochs",
+        "Trained with clip + 0.5 × silc on 1,120 pairs of images and texts for 3 epochs",
         "0.5 × silc, temperature = 0.07",
         "/data/streets",
         "1,400 images with 2,800 texts",
@@ -340,11 +340,11 @@ def test_nothing_measured_still_makes_a_page(metrics):
 
 def test_little_known_of_a_run_still_makes_a_page():
     text = Page(render_report(training_report("runs/x", RunInfo(), RetrievalComparison(), []))).text
-    assert "a backbone, trained on image-text pairs" in text and "How to use it" not in text
+    assert "a backbone, trained on pairs of images and texts" in text and "How to use it" not in text
     assert "What was trained" not in text and "not known; find out before you share" in text
     empty = RunInfo.from_json(dict.fromkeys(info(), None))
     text = Page(render_report(training_report("runs/x", empty, RetrievalComparison(), []))).text
-    assert "a backbone, trained on image-text pairs" in text
+    assert "a backbone, trained on pairs of images and texts" in text
 
 
 def test_long_lists_of_skipped_samples_are_cut():
