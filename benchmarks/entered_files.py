@@ -12,6 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from usage import print_help
@@ -27,8 +28,11 @@ def entered(arguments: Sequence[str]) -> list[Path]:
     seen: set[str] = set()
 
     def note(frame, event: str, argument) -> None:
-        if event == "call" and frame.f_code.co_flags & inspect.CO_OPTIMIZED and not _while_importing(frame):
-            seen.add(frame.f_code.co_filename)
+        code = frame.f_code
+        if event != "call" or code.co_filename in seen or not _is_ours(code.co_filename):
+            return
+        if code.co_flags & inspect.CO_OPTIMIZED and not _while_importing(frame):
+            seen.add(code.co_filename)
 
     threading.setprofile(note)
     sys.setprofile(note)
@@ -40,9 +44,14 @@ def entered(arguments: Sequence[str]) -> list[Path]:
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    ours = (Path(name).resolve() for name in seen)
-    of_package = [path for path in ours if path.suffix == ".py" and path.is_relative_to(ROOT)]
-    return sorted(path.relative_to(ROOT) for path in of_package if "site-packages" not in path.parts)
+    return sorted(Path(name).relative_to(ROOT) for name in seen)
+
+
+@cache
+def _is_ours(file: str) -> bool:
+    """Whether a file is of the package, and of no environment below it."""
+    path = Path(file)
+    return path.suffix == ".py" and path.is_relative_to(ROOT) and "site-packages" not in path.parts
 
 
 def _while_importing(frame) -> bool:
