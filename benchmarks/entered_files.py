@@ -2,7 +2,7 @@
 
     python benchmarks/entered_files.py fit --domain medical --adapter tip-adapter    # prints the files, and how many
 
-A reader who follows one call opens that many files; the goal for `fit --adapter tip-adapter` is 75 at most.
+A reader who follows one call opens that many files: a test holds how many those of `fit --adapter tip-adapter` are.
 """
 
 from __future__ import annotations
@@ -46,10 +46,12 @@ def entered(arguments: Sequence[str]) -> list[Path]:
 
 
 def _while_importing(frame) -> bool:
-    """Whether it is called by the body of a module or a class of ours, as decorators are."""
-    while frame.f_back is not None and Path(frame.f_back.f_code.co_filename).is_relative_to(ROOT):
+    """Whether a module is being imported: its body runs, or what gives names of a package to those that import them."""
+    if frame.f_code.co_qualname == "lazy_exports.<locals>.__getattr__":
+        return True
+    while frame.f_back is not None:
         frame = frame.f_back
-        if not frame.f_code.co_flags & inspect.CO_OPTIMIZED and frame.f_globals.get("__name__") != "__main__":
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True
     return False
 

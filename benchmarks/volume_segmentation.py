@@ -242,8 +242,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--patch-size")
     asked = parser.parse_args()
-    data, plan, recipe = planned(asked.data, asked.steps, width=asked.width, class_names=asked.class_names)
+    own = {"width": asked.width, "patch_size": asked.patch_size, "class_names": asked.class_names}
+    data, plan, recipe = planned(asked.data, asked.steps, **own)
     size = " x ".join(map(str, plan.vladapt.patch_size))
     print(f"{data.name}: patches of {size}, width {asked.width}, {torch.get_num_threads()} threads\n")
     print("| | `vladapt fit` | MONAI's loop | difference |\n| --- | ---: | ---: | ---: |", flush=True)

@@ -40,7 +40,6 @@ from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..data import links
 from ..errors import ConfigError, VladaptError, check_given
-from ..runtime.remote import is_url
 from .declared import (
     JUDGEMENT,
     METAVARS,
@@ -247,7 +246,9 @@ class FromRecipe(Source):
                 named = flag_of_place(place, given)
                 given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
-            given |= {"data": parse_sources(sources)[0].path} if sources else {}
+            if sources:
+                weighed = len(sources) > 1 or "=" in sources[0]
+                given["data"] = parse_sources(sources)[0].path if weighed else sources[0]
             beside = {name: given.pop(name, None) for name in BESIDE}
             mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
@@ -393,7 +394,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             _check_given(shown.__signature__.parameters[name], value)
             if name in PLACES:
                 places = [value] if isinstance(value, str) else value or ()
-                for place in (each for each in places if not is_url(str(each))):
+                for place in (each for each in places if "://" not in str(each)):  # no URL
                     check_writable(place, f"--{name}")
         if roots := given.pop("follow_links", None):
             links.follow_links(roots)

@@ -63,6 +63,10 @@ class Gloria(RowLoss):
     words: float = option(5.0, "how much the words that fit best decide", above=0, high=100)
     local_scale: float = option(10.0, "what similarities of words and patches are multiplied by", above=0, high=1000)
     global_scale: float = option(10.0, "what cosines of whole images and texts are multiplied by", above=0, high=1000)
+    skip_ends: bool = option(
+        False,
+        "leave out the start and the end of each text, which are tokens but no words",
+    )
     together: str = option(
         "sum", "how words are put together: by their sum or mean, or by the one that fits best", choices=TOGETHER
     )
@@ -82,7 +86,9 @@ class Gloria(RowLoss):
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
         parts, loss = {}, out["image_features"].new_zeros(())
         if self.local_weight:
-            texts = ranks.columns(out["text_tokens"]), ranks.columns(out["text_mask"].bool())
+            mask = out["text_mask"].bool()
+            are_words = without_ends(mask) if self.skip_ends else mask
+            texts = ranks.columns(out["text_tokens"]), ranks.columns(are_words)
             local = self.local_similarities(self.patch_map(out["image_tokens"]), *texts)
             parts["local"] = both_ways(self.local_scale * local, ranks)
             loss = loss + self.local_weight * parts["local"]
@@ -138,8 +144,16 @@ class Gloria(RowLoss):
         """(P, D) image tokens -> (P,) the mean attention of the words, which sums to 1."""
         tokens, inner = words
         mapped = self.patch_map(patches.to(tokens.device))[None]
-        _, attended = attention_maps(mapped, tokens[None], torch.ones_like(inner)[None], self.attention)
+        are_words = inner if self.skip_ends else torch.ones_like(inner)
+        _, attended = attention_maps(mapped, tokens[None], are_words[None], self.attention)
         return attended[0, 0, inner].mean(dim=0)
+
+
+def without_ends(mask: Tensor) -> Tensor:
+    """(N, L) tokens of texts, without the first and the last of each; a text of these alone keeps them."""
+    place = mask.int().cumsum(dim=1)
+    inner = mask & (place > 1) & (place < place[:, -1:])
+    return torch.where(inner.any(dim=1, keepdim=True), inner, mask)
 
 
 def attention_maps(patches: Tensor, words: Tensor, are_words: Tensor, sharpness: float) -> tuple[Tensor, Tensor]:

@@ -118,6 +118,8 @@ def precision_interval(value: float, truth: Tensor, groups: Groups = None) -> li
     Returns:
         None where fewer than two units are positive.
     """
+    from scipy.special import expit
+
     unit, units = units_of(groups, len(truth))
     count = int(_units_with(truth[:, None], unit, units))
     if count < 2:
@@ -125,7 +127,7 @@ def precision_interval(value: float, truth: Tensor, groups: Groups = None) -> li
     if value >= 1:
         return [((1 - LEVEL) / 2) ** (1 / count), 1.0]
     middle, reach = np.log(value / (1 - value)), t_quantile(count - 1) / np.sqrt(count * value * (1 - value))
-    return [float(1 / (1 + np.exp(-end))) for end in (middle - reach, middle + reach)]
+    return [float(expit(end)) for end in (middle - reach, middle + reach)]
 
 
 def auroc_interval(

@@ -19,7 +19,7 @@ from ...core.data import Format, Table, group_of, read_unlabelled
 from ...core.errors import DataError, UnknownNameError, did_you_mean
 from .layouts.phrases import MIMIC_PATH
 from .reports.mentions import read_mentions
-from .reports.reading import STUDY_COLUMNS, TEXT_COLUMNS, Reports, read_reports, study_of
+from .reports.reading import STUDY_COLUMNS, TEXT_COLUMNS, read_reports, study_of
 from .reports.records import ABSENT, PRESENT, RESOLVED, UNCERTAIN, UNCHANGED, Finding, read_findings
 from .reports.sections import text_of
 from .studies import column_called
@@ -65,7 +65,7 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
     """
     columns = None if data.columns is None else data.columns()
     study = _studies(data.items, columns)
-    text, place = _texts(data, path, columns, study, reading.reports)
+    text, place, further = _texts(data, path, columns, study, reading.reports)
     items, texts = [], {item.id: text_of(text(item), reading.report_part) for item in data.items}
     for item in data.items:
         if texts[item.id]:
@@ -78,6 +78,8 @@ def with_reports(data: DomainData, path: Path, reading: Any) -> DomainData:
     notes = [*data.notes, f"Reports: {place}; learned of each: {reading.report_part}."]
     if without := len(data.items) - len(items):
         notes.append(f"Samples without a report, left out: {without}.")
+    if further:
+        notes.append(f"Reports without a sample, left out: {further}.")
     known = {"findings": tuple(data.class_names)} if data.kind == "multilabel" else {}
     data = replace(data.with_items(items), kind="captions", notes=notes, number_names=known)
     if reading.findings is not None:
@@ -103,13 +105,13 @@ def _studies(items: Sequence[Item], columns: Columns | None) -> dict[str, str]:
 
 def _texts(
     data: DomainData, path: Path, columns: Columns | None, study: Mapping[str, str], named: str | None
-) -> tuple[Callable[[Item], str], str]:
-    """(sample -> its report, "" for none; where that stands)."""
+) -> tuple[Callable[[Item], str], str, int]:
+    """(sample -> its report, "" for none; where that stands; how many reports are of no sample)."""
     if columns is not None and (column := _column_of_reports(columns, named)) is not None:
         cells = columns.cells(column)
-        return lambda item: str(cells.get(item.id) or ""), f"column '{column}' of {columns.place}"
+        return lambda item: str(cells.get(item.id) or ""), f"column '{column}' of {columns.place}", 0
     if named is None and any(item.captions() for item in data.items):
-        return lambda item: "\n".join(item.captions()), "the captions of the table"
+        return lambda item: "\n".join(item.captions()), "the captions of the table", 0
     source = Path(named) if named is not None else path if path.is_dir() else path.parent
     if not source.exists() and source.suffix not in Table.SUFFIXES:
         raise DataError(f"{source}: no such file or folder; check --reports")
@@ -119,7 +121,9 @@ def _texts(
         if named is not None:
             raise
         raise DataError(f"{path}: no reports ({error}); name a column, a table or a folder by --reports") from None
-    return lambda item: _report_of(reports, study[item.id], item.id), str(source)
+    keys = {item.id: _key_in(reports.texts, study[item.id], item.id) for item in data.items}
+    further = len(reports.texts.keys() - keys.values())
+    return lambda item: "" if (key := keys[item.id]) is None else reports.of(key), str(source), further
 
 
 def _column_of_reports(columns: Columns, named: str | None) -> str | None:
@@ -133,11 +137,6 @@ def _column_of_reports(columns: Columns, named: str | None) -> str | None:
             f"--reports {named}: {columns.place} has no such column; {did_you_mean(named, columns.names)}"
         )
     return column
-
-
-def _report_of(reports: Reports, study: str, name: str) -> str:
-    key = _key_in(reports.texts, study, name)
-    return "" if key is None else reports.of(key)
 
 
 def _key_in(studies: Container[str], study: str, name: str) -> str | None:

@@ -26,6 +26,8 @@ STUDY_WORDS = ("study", "studies", "exam", "accession")
 VIEW_COLUMNS = ("view", "view position", "projection", "frontal/lateral")
 SIDE_COLUMNS = ("laterality", "image laterality", "side")
 FRONTAL = frozenset({"frontal", "pa", "ap", "posteroanterior", "anteroposterior"})
+PUBLISHED_FOLDER = re.compile(r"/(?:patient\d+/study\d+|p\d+/s\d+)(?=/[^/]+$)")
+"""Of a study of CheXpert or MIMIC-CXR-JPG."""
 LATERAL = frozenset({"lateral", "lat", "ll", "rl"})
 
 
@@ -76,8 +78,8 @@ def studies_of(data: DomainData, named: str, formats: Sequence[Format]) -> Domai
 
 
 def new_studies(data: DomainData, paths: Sequence[str | Path], named: str, formats: Sequence[Format]) -> DomainData:
-    """Unlabelled images as studies: as `studies_of`, by the table that lies in a folder; images of which nothing is
-    known are a study each.
+    """Unlabelled images as studies: as `studies_of`, by the table that lies in a folder, or by the folders of CheXpert
+    and MIMIC-CXR-JPG; images of which nothing is known are a study each.
 
     Args:
         data: items whose ids begin with the paths.
@@ -88,7 +90,9 @@ def new_studies(data: DomainData, paths: Sequence[str | Path], named: str, forma
     elif GroupNames.are_named_by(named):
         told = Told({item.id: _stem_value(item.id, named) for item in data.items})
     else:
-        told = _by_headers(data.items, formats)
+        places = {item.id: PUBLISHED_FOLDER.search(item.source.absolute().as_posix()) for item in data.items}
+        by_folder = {id_: place.string[: place.end()] for id_, place in places.items() if place is not None}
+        told = Told(by_folder).with_(_by_headers(data.items, formats))
         for folder in (path for path in map(Path, paths) if path.is_dir()):
             above = f"{folder.as_posix()}/"
             inside = [item.id.removeprefix(above) for item in data.items if item.id.startswith(above)]
@@ -132,9 +136,9 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
         return UnequalParts.of([data.load(view) for view in members(item)])
 
     alone = sum(len(item.decode["views"]) == 1 for item in items)
-    notes = [f"Studies: {len(items)}, of {len(data.items)} images; with a single view: {alone}."]
+    notes = [f"Studies: {len(items)}, of {len(data.items)} views; with a single view: {alone}."]
     if differing:
-        notes.append(f"Studies whose images have different labels, which are joined: {differing}.")
+        notes.append(f"Studies whose views have different labels, which are joined: {differing}.")
     of = {"items": items, "load": load, "members": members, "notes": [*data.notes, *notes]}
     return replace(data, **of, skipped=[*data.skipped, *skipped])
 

@@ -2,6 +2,9 @@
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 
 import house
 import pytest
@@ -9,6 +12,7 @@ import pytest
 MOST_ROOMS = 20
 MOST_NAMES = 281
 MOST_CLASSES = 3
+MOST_ENTERED = 83
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +34,18 @@ def test_few_classes_stand_above_a_method():
     """What several methods share is a part that they have."""
     above = house.classes_above_adapters()
     assert {name: count for name, count in above.items() if count > MOST_CLASSES} == {} and len(above) > 70
+
+
+@pytest.mark.thorough
+def test_who_follows_a_fit_opens_no_more_files_than_before(tmp_path):
+    words = ["fit", "--domain", "medical", "--data", "sample", "--adapter", "tip-adapter", "--shots", "4"]
+    program = [sys.executable, str(house.ROOT / "benchmarks" / "entered_files.py"), *words, "--out", "run"]
+    told = subprocess.run(
+        program, cwd=tmp_path, env={**os.environ, "VLADAPT_CACHE": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    files = [line for line in told.stdout.splitlines() if line.endswith(".py") and " " not in line]
+    assert {"core/engine/fit.py", "adapters/cache/tip_adapter.py"} <= {*files} and len(files) <= MOST_ENTERED
 
 
 def test_files_beside_the_folders_count_too(names_of_rooms):

@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, decoded, encoded, enlarged, pixels
+    from .pictures import asked, decoded, encoded, enlarged, facts_of, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, encoded, enlarged, pixels  # type: ignore[no-redef]
+    from pictures import asked, decoded, encoded, enlarged, facts_of, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
 """Boxes scored below this are not counted in a summary."""
@@ -160,7 +160,7 @@ def row_of(name, answer, class_names, least):
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")

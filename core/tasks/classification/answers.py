@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from shutil import get_terminal_size
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -12,8 +13,10 @@ from rich.table import Table
 
 from ...runs.sections import plural, worded
 
-NAME_WIDTH = 32
-"""Of an image's name that is never broken."""
+NAME_WIDTH, LEAST_NAME = 32, 12
+"""Of an image's name that is not broken, and in a narrow terminal."""
+BORDERS = 3
+"""Characters between two columns."""
 SHOWN_CLASSES = 6
 LEAST_CERTAIN = 3
 
@@ -24,13 +27,13 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
     Args:
         columns: further keys that rows may have -> headings.
     """
-    table = Table()
     further = [key for key in columns if any(row.get(key) is not None for row in rows)]
-    first = "patient" if "images" in further else "image"
-    longest = max((len(row["id"]) for row in rows), default=0)
-    table.add_column(first, overflow="fold", min_width=min(NAME_WIDTH, longest))
-    for name in ("prediction", "confidence", "next", *(columns[key] for key in further)):
-        table.add_column(name, justify="right" if name == "confidence" else "left", overflow="fold")
+    headings = [
+        "patient" if "images" in further else "image",
+        *("prediction", "confidence", "next"),
+        *(columns[key] for key in further),
+    ]
+    cells = []
     for row in rows:
         if "labels" in row:
             pairs = zip(row["labels"], row["confidences"])
@@ -40,7 +43,26 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
             label, sure = row["label"], f"{row['confidence']:.1%}"
             rest = [each for each in row["top"] if each["class"] != row["label"]]
         runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
-        table.add_row(row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further))
+        cells.append([row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further)])
+    return _table(headings, cells)
+
+
+def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """Columns of which the first is not broken within `NAME_WIDTH`. A terminal cuts off what has no room: there the
+    others are as wide as their longest word, and the first has the rest."""
+    columns = [[heading, *column] for heading, column in zip(headings, zip(*cells) if cells else [()] * len(headings))]
+    full = [max(map(len, column)) for column in columns]
+    least = [max(len(word) for cell in column for word in (cell.split() or [""])) for column in columns]
+    room, name = get_terminal_size().columns - BORDERS * len(columns) - 1, min(NAME_WIDTH, full[0])
+    narrow = name + sum(full[1:]) > room
+    name = min(name, max(LEAST_NAME, room - sum(least[1:]))) if narrow else name
+    table = Table()
+    table.add_column(headings[0], overflow="fold", min_width=name)
+    for heading, most in zip(headings[1:], least[1:]):
+        right = "right" if heading == "confidence" else "left"
+        table.add_column(heading, justify=right, overflow="fold", max_width=most if narrow else None)
+    for row in cells:
+        table.add_row(*row)
     return table
 
 

@@ -14,7 +14,7 @@ from ...backbones.load import load_backbone
 from ...backbones.stored import stored_spec
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.judgement import Findings, Place
+from ...contracts.judgement import FIT, Findings, Place
 from ...contracts.options import option, settle
 from ...contracts.pair_head import PairHead
 from ...contracts.recipe import Recipe
@@ -26,7 +26,7 @@ from ...errors import CapabilityError, ConfigError
 from ...metrics.retrieval import TEXT_TO_IMAGE
 from ...recipes.asked_for import adapter_of, adapter_options
 from ...registry import adapter_class, catalogue
-from ...registry.build import judgements_of
+from ...registry.build import judgements_of, judges_at
 from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
@@ -174,7 +174,11 @@ class Retrieval(TowerTraining):
             data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed, recipe.tolerate)
         else:
             self.domain.check_task(self.name)
-            data = divided_pairs(self.domain_data(recipe), self.domain, self.name, recipe.split_seed)
+            read = self.domain_data(recipe)
+            for judgement in judges_at(self, FIT, recipe.task_options):
+                if judgement.asked:
+                    judgement.check_read(read)
+            data = divided_pairs(read, self.domain, self.name, recipe.split_seed)
         return self._as_asked(data, recipe)
 
     @staticmethod

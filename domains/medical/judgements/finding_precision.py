@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ....core.contracts import Item, JudgedTowers, Judgement, Place, Record, option
+from ....core.contracts import DomainData, Item, JudgedTowers, Judgement, Place, Record, option
 from ....core.errors import ConfigError
 from ....core.metrics import Ranking, share_interval
 from ....core.runs import Measure, TableSection, plural
@@ -142,21 +142,25 @@ class FindingPrecision(Judgement):
         choices=tuple(PROTOCOLS),
     )
 
+    def check_read(self, data: DomainData) -> None:
+        """Refuse a protocol whose findings the set does not have."""
+        if missing := [name for name in PROTOCOLS[self.precision_of].findings if name not in data.class_names]:
+            raise ConfigError(
+                f"--precision-of {self.precision_of}: this set does not tell {', '.join(missing)}; give one that does, "
+                "or all"
+            )
+
     def compute(self, fit: JudgedTowers) -> FindingPrecisions | None:
         """None where fewer than two findings have images of their own.
 
         Raises:
-            ConfigError: a protocol is asked for whose findings the set does not have.
+            ConfigError: as `check_read`.
         """
         protocol, pairs = PROTOCOLS[self.precision_of], fit.data.pairs
         if not isinstance(pairs, DomainPairs):
             return None
         class_names, item_of = pairs.data.class_names, {item.id: item for item in pairs.items}
-        if missing := [name for name in protocol.findings if name not in class_names]:
-            raise ConfigError(
-                f"--precision-of {self.precision_of}: this set does not tell {', '.join(missing)}; give one that does, "
-                "or all"
-            )
+        self.check_read(pairs.data)
         items = [item_of.get(id_) for id_ in fit.scores_after.ids]
         found = [None if item is None else sole_finding(item, class_names) for item in items]
         rows_of: dict[str, list[int]] = {name: [] for name in protocol.findings or class_names}

@@ -23,7 +23,7 @@ from torch.nn.functional import interpolate
 from ....core.contracts import Item
 from ....core.data import FileHashes
 from ....core.features import FeatureStore
-from ..volumes import Slabs, files_of
+from ..volumes import Slabs, files_of, volume_files
 from .fingerprint import Fingerprint
 
 VERSION = 2
@@ -132,7 +132,7 @@ def prepared(files: Sequence[str], mask: str, values: Sequence[Sequence[int]], h
     Raises:
         DataError: a file cannot be read. CacheError: the cache cannot be written.
     """
-    sources = FileHashes.of_files([*map(Path, files), Path(mask)])
+    sources = FileHashes.of_files([each for file in (*files, mask) for each in volume_files(Path(file))])
     content = json.dumps([VERSION, sources, how.to_json(), [*map(list, values)]])
     name = f"volumes/{hashlib.sha256(content.encode()).hexdigest()[:24]}"
     return PreparedCase(

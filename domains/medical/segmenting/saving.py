@@ -61,8 +61,9 @@ def stored_labels(item: Item, file: Path) -> tuple[Slabs, np.ndarray]:
 
 
 def _free_name(item: Item, used: set[str]) -> str:
-    """The name of the volume's first file, with a number where another of that name was written."""
-    stem = file_stem(CHANNEL.sub("", stem_of(item.source)) or item.source.name)
+    """The name of the volume's first file, of a DICOM series that of its folder, with a number where another of that
+    name was written."""
+    stem = file_stem(CHANNEL.sub("", stem_of(item.source)) or item.source.absolute().parent.name)
     name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
     used.add(name)
     return name

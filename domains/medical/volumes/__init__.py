@@ -10,6 +10,7 @@ from .label_sets import stem_of as stem_of
 from .reading import read_volume as read_volume
 from .slabs import Slabs as Slabs
 from .slabs import grid_of as grid_of
+from .slices import volume_files as volume_files
 from .structures import Structures as Structures
 from .structures import read_labels as read_labels
 from .structures import read_structures as read_structures

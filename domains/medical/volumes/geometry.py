@@ -117,7 +117,7 @@ def check_same_grid(volume: Grid, mask: Grid) -> None:
     name, digits, one, other = next(unlike, facts[-1])  # a direction that differs by less moves a far corner by more
     raise DataError(
         f"{mask.path}: its {name} is {_in_words(other, digits)}, but that of "
-        f"{volume.path.name} is {_in_words(one, digits)}; resample the mask to its volume"
+        f"{volume.path} is {_in_words(one, digits)}; resample the mask to its volume"
     )
 
 

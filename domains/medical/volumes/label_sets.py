@@ -6,12 +6,14 @@
 * A folder of several such sets, whose structures of one name are the same: each volume is labelled for those of its own
   set alone.
 * Folders `images` and `labels` with files of the same names, where there is no `dataset.json`.
+* DICOM series and the objects (SEG, RTSTRUCT) that outline structures on them (`outlined_series.py`).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Decoded, DomainData, Item
-from ....core.data import GroupNames, group_of, locate, remember_by_file, shown, visible
+from ....core.data import FileHashes, GroupNames, group_of, locate, remember_by_file, shown, visible
 from ....core.errors import ConfigError, DataError, did_you_mean, printable
 from ....core.runtime import read_json
 from ..formats import VOLUME_SUFFIXES, volume_group
@@ -49,6 +51,7 @@ class Layout:
         order: as of `VolumeMask`.
         modalities: name of each channel.
         cases: (name, files of its channels, file of labels or None, split or "").
+        notes: what else is to be said.
     """
 
     folder: Path
@@ -56,6 +59,7 @@ class Layout:
     order: tuple[int, ...]
     modalities: tuple[str, ...]
     cases: Sequence[tuple[str, tuple[Path, ...], Path | None, str]]
+    notes: Sequence[str] = ()
 
 
 def read_label_set(path: Path, reading: Any) -> DomainData:
@@ -87,7 +91,9 @@ def read_label_set(path: Path, reading: Any) -> DomainData:
         raise DataError(f"{path}: no volume with labels; put labels beside the images ({DATASET}, imagesTr, labelsTr)")
     items = _grouped(items, path, reading.group_column)
     _check_splits(items, path)
-    notes = [f"Volumes without labels, left out: {unlabelled}."] if unlabelled else []
+    notes = [note for layout in layouts for note in layout.notes]
+    if unlabelled:
+        notes.append(f"Volumes without labels, left out: {unlabelled}.")
     if len(layouts) > 1:
         notes.append(f"{len(layouts)} sets; each volume is labelled for the structures of its own set alone.")
     return DomainData(items, names, load_volume, KIND, name=path.resolve().name, notes=notes)
@@ -163,10 +169,12 @@ def _layouts(path: Path, reading: Any) -> Iterator[Layout]:
             yield _described(folder, reading)
     elif path.is_dir() and (path / "images").is_dir() and (path / "labels").is_dir():
         yield _beside(path, reading)
+    elif path.is_dir() and _series_below(path):
+        yield _outlined(path, reading)
     else:
         raise DataError(
             f"{path}: no set of labelled volumes; give a folder with {DATASET} (Medical Segmentation Decathlon, "
-            "nnU-Net), or with the folders images and labels"
+            "nnU-Net), with the folders images and labels, or of DICOM series with SEG or RTSTRUCT objects"
         )
 
 
@@ -276,6 +284,25 @@ def _beside(path: Path, reading: Any) -> Layout:
     return Layout(path, structures, (), ("",) * channels, _with_folds(path, listed, reading.fold))
 
 
+def _outlined(path: Path, reading: Any) -> Layout:
+    """DICOM series, each labelled by the objects that refer to it."""
+    from ..dicom_header import read_header
+    from .outlined_series import outlined_set
+
+    known = outlined_set(path, reading.class_names, reading.max_pixels)
+    alone = Counter(file.parent for file in known.labels)
+    named = {file: file.parent if alone[file.parent] == 1 and file.parent != path else file for file in known.labels}
+    cases = [(shown(named[file], path), (file,), labels, "") for file, labels in known.labels.items()]
+    modalities = sorted({read_header(file).modality for file, labels in known.labels.items() if labels is not None})
+    if len(modalities) > 1:
+        raise DataError(f"{path}: structures are outlined on series of {_words(modalities)}; give those of one kind")
+    lacking = ", ".join(f"{name} (on {count})" for name, count in known.lacking.items())
+    notes = [f"Structures that some series are not outlined for, which count as absent there: {lacking}."]
+    structures = dict(zip(known.names, known.values, strict=True))
+    cases = _with_folds(path, cases, reading.fold)
+    return Layout(path, structures, known.order, tuple(modalities), cases, notes if lacking else [])
+
+
 def _with_folds(folder: Path, cases: Sequence[Any], fold: int) -> list[Any]:
     """Splits by nnU-Net's file of folds: what a fold holds out is for testing, unless there is a test set."""
     cases = list(cases)
@@ -324,7 +351,7 @@ def _item(
     known = {0, *(value for values in layout.structures.values() for value in values)}
     if unknown := sorted(set(counts) - known):
         raise DataError(
-            f"{mask}: has the label {unknown[0]} ({counts[unknown[0]]} voxels), and the set names only "
+            f"{mask}: has the label {unknown[0]} (voxels: {counts[unknown[0]]}), and the set names only "
             f"{_words(sorted(known))}; correct the labels, or name it"
         )
     values = tuple(layout.structures.get(each, ()) for each in names)
@@ -332,13 +359,26 @@ def _item(
     target = VolumeMask(mask, labels, values, layout.order, layout.modalities)
     place = shown(layout.folder / name, root) if layout.folder != root else name
     item = _unlabelled(printable(place), files, max_pixels)
-    return item.with_(target=target, group=volume_group(files[0], shown(files[0], root)))
+    return item.with_(target=target, group=_group(files[0], root))
+
+
+def _group(file: Path, root: Path) -> str | None:
+    """The patient, where the header or the path says whose volume it is, else the volume."""
+    from ..dicom_header import read_header
+
+    if file.name.lower().endswith(VOLUME_SUFFIXES):
+        return volume_group(file, shown(file, root))
+    return read_header(file).patient or volume_group(file, shown(file, root))
 
 
 def _unlabelled(name: str, files: tuple[Path, ...], max_pixels: int) -> Item:
+    from .slices import volume_files
+
     further = {"further": [str(file) for file in files[1:]]} if len(files) > 1 else {}
     limit = {"max_pixels": max_pixels} if max_pixels != Item.MAX_PIXELS else {}
-    return Item(id=name, source=files[0], decode={**further, **limit})
+    read = [each for file in files for each in volume_files(file)]
+    digest = {"digest": FileHashes.of_files(read)} if len(read) > 1 else {}
+    return Item(id=name, source=files[0], decode={**further, **limit, **digest})
 
 
 @remember_by_file(size=4096)

@@ -35,9 +35,11 @@ def grid_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> Grid:
 
         size, affine = itk_files.header_of(path, max_pixels)
         return Grid(path, size, affine, itk_files.channels_of(path, max_pixels))
-    volume = read_volume(path, {"max_pixels": max_pixels})
-    x, y, z = volume.shape[1:]
-    return Grid(path, (x, y, z), volume.affine.numpy(), volume.shape[0])
+    from .series import ordered, series_at
+
+    slices, affine = ordered(series_at(path))
+    rows, columns = slices[0].size
+    return Grid(path, (columns, rows, len(slices)), affine)
 
 
 class Slabs:

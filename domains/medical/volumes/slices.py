@@ -80,13 +80,21 @@ def count_along(path: Path, axis: int, max_pixels: int) -> int:
 
 def digest_of(path: Path) -> str | None:
     """Of the bytes of all files of a volume in the order of its slices; None of a volume in a single file."""
+    files = volume_files(path)
+    return None if files == [path] else FileHashes.of_files(files)
+
+
+def volume_files(path: Path) -> list[Path]:
+    """All files that a volume consists of: those of its DICOM series in the order of the slices, a header's and its
+    data, or one.
+
+    Raises:
+        DataError: no whole series, or a header without its data.
+    """
     if not path.name.lower().endswith(VOLUME_SUFFIXES):
-        files = list(dict.fromkeys(each.path for each in ordered(series_at(path))[0]))
-    elif path.name.lower().endswith(META_SUFFIXES + NRRD_SUFFIXES) and (data_file := data_file_of(path)) != path:
-        files = [path, data_file]
-    else:
-        return None
-    return FileHashes.of_files(files)
+        return list(dict.fromkeys(each.path for each in ordered(series_at(path))[0]))
+    apart = path.name.lower().endswith(META_SUFFIXES + NRRD_SUFFIXES) and (data_file := data_file_of(path)) != path
+    return [path, data_file] if apart else [path]
 
 
 def load_parts(path: str | Path, decode: Mapping[str, Any]) -> Decoded:

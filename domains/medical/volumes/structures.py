@@ -27,7 +27,7 @@ from .series import Slice, named_uid, ordered
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-SEG, RTSTRUCT = "SEG", "RTSTRUCT"
+SEG, RTSTRUCT = KINDS = ("SEG", "RTSTRUCT")
 FILLED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 """Kinds of contours that enclose anything."""
 FINER, SUBPIXEL_BITS = 8, 8
@@ -66,6 +66,20 @@ def read_labels(source: str | Path, volume: MetaTensor) -> MetaTensor:
     return labels
 
 
+def outlined_by(path: Path) -> tuple[set[str], tuple[str, ...]]:
+    """Hashes of the series that a SEG or RTSTRUCT file refers to, and the names of its structures; no pixels are read.
+
+    Raises:
+        DataError: the file is neither, or is damaged.
+    """
+    kind = _kind(path)
+    data_set = open_data_set(path, stop_before_pixels=True)
+    try:
+        return _referred(kind, data_set), tuple(_known(kind, data_set))
+    except Exception as error:  # as below
+        raise _unreadable(path, kind, error) from None
+
+
 def read_structures(
     source: str | Path, files: Sequence[Path], names: Sequence[str] | None = None, max_pixels: int = Item.MAX_PIXELS
 ) -> Structures:
@@ -81,20 +95,18 @@ def read_structures(
         DataError: the file is neither, is damaged, draws on another series or another grid, or lacks a name.
     """
     path = Path(source)
-    kind = read_header(path).modality
-    if kind not in (SEG, RTSTRUCT):
-        raise DataError(f"{path}: neither a segmentation (SEG) nor contours (RTSTRUCT); give one of them")
+    kind = _kind(path)
     slices, affine = ordered(files)
     data_set = open_data_set(path)
     try:
-        referred = _series_of_segmentation(data_set) if kind == SEG else _series_of_contours(data_set)
+        referred = _referred(kind, data_set)
         if slices[0].series not in referred:
             told = ", ".join(sorted(series[:8] for series in referred)) or "none"
             raise DataError(
                 f"{path}: refers to a series that is absent ({told}; {slices[0].path.parent} holds "
                 f"{slices[0].series[:8]}); put it beside its own"
             )
-        known = _segments(data_set) if kind == SEG else _regions(data_set)
+        known = _known(kind, data_set)
         numbers = [_number(path, name, known) for name in (known if names is None else names)]
         voxels = len(slices) * slices[0].size[0] * slices[0].size[1] * len(numbers)
         if voxels > SLICES * max_pixels:
@@ -104,8 +116,27 @@ def read_structures(
     except DataError:
         raise
     except Exception as error:  # values converted at first use; their text may be personal and is not shown
-        raise DataError(f"{path}: not a readable {kind} object ({type(error).__name__}); replace it") from None
+        raise _unreadable(path, kind, error) from None
     return Structures(as_volume(masks, affine, path), tuple(known if names is None else names))
+
+
+def _kind(path: Path) -> str:
+    kind = read_header(path).modality
+    if kind not in KINDS:
+        raise DataError(f"{path}: neither a segmentation (SEG) nor contours (RTSTRUCT); give one of them")
+    return kind
+
+
+def _referred(kind: str, data_set: Dataset) -> set[str]:
+    return _series_of_segmentation(data_set) if kind == SEG else _series_of_contours(data_set)
+
+
+def _known(kind: str, data_set: Dataset) -> dict[str, int]:
+    return _segments(data_set) if kind == SEG else _regions(data_set)
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> DataError:
+    return DataError(f"{path}: not a readable {kind} object ({type(error).__name__}); replace it")
 
 
 def _number(path: Path, name: str, known: dict[str, int]) -> int:

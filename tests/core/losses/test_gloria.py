@@ -52,6 +52,28 @@ def test_it_is_the_papers_equation_in_blocks_too(monkeypatch, together, block):
         torch.testing.assert_close(ours, theirs)
 
 
+def test_the_start_and_the_end_of_a_text_are_no_words():
+    out = outputs()
+    out["text_mask"] = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool()
+    inner = torch.tensor([[0, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0]]).bool()
+    assert torch.equal(gloria.without_ends(out["text_mask"]), inner), "a text without a word keeps what it has"
+    value = build_loss("gloria", project=False, skip_ends=True)(out)["local"]
+    of_words = build_loss("gloria", project=False)({**out, "text_mask": inner})["local"]
+    torch.testing.assert_close(value, of_words)
+
+
+def test_a_map_is_highest_where_words_look_though_the_end_looks_there_more():
+    """The end of a text stands for the whole of it, and takes the attention of the patches that the words describe."""
+    patches = torch.eye(6)
+    words, inner = torch.zeros(4, 6), torch.tensor([False, True, True, False])
+    words[1, 2], words[2, 2], words[2, 3] = 3, 2, 0.5
+    words[3, 2] = 9
+    loss = build_loss("gloria", project=False, skip_ends=True)
+    assert int(loss.look(patches, (words, inner)).argmax()) == 2
+    with_ends = build_loss("gloria", project=False).look(patches, (words, inner))
+    assert int(with_ends.argmin()) == 2
+
+
 def test_padding_changes_nothing():
     out = outputs(1)
     mask = out["text_mask"]

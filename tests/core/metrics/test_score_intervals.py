@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -109,3 +110,6 @@ def test_average_precision_has_an_interval_from_two_units_with_the_label_on():
     # that all are ranked right does not make it certain
     assert precision_interval(1.0, truth) == pytest.approx([0.025 ** (1 / 20), 1.0])
     assert precision_interval(0.7, torch.arange(60) < 1) is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert precision_interval(1 - 1e-9, truth) == [0.0, 1.0]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom.uid import RLELossless
 
+import vladapt
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.errors import DataError
@@ -137,3 +138,28 @@ def test_a_free_text_in_a_class_attribute_is_not_shown(write_dicom, tmp_path):
     data = Medical().read(tmp_path, "classification", label_tag="BodyPartExamined")
     assert data.class_names == ("chest", "head") and len(data.skipped) == 1
     assert_silent(repr(data))
+
+
+@pytest.mark.parametrize("unit", ["image", "study", "volume"])
+def test_no_file_that_is_written_names_a_patient(write_volume, tmp_path, monkeypatch, everything_said, unit):
+    """The run, its report, the cache, answers, a worklist and an index; DICOM that is asked for names whom it must."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    for number in range(8):
+        uid = f"1.2.826.0.1.99731.{number}"
+        whose = {**PERSON, "PatientID": f"MRN-99731-{number}", "StudyInstanceUID": uid, "SeriesInstanceUID": f"{uid}.1"}
+        voxels = np.random.default_rng(number).integers(0, 400, (8, 8, 3)).astype(np.int16) + 600 * (number % 2)
+        folder = tmp_path / "set" / ("healthy", "ill")[number % 2] / str(number)
+        write_volume(folder, voxels, np.diag([-1.0, -1, 2, 1]), **whose)
+    everything_said()
+    fitted = vladapt.fit(
+        domain="medical", data=str(tmp_path / "set"), unit=unit, adapter="nearest-mean", out=str(tmp_path / "runs")
+    )
+    (tmp_path / "out").mkdir()
+    vladapt.predict(fitted.run, [tmp_path / "set"], out=str(tmp_path / "out"), outputs="worklist")
+    vladapt.evaluate(fitted.run, data=str(tmp_path / "set"))
+    written = [path for folder in ("runs", "cache", "out") for path in (tmp_path / folder).rglob("*")]
+    assert len([path for path in written if path.is_file()]) > 10 and (tmp_path / "out" / "worklist.csv").is_file()
+    for path in written:
+        text = path.name + (path.read_bytes().decode("latin-1") if path.is_file() else "")
+        assert not [secret for secret in (*SECRETS, "1.2.826.0.1.99731") if secret in text], path
+    assert_silent(everything_said())

@@ -162,7 +162,7 @@ def test_a_label_that_the_set_does_not_name_is_refused(tmp_path):
     strange = labels(1)
     strange[1, 1, 1] = 9
     write(folder / "labelsTr/case_1.nii.gz", strange)
-    refused(folder, "case_1.nii.gz", "label 9", "1 voxels", "0, 1, 2")
+    refused(folder, "case_1.nii.gz", "label 9", "voxels: 1", "0, 1, 2")
     write(folder / "labelsTr/case_1.nii.gz", labels(1) + 0.5)
     refused(folder, "case_1.nii.gz", "between whole numbers")
 

@@ -66,7 +66,10 @@ def test_a_part_of_the_report_is_chosen(studies, part, text):
 def test_reports_lie_in_a_folder_by_study(studies, tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "s2.txt").write_text("IMPRESSION: Of the folder.")
-    assert _texts(studies, reports=str(tmp_path / "texts")) == {"b.png": ("Of the folder.",)}
+    (tmp_path / "texts" / "s9.txt").write_text("IMPRESSION: Of an image elsewhere.")
+    data = Medical().read(studies, "retrieval", reports=str(tmp_path / "texts"))
+    assert {item.id: item.captions() for item in data.items} == {"b.png": ("Of the folder.",)}
+    assert data.notes[-2:] == ["Samples without a report, left out: 2.", "Reports without a sample, left out: 1."]
 
 
 def test_reports_lie_in_another_table(studies, tmp_path):

@@ -70,7 +70,7 @@ def test_a_study_is_one_sample_whose_frontal_view_comes_first(tmp_path):
     assert [data.class_names[item.class_label()] for item in data.items] == ["ill", "well", "well", "ill"]
     assert [item.split for item in data.items] == ["train", "train", "test", "test"]
     assert len({item.group for item in data.items}) == 4
-    assert "Studies: 4, of 6 images; with a single view: 2." in data.notes
+    assert "Studies: 4, of 6 views; with a single view: 2." in data.notes
     assert list(data.columns().cells("laterality").values())[:2] == ["", "R"]
 
 
@@ -129,6 +129,18 @@ def test_dicom_files_tell_their_study_and_their_view(write_dicom, tmp_path):
     assert len(new.items) == 1 and new.items[0].target.about()["view"] == "PA, LL" and new.load(new.items[0]).ndim == 4
 
 
+@pytest.mark.parametrize("folder", ["valid/patient00101/study1", "files/p10/p10000032/s50414267"])
+def test_new_studies_are_told_by_the_folders_of_published_sets(tmp_path, monkeypatch, folder):
+    place = tmp_path / folder
+    for other, seed in ((place, 0), (place.with_name("study2" if "study" in folder else "s7"), 5)):
+        for view in ("view1_frontal", "view2_lateral"):
+            picture(other / f"{view}.png", seed + len(view))
+    data = Medical().read_images([tmp_path / folder.split("/")[0]], unit="study")
+    assert [len(data.load(item)) for item in data.items] == [2, 2]
+    monkeypatch.chdir(place)
+    assert len(Medical().read_images(["."], unit="study").items) == 1
+
+
 def test_labels_of_the_views_are_joined_and_classes_must_agree(tmp_path):
     rows = [
         "images/a-pa.png,s1,1,,0",
@@ -139,7 +151,7 @@ def test_labels_of_the_views_are_joined_and_classes_must_agree(tmp_path):
     data = read(table(tmp_path / "several", rows, "image,study,edema,mass,nodule"))
     labels = [item.class_label() for item in data.items]
     assert labels[0][0] == 1.0 and math.isnan(labels[0][1]) and labels[0][2] == 1.0
-    assert "Studies whose images have different labels, which are joined: 1." in data.notes
+    assert "Studies whose views have different labels, which are joined: 1." in data.notes
     for fault, change in {
         "'images/a-lat.png' are of one study, and of different classes; correct one": ("LATERAL", "ill", "well"),
         "are of one study, and in the splits train and test; correct one": ("LATERAL", "train", "test"),

@@ -195,8 +195,8 @@ def test_values_that_are_no_numbers_are_refused(write_volume, tmp_path, kind):
 @pytest.mark.parametrize(
     ("row", "column", "by", "told"),
     [
-        (0, 0, 0.01, r"m.nii: its spacing is \(1.5100, 0.7500, 2.5000\), but that of v.nii is \(1.5000,"),
-        (0, 3, 0.01, r"m.nii: its origin is \(-19.9900, 10.0000, 5.0000\), but that of v.nii is \(-20.0000"),
+        (0, 0, 0.01, r"m.nii: its spacing is \(1.5100, 0.7500, 2.5000\), but that of .*v.nii is \(1.5000,"),
+        (0, 3, 0.01, r"m.nii: its origin is \(-19.9900, 10.0000, 5.0000\), but that of .*v.nii is \(-20.0000"),
         (0, 2, 0.0015, r"m.nii: its direction is"),
     ],
 )
@@ -208,7 +208,7 @@ def test_a_mask_of_another_geometry_is_refused_with_both_values(write_volume, tm
     affine[row, column] += by
     with pytest.raises(DataError, match=told):
         check_same_geometry(volume, read_volume(write_volume(tmp_path / "m.nii", VOXELS, affine)))
-    with pytest.raises(DataError, match=r"its size is \(3, 4, 4\), but that of v.nii is \(3, 4, 5\)"):
+    with pytest.raises(DataError, match=r"its size is \(3, 4, 4\), but that of .*v.nii is \(3, 4, 5\)"):
         check_same_geometry(volume, read_volume(write_volume(tmp_path / "s.nii", VOXELS[..., :4], AFFINE)))
 
 

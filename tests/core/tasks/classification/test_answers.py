@@ -53,3 +53,17 @@ def test_a_domain_has_its_own_word_for_images():
 def test_a_name_is_not_broken_in_a_narrow_terminal():
     rows = [answer(7, unlike=True, set=["mass", "effusion"])]
     assert any("patient/scan7.png" in line for line in printed(predictions_table(rows, COLUMNS), width=70))
+
+
+def test_what_decided_is_not_cut_off_beside_a_long_name(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    top = [{"class": "pneumothorax", "probability": 0.2}]
+    row = {
+        **answer(7, unlike=True, set="axial slice 12"),
+        "id": "chexpert/valid/patient00101/study1/view.jpg",
+        "top": top,
+    }
+    columns = {"set": "decided by", "unlike": "unlike"}
+    lines = printed(predictions_table([row], columns), width=80)
+    assert all(line[-1] in "┓┃┩│┘" for line in lines)
+    assert all(word in " ".join(lines) for word in ("decided", "axial", "unlike", "yes", "20.0%"))

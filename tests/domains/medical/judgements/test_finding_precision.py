@@ -172,3 +172,12 @@ def test_a_fit_and_an_evaluation_tell_it(small_clip_spec, tmp_path, monkeypatch)
     assert {"zero_shot", "adapted"} == set(told["directions"]["image_to_text"])
     assert "What the first results show" in (fitted.run / "report.html").read_text(encoding="utf-8")
     assert vladapt.evaluate(fitted.run)["finding_precision"] == told
+
+
+def test_a_protocol_that_the_set_does_not_have_is_refused_before_anything_is_trained(small_clip_spec, tmp_path):
+    with pytest.raises(ConfigError, match="--precision-of 5x200: this set does not tell Atelectasis, Edema"):
+        vladapt.fit(
+            domain="medical", task="retrieval", data="sample", backbone=small_clip_spec, out=str(tmp_path / "runs"),
+            adapter={"name": "lora", "epochs": 1}, precision_of="5x200",
+        )  # fmt: skip
+    assert not list(tmp_path.rglob("*"))
