@@ -138,8 +138,8 @@ class Gloria(RowLoss):
 
     @torch.no_grad()
     def look(self, patches: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
-        """(P, D) image tokens -> (P,) the attention of the words, which sums to 1: their mean by exp(words x cos(w, c_w)),
-        as they count in the similarity. A plain mean says little, since words share out each patch."""
+        """(P, D) image tokens -> (P,) the attention of the words, which sums to 1: their mean, each counting as in the
+        similarity, exp(words x cos(w, c_w)). A plain mean says little, since words share out each patch."""
         tokens, inner = words
         mapped = self.patch_map(patches.to(tokens.device))[None]
         are_words = inner if self.skip_ends else torch.ones_like(inner)
