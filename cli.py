@@ -184,25 +184,22 @@ def add_groups_and_commands_of_domains(app: typer.Typer, arguments: Sequence[str
         ConfigError: one has the name of a command that is there, or its file defines no function with its name.
     """
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
-    groups: dict[str, typer.Typer] = {}
-    held: dict[str, list[str]] = {}
-
-    def grouped(group: str, name: str) -> typer.Typer:
-        if group not in groups:
-            groups[group] = typer.Typer(no_args_is_help=True)
-            app.add_typer(groups[group], name=group)
-        held.setdefault(group, []).append(name)
-        groups[group].info.help = f"Commands: {', '.join(held[group])}."
-        return groups[group]
+    groups = {curate.GROUP: typer.Typer(no_args_is_help=True, help=curate.PURPOSE)}
+    app.add_typer(groups[curate.GROUP], name=curate.GROUP)
 
     for name, command in curate.COMMANDS.items():
-        where, called = grouped(curate.GROUP, name), name in arguments
-        where.command(name, help=command.__doc__)(with_flags(command, arguments) if called else _not_called)
+        called = name in arguments
+        groups[curate.GROUP].command(name, help=command.__doc__)(
+            with_flags(command, arguments) if called else _not_called
+        )
     for name, entry in commands().items():
         group, title = _group_and_title(entry)
         if name in taken and not group:
             raise ConfigError(f"command '{name}' is defined twice: by vladapt and by {entry.origin}; rename one")
-        where = grouped(group, name) if group else app
+        if group and group not in groups:
+            groups[group] = typer.Typer(no_args_is_help=True)
+            app.add_typer(groups[group], name=group)
+        where = groups[group] if group else app
         called = name in arguments
         where.command(name, help=None if called else title)(
             with_flags(_function(entry), arguments) if called else _not_called

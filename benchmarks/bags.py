@@ -10,7 +10,7 @@ that any method on means can reach.
 
 "proof": 400 slides to learn from, 100 for val and 300 to test, half of each class, in three draws; each method with its
 defaults but for what its name says. The epoch is the one with the least loss on val. "deciding tile": of the tumour
-slides of test those whose moved tile is among the three with the most attention.
+slides of test those whose moved tile is among the three that weigh most (`Adapter.attention`).
 
 "shots": 1, 4 and 16 slides per class to learn from and as many for val, 300 to test, in five draws; mean, and the worst
 and the best draw, since some draws end at chance and others near 100 %.

@@ -133,6 +133,12 @@ def ours(folder: Path) -> dict:
     return {"losses": losses, "clock": clock, "peak": peak() - start}
 
 
+def losses_apart(ours: dict, theirs: dict) -> float:
+    """The largest relative difference of the losses of a step."""
+    pairs = zip(ours["losses"], theirs["losses"], strict=True)
+    return max(abs(one - other) / abs(other) for one, other in pairs)
+
+
 def peak() -> float:
     """MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -176,8 +182,8 @@ def main() -> None:
                     listed.append(json.loads(lines[0].removeprefix("RESULT")))
                     seconds, most = _seconds(listed[-1]), listed[-1]["peak"]
                     print(f"round {number}, {who}: {seconds:.2f} s, {most:.0f} MiB", file=sys.stderr, flush=True)
-    pairs = zip(results["ours"][0]["losses"], results["theirs"][0]["losses"], strict=True)
-    print(f"largest relative difference of {STEPS} losses: {max(abs(a - b) / abs(b) for a, b in pairs):.1e}")
+    apart = losses_apart(results["ours"][0], results["theirs"][0])
+    print(f"largest relative difference of {STEPS} losses: {apart:.1e}")
     seconds = {who: [_seconds(each) for each in of] for who, of in results.items()}
     for what, of in (("CPU", seconds), ("peak", {who: [each["peak"] for each in r] for who, r in results.items()})):
         own, other = statistics.median(of["ours"]), statistics.median(of["theirs"])

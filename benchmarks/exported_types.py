@@ -149,8 +149,8 @@ def _agreement(raw: nn.Module, ask: Session, size: tuple[int, int]) -> str:
     if any(one.shape != other.shape for one, other in zip(wanted, found, strict=True)):
         return f"{size[0]} x {size[1]}: other shapes"
     shares = [np.abs(one - other).max() / (np.ptp(one) or 1.0) for one, other in zip(wanted, found) if one.size]
-    worst = max(map(float, shares), default=0.0)
-    return f"{size[0]} x {size[1]}: {'equal' if worst <= LARGEST_SHARE else 'differs'} ({worst:.0e} of the range)"
+    apart = max(map(float, shares), default=0.0)
+    return f"{size[0]} x {size[1]}: {'equal' if apart <= LARGEST_SHARE else 'differs'} ({apart:.0e} of the range)"
 
 
 def _tensors(made: Any) -> Iterator[Tensor]:

@@ -68,7 +68,7 @@ COMMANDS = (
     ),
     Command("fit, medical sample", ("fit", "--domain", "medical", "--out", "medical")),
     Command("fit, folder of photographs", ("fit", "photos/train", "--out", "photo-runs")),
-    Command("predict 240 photographs", ("predict", "photo-runs/{run}", "photos/test")),
+    Command("predict 280 photographs", ("predict", "photo-runs/{run}", "photos/test")),
     Command("export", ("export", "photo-runs/{run}", "--out", "model")),
     Command("index", ("index", "photos/test", "--out", "photos.index")),
     Command(

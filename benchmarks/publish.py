@@ -131,7 +131,6 @@ def _workflow(text: str, address: str) -> str:
 
 PLACES: dict[str, Callable[[str, str], str]] = {
     "README.md": _readme,
-    "docs/quick-start.md": _installation,
     NOTEBOOKS: _notebooks,
     "CITATION.cff": _citation,
     "mkdocs.yml": _site,

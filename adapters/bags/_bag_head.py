@@ -212,3 +212,21 @@ def weighted_sum(scores: Tensor, instances: Tensor) -> tuple[Tensor, Tensor]:
     """Attention of a bag: (T, K) scores and (T, D) -> (K, T) weights with sums of 1, and (K, D)."""
     weights = F.softmax(scores.T, dim=1)
     return weights, weights @ instances
+
+
+def speaking_parts(weights: Tensor, instances: Tensor, rows: Tensor, compared: bool = True) -> Tensor:
+    """(C, T) shares, with sums of 1, of the parts in what speaks for each class: a branch that attends to a part may do
+    so because this speaks for another class.
+
+    A part adds e_ck = a_ck w_c . (h_k - mean of h) to the logit of class c, which is that of the average part and the
+    sum of these over parts ("Additive MIL", Javed et al. 2022, arXiv 2206.01794, counted from the average part). What
+    it speaks for a class is e_ck above the mean over classes where only one is right, or 0 if it is below.
+
+    Args:
+        weights: (K, T) attention, K = C or 1. instances: (T, W). rows: (C, W) of the linear layer on their means.
+        compared: whether only one class is right.
+    """
+    evidence = weights * (rows @ instances.T - (rows @ instances.mean(dim=0))[:, None])  # (C, T)
+    spoken = ((evidence - evidence.mean(dim=0)) if compared else evidence).clamp(min=0)
+    total = spoken.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, spoken / total.clamp(min=torch.finfo(total.dtype).tiny), weights)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import option
 from ...core.training import GatedAttention
-from ._bag_head import BagHead, Criterion, weighted_sum
+from ._bag_head import BagHead, Criterion, speaking_parts, weighted_sum
 
 CLAMP = 1e-5
 """Probabilities lie as far from 0 and 1 in the loss of two classes."""
@@ -32,14 +32,18 @@ class AttentionBag(nn.Module):
         self.attention = GatedAttention(embed or width, hidden, gated=gated)
         self.classifier = nn.Linear(embed or width, outputs)
 
-    def read(self, bag: Tensor) -> tuple[Tensor, Tensor]:
-        """Attention (1, T) with a sum of 1, and the mean of the instances by it, (1, W)."""
+    def read(self, bag: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention (1, T) with a sum of 1, the mean of the instances by it (1, W), and these (T, W)."""
         instances = bag if self.embed is None else F.relu(self.embed(bag))
-        return weighted_sum(self.attention(instances), instances)
+        return (*weighted_sum(self.attention(instances), instances), instances)
 
     def forward(self, bag: Tensor) -> Tensor:
-        logits = self.classifier(self.read(bag)[1][0])
-        return torch.cat([torch.zeros_like(logits), logits]) if len(logits) == 1 else logits
+        return self.of_classes(self.classifier(self.read(bag)[1][0]))
+
+    @staticmethod
+    def of_classes(made: Tensor) -> Tensor:
+        """Of one output for two classes, (1, ...), both, the first 0; others as they are."""
+        return torch.cat([torch.zeros_like(made), made]) if len(made) == 1 else made
 
 
 @dataclass(eq=False, kw_only=True)
@@ -91,6 +95,13 @@ class Abmil(BagHead):
     def attention(self, bag: Tensor) -> Tensor:
         self.check_fitted()
         return self._net.read(bag)[0]
+
+    @torch.no_grad()
+    def deciding(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
+        weights, _, instances = self._net.read(bag)
+        rows = self._net.of_classes(self._net.classifier.weight)
+        return speaking_parts(weights, instances, rows, compared=not self.multilabel_)
 
 
 def bernoulli_loss(criterion: Criterion, logits: Tensor, label: Tensor) -> Tensor:

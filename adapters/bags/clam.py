@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import FeatureSet, option
 from ...core.training import GatedAttention
-from ._bag_head import BagHead, Criterion, weighted_sum
+from ._bag_head import BagHead, Criterion, speaking_parts, weighted_sum
 
 WIDTH = 512
 ATTENTION = {"small": 256, "big": 384}
@@ -162,6 +162,12 @@ class Clam(BagHead):
         self.check_fitted()
         weights = self._net.read(bag)[1]
         return weights if self.branches else weights[:1]
+
+    @torch.no_grad()
+    def deciding(self, bag: Tensor) -> Tensor:
+        self.check_fitted()
+        _, weights, instances = self._net.read(bag)
+        return speaking_parts(weights, instances, self._net.classifier.weight)
 
     def _priors(self, labels: Tensor, classes: int) -> Tensor | None:
         return None if self.balanced_sampling else super()._priors(labels, classes)  # each class is drawn as often

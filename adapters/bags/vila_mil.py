@@ -147,6 +147,10 @@ class VilaMil(BagHead):
     def _first_stop(self) -> int:
         return self.min_epochs
 
+    @property
+    def magnifications(self) -> int:
+        return len(self.network["texts"])
+
     def _network(self, width: int, classes: int) -> nn.Module:
         context = self.network.get("context")
         start = (self.network.get("texts"), None if context is None else nn.Parameter(context.clone()), None)

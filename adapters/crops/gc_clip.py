@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.contracts import Batch, Detection, FitReport, option, require
+from ...core.contracts import Batch, Detection, FitReport, option, require, spoken
 from ...core.errors import CapabilityError
-from ...core.prompts import spoken
 from ._crops import Box, CropAdapter, cut
 
 Frame = tuple[float, float, float, float]

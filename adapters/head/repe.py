@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Adapter, Batch, FitReport, TextClassifier, option
+from ...core.contracts import Adapter, Batch, FitReport, TextClassifier, option, spoken
 from ...core.errors import ConfigError
-from ...core.prompts import spoken
 from ..text_pools import unit_captions
 
 SIMILARITIES = 2**24

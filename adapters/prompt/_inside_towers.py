@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...core.contracts import Adapter, Backbone, ClassWeighting, Part, RandomCrops, has, option
+from ...core.contracts import Adapter, Backbone, ClassWeighting, Part, RandomCrops, has, option, spoken
 from ...core.errors import ConfigError
-from ...core.prompts import fill, spoken
+from ...core.prompts import fill
 from ...core.training import TowerAdapter
 
 INIT_STD = 0.02

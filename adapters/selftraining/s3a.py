@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, RandomCrops, has, option
+from ...core.contracts import Backbone, Batch, FitReport, Loss, Output, RandomCrops, has, option, spoken
 from ...core.errors import CapabilityError
-from ...core.prompts import build_classifier, fill, spoken
+from ...core.prompts import build_classifier, fill
 from ...core.training import GlobalBatches, TowerLayers, image_features
 from ._towers import SelfTrained, as_tested
 from ._words import aligned, broad_vocabulary, realigned

@@ -23,10 +23,11 @@ from ...core.contracts import (
     TrainingImages,
     has,
     option,
+    spoken,
 )
 from ...core.errors import CapabilityError, ConfigError
 from ...core.features import cores
-from ...core.prompts import build_classifier, spoken
+from ...core.prompts import build_classifier
 from ...core.training import (
     ImageSource,
     Remembered,

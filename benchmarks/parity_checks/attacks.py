@@ -25,6 +25,7 @@ class AttackedTower(nn.Module):
     """
 
     image_mean, image_std, spec, device = MEAN, STD, "the fixture's", torch.device("cpu")
+    in_rows = False
 
     def __init__(self, ref: Reference, weights: str):
         super().__init__()
@@ -37,9 +38,6 @@ class AttackedTower(nn.Module):
     @property
     def model(self) -> nn.Module:
         return self
-
-    def preprocess(self) -> None:
-        return None
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         features = self.f(torch.tanh(self.c(pixels)).flatten(1))

@@ -188,7 +188,7 @@ def gloria(ref: Reference, f: Fixtures) -> Iterator[Check]:
     local, whole = ref.leaves(names), ref.leaves({"global_image": "global_image", "global_text": "global_text"})
     sharpness, decide, scale = (float(ref.setting(f"temp{n}")) for n in (1, 2, 3))
     scales = {"attention": sharpness, "words": decide, "local_scale": scale, "global_scale": scale}
-    loss = build_loss("gloria", project=False, skip_ends=False, together=ref.setting("agg"), **scales)
+    loss = build_loss("gloria", project=False, together=ref.setting("agg"), **scales)
     patches, words = local["local_image"].flatten(2).mT, local["words"].mT  # (B, P, D) and (B, L, D)
     are_words = torch.arange(words.shape[1]) < ref["word_counts"][:, None]
     image, text = (F.normalize(whole[f"global_{side}"], dim=-1) for side in ("image", "text"))

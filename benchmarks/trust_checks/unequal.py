@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from vladapt.core.contracts.choices import ClassWeighting
-from vladapt.core.contracts.parts import part_of
+from vladapt.core.contracts.parts import ClassWeighting, part_of
 from vladapt.core.metrics.classification import classification_metrics
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.tasks.classification.contest import RepeatedSplits

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 KEPT = {"finds": "the embedding that it searches by", "answers": "what it answers by"}
 TAKEN_OVER = (
     *("spec", "image_size", "image_mean", "image_std", "context_length", "licence", "has_text", "notes", "channels"),
-    *("device", "joint"),
+    *("device", "joint", "in_rows"),
 )
 
 

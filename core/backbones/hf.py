@@ -134,6 +134,7 @@ class HfBackbone(TwoTower):
             super().keep_aspect(patches)
         self.native, self._towers = patches, None
         self.transform = NativeAspect.of(self.transform, self.source.config.vision_config.patch_size, patches.most)
+        self.in_rows = True
         self.fingerprint = fingerprint("hf", ["native aspect"], self.fingerprint, self.transform.spec)
         self.capabilities = self.capabilities - {"image_blocks", "image_tokens", "feature_maps"}
 

@@ -102,6 +102,7 @@ class JoinedBackbone(TwoTower):
             raise CapabilityError(f"--image {towers.spec}: gives no features of its own; give the towers themselves")
         self.towers, self.side, self.space, self.scale, self.spec = towers, side, space, scale, spec
         self.device, self.transform, self.channels = towers.device, towers.transform, towers.channels
+        self.in_rows = towers.in_rows
         self.reduction = towers.reduction
         self.embed_dim, self.context_length = space.dim, side.context_length
         self.capabilities = (towers.capabilities - OF_TEXTS) | side.capabilities

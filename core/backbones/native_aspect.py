@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..contracts.backbone import Backbone
 from .preprocessing import Preprocess, crop, hflip, in_8_bits, randaugment, random_box, size_of
 
 NATIVE = "native"
@@ -95,11 +94,6 @@ class NativeAspect(Preprocess):
 
     def __call__(self, image: Any, seed: int | None = None) -> Tensor:
         return packed(super().__call__(image, seed), self.patch, self.patches)
-
-
-def takes_rows(backbone: Backbone) -> bool:
-    """Whether images become rows of patches, whose pixels are no picture that could be resized, shown or covered."""
-    return isinstance(backbone.preprocess(), NativeAspect)
 
 
 def packed(pixels: Tensor, patch: int, most: int) -> Tensor:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.families import ROOTS
+from ..contracts.options import require
 from ..errors import CapabilityError
 from .separate_projections import PARTS, SplitAttention, SplitLinear
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
+from ..contracts.options import require
 from ..errors import CapabilityError
 from .two_tower import fingerprint
 

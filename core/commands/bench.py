@@ -50,7 +50,7 @@ def bench(
 ) -> int:
     """Score backbones zero-shot on published sets, with intervals, and with published results where there are some.
 
-    Sets are told by their files (`list benchmarks`). Nothing is downloaded but what a backbone's name asks for. An
+    Sets are recognised by their files (`list benchmarks`). Nothing is downloaded but a backbone that you name. An
     option of a kind of set: --set KIND.NAME=VALUE. Ends with 1 where a set could not be scored.
 
     Example: vladapt bench openai-vit-b-32 --data ./wds_cars --data ./wds_mscoco_captions

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..engine.curate import Curated
 
 GROUP = "curate"
+PURPOSE = "Choose the pairs that a model learns from: score, filter, deduplicate, balance; no image is deleted."
 SENTENCES = {  # of `STAGES`, whose module brings numpy
     "filter": "Keep the pairs whose image, text, or agreement of both is good enough.",
     "dedup": "Keep one of several pairs that are the same, or nearly.",

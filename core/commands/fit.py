@@ -257,7 +257,9 @@ def predict(
     rows: Annotated[
         bool,
         typer.Option(
-            "--rows", help="Print a row for each image, of more than 12 too, not a summary.", rich_help_panel=OUTPUT
+            "--rows",
+            help="Print a row for each image, also of more than 12, in place of a summary.",
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     as_json: Json = False,

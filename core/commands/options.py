@@ -40,7 +40,6 @@ from ..contracts.task import COMPARED
 from ..contracts.use import USE
 from ..data import links
 from ..errors import ConfigError, VladaptError, check_given
-from ..runtime.remote import is_url
 from .declared import (
     JUDGEMENT,
     METAVARS,
@@ -247,7 +246,9 @@ class FromRecipe(Source):
                 named = flag_of_place(place, given)
                 given[named] = [place] if named == "data" and self.several else place
             sources = given.get("data") if self.several else None
-            given |= {"data": parse_sources(sources)[0].path} if sources else {}
+            if sources:
+                weighed = len(sources) > 1 or "=" in sources[0]
+                given["data"] = parse_sources(sources)[0].path if weighed else sources[0]
             beside = {name: given.pop(name, None) for name in BESIDE}
             mixing = {f"sources.{name}": given.pop(name) for name in MIXING if self.several and name in given}
             given |= {name: value for (name, word), value in WORDS.items() if given.get(name) == word}
@@ -383,6 +384,8 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
         parameters.append(linked)
     parameters.append(inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug))
     parameters.sort(key=lambda each: _place(each.annotation))
+    for each in parameters:
+        _name_value(each.annotation)
 
     @functools.wraps(command)
     def run(debug: bool = False, **given: Any):
@@ -393,7 +396,7 @@ def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
             _check_given(shown.__signature__.parameters[name], value)
             if name in PLACES:
                 places = [value] if isinstance(value, str) else value or ()
-                for place in (each for each in places if not is_url(str(each))):
+                for place in (each for each in places if "://" not in str(each)):  # no URL
                     check_writable(place, f"--{name}")
         if roots := given.pop("follow_links", None):
             links.follow_links(roots)
@@ -421,6 +424,14 @@ def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     words = (getattr(info, "default", None), *(getattr(info, "param_decls", None) or ()))  # the first stands as default
     flags = [word for word in words if isinstance(word, str) and word.startswith("--")]
     check_given((flags or [f"--{parameter.name.replace('_', '-')}"])[0], value)
+
+
+def _name_value(annotation: Any) -> None:
+    """Say in our words what value a flag takes, where it does not: a switch takes none."""
+    kind, info = getattr(annotation, "__origin__", None), getattr(annotation, "__metadata__", (None,))[-1]
+    if isinstance(info, typer.models.OptionInfo) and info.metavar is None:
+        kinds = {getattr(each, "__name__", "") for each in (kind, *typing.get_args(kind))}
+        info.metavar = "" if "bool" in kinds else next((METAVARS[each] for each in METAVARS if each in kinds), None)
 
 
 def _place(annotation: Any) -> int:

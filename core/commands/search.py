@@ -47,7 +47,7 @@ def index(
     Example: vladapt index ./photos --out photos.index
     """
     from ..engine.index import index as engine_index
-    from ..runs.sections import worded
+    from ..runs.sections import plural, worded
 
     recipe = given.recipe()
     words = words_of(recipe)
@@ -59,11 +59,11 @@ def index(
     if made.encoded or made.from_store:
         what = "images" if made.encoded + made.from_store >= made.added else "whole images"
         echo(worded(f"Features: {made.encoded} {what} encoded, {made.from_store} from the store.", words))
-    holds = worded(made.holds, words)
-    for done in _done(made, how, holds):
-        echo(done)
+    for done in _done(made, how):
+        echo(worded(done, words))
     segments = f", {made.segments} segments" * (made.segments > 1)
-    echo(f"Index:  {made.index} ({made.entries:,} {holds}, {made.kind}, {made.dims} wide{segments})")
+    holds = worded(plural(made.entries, made.holds.removesuffix("s")), words)
+    echo(f"Index:  {made.index} ({holds}, {made.kind}, {made.dims} wide{segments})")
     if made.segments > MANY_SEGMENTS:
         echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
     query = shlex.quote(made.query) if made.query else '"what you look for"'
@@ -72,13 +72,16 @@ def index(
         echo("Stored features answer the texts of their file and the ids of its images; new ones need the towers.")
 
 
-def _done(made: Indexed, how: Mapping[str, Any], holds: str) -> Iterator[str]:
+def _done(made: Indexed, how: Mapping[str, Any]) -> Iterator[str]:
     """What a change of an index did, in sentences."""
+    from ..runs.sections import plural
+
+    what = made.holds.removesuffix("s")
     if how.get("add"):
-        already = f"; {made.already_there:,} were there already" * bool(how.get("only_new"))
-        yield f"Added: {made.added:,} {holds}{already}."
+        there = f"{made.already_there:,} {'was' if made.already_there == 1 else 'were'} there already"
+        yield f"Added: {plural(made.added, what)}{f'; {there}' * bool(how.get('only_new'))}."
     if how.get("delete"):
-        yield f"Deleted: {made.deleted:,} {holds}; --compact frees their space."
+        yield f"Deleted: {plural(made.deleted, what)}; --compact frees the space."
     if how.get("verify"):
         yield "All files are as they were written."
 

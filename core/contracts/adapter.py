@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import CapabilityError, ConfigError, DataError
+from ..errors import CapabilityError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
-from .options import options_of, settle
+from .options import options_of, require, settle
 from .part_views import averaged
 from .parts import parts_of, put_options
 from .resources import OF_TOWERS, REQUIRED
@@ -327,8 +326,14 @@ class Adapter(ABC):
         """
         raise CapabilityError(f"attention: adapter '{self.name}' has none of its own; omit --explain-method")
 
-    def bag_logits(self, bag: Tensor) -> Tensor:
-        """(C,) logits of the parts (T, D) of one sample, of a method with `reads_bags`; traced, they hold for any T.
+    @property
+    def magnifications(self) -> int:
+        """Of the bags that a fitted method with `reads_bags` answers by."""
+        return 1
+
+    def bag_logits(self, bag: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """(C,) logits of the parts (T, D) of one sample, or of several `magnifications` a tuple of these, the finest
+        first, of a method with `reads_bags`; traced, they hold for any T.
 
         Raises:
             CapabilityError: the method needs more than the parts of one sample.
@@ -344,6 +349,11 @@ class Adapter(ABC):
         """
         self.check_fitted()
         return None
+
+    def deciding(self, bag: Tensor) -> Tensor | None:
+        """As `attention`, by which explanations name parts: how much each counts for a class. By default that itself;
+        another where a class may look at what speaks against it."""
+        return self.attention(bag)
 
     @property
     def as_published(self) -> bool:
@@ -570,12 +580,6 @@ class Adapter(ABC):
             raise CapabilityError(f"adapter '{self.name}' {lacking}")
         if "unlabeled" in self.needs and unlabeled is None:
             raise CapabilityError(f"adapter '{self.name}' needs unlabelled images; pass unlabeled=")
-
-
-def require(condition: bool, option: str, value, wanted: str) -> None:
-    """Raise the one-line `ConfigError` for a bad option value."""
-    if not condition:
-        raise ConfigError(f"option {option}={json.dumps(value, default=str)} is not usable; {wanted}")
 
 
 def _holds_tensors(value: Any) -> bool:

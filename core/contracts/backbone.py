@@ -82,6 +82,8 @@ class Backbone(ABC):
         joint: sees the parts of a sample together (`core/backbones/joint_parts.py`); None: each is encoded by itself.
         of_parts: whether it encodes a sample from the features of its parts, which alone are worth storing: a head on
             towers (`core/backbones/heads.py`).
+        in_rows: whether images become rows of patches (`core/backbones/native_aspect.py`), whose pixels are no picture
+            that could be resized, shown or covered.
         channels: what images have beyond red, green and blue (`widen`); None for pictures of three channels. C of them
             are in all pixels (B, 3, S, S) below, and in `image_mean` and `image_std`.
         by_band: whether it takes bands by what they are, their wavelengths or names, also where there are three.
@@ -110,6 +112,7 @@ class Backbone(ABC):
     compares: bool = True
     joint: Any = None
     of_parts: bool = False
+    in_rows: bool = False
     device: torch.device
 
     @staticmethod

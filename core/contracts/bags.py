@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import CapabilityError, DataError
 from .families import TILES
 
 TEXTS = "texts"
@@ -112,6 +112,23 @@ class StoredTiles:
     backbone: str
     texts: str | None = None
 
+    def check_of(self, fitted: str, place: str) -> None:
+        """Raise the CapabilityError of features that another encoder made than those that a run was fitted on; one
+        without a name may be any of its width.
+
+        Args:
+            fitted: backbone of the run, by its spec.
+            place: of the features, for the message.
+        """
+        (width, encoder), (other, of) = _width_and_encoder(fitted), _width_and_encoder(self.backbone)
+        if width and (width != other or (encoder and of and encoder != of)):
+            ours, theirs = (
+                f"{wide} wide{f' and of {name}' if name else ''}" for wide, name in ((width, encoder), (other, of))
+            )
+            raise CapabilityError(
+                f"{place}: its features are {theirs}, those of the fit {ours}; give features of the encoder of the fit"
+            )
+
 
 class Bags(Sequence[Tensor]):
     """N bags of parts, each (T, D) float32, read when it is asked for and held by nobody else.
@@ -179,9 +196,9 @@ class Bags(Sequence[Tensor]):
         """The same bags at another magnification, 0 the finest."""
         return Bags(self._bags, self.device, scale)
 
-    def by_scale(self) -> Sequence[tuple[Tensor, ...]]:
-        """The same bags at all magnifications, the finest first, read when they are asked for."""
-        return _AllScales([self.of_scale(scale) for scale in range(self.scales)])
+    def by_scale(self, scales: int | None = None) -> Sequence[tuple[Tensor, ...]]:
+        """The same bags at all magnifications, or the first ones, the finest first, read when they are asked for."""
+        return _AllScales([self.of_scale(scale) for scale in range(scales or self.scales)])
 
     def select(self, rows: Iterable[Any]) -> Bags:
         """The bags of some rows, none of which is read."""
@@ -215,6 +232,17 @@ def mean_of_rows(rows: Tensor) -> Tensor:
     for some in rows.split(ROWS_AT_ONCE):
         total = np.add.reduce(np.concatenate([total, some.double().cpu().numpy()]), axis=0, keepdims=True)
     return torch.from_numpy(total[0] / len(rows)).float()
+
+
+def is_tiles_spec(spec: str) -> bool:
+    """Whether a backbone is stored tile features."""
+    return spec.partition(":")[0] == TILES
+
+
+def _width_and_encoder(spec: str) -> tuple[str, str]:
+    """Of what `tiles_spec` made, the encoder "" where nothing says it; empty of another backbone."""
+    width, *further = spec.partition(":")[2].split(",")
+    return (width, next((word for word in further if word != TEXTS), "")) if is_tiles_spec(spec) else ("", "")
 
 
 def tiles_spec(width: int, encoder: str, texts: bool) -> str:

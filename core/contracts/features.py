@@ -134,7 +134,7 @@ class FeatureSet:
             raise DataError("parts_mask without parts; give parts (N, T, D) too")
 
     @classmethod
-    def of_parts(cls, parts: Tensor, parts_mask: Tensor | None = None, **others: Any) -> FeatureSet:
+    def of_parts(cls, parts: TensorLike, parts_mask: TensorLike | None = None, **others: Any) -> FeatureSet:
         """A set of samples with parts, whose features are the means of the parts.
 
         Args:
@@ -142,7 +142,8 @@ class FeatureSet:
             parts_mask: (N, T), True where there is a part; by default all are there.
             others: further fields of the set.
         """
-        mask = all_there(parts) if parts_mask is None else parts_mask.bool()
+        parts = _tensor("parts", parts)
+        mask = all_there(parts) if parts_mask is None else _tensor("parts_mask", parts_mask).bool()
         return cls(mean_of_parts(parts, mask), parts=parts, parts_mask=mask, **others)
 
     @classmethod
@@ -554,11 +555,12 @@ class TextClassifier:
     def __len__(self) -> int:
         return len(self.weights)
 
-    def logits(self, unit_features: Tensor) -> Tensor:
+    def logits(self, unit_features: TensorLike) -> Tensor:
         """Zero-shot logits (B, C) of unit image features (B, D).
 
         With negative prompts it is the logit of the pair, so that its sigmoid is the probability of the positive.
         """
+        unit_features = _tensor("unit_features", unit_features)
         scores = self.logit_scale * unit_features @ self.weights.T  # (B, C)
         if self.negative is not None:
             return scores - self.logit_scale * unit_features @ self.negative.T
@@ -599,10 +601,15 @@ def _take_arrays(instance: Any, names: Sequence[str]) -> None:
     for name in names:
         value = getattr(instance, name)
         if isinstance(value, (np.ndarray, list, tuple)):
-            try:
-                made = torch.as_tensor(np.asarray(value))
-            except (TypeError, ValueError) as error:
-                raise DataError(
-                    f"{name}: not an array of numbers ({error}); give a tensor, an array or lists"
-                ) from error
-            object.__setattr__(instance, name, made.float() if made.dtype == torch.float64 else made)
+            object.__setattr__(instance, name, _tensor(name, value))
+
+
+def _tensor(name: str, value: TensorLike) -> Tensor:
+    """A tensor as it is; an array or lists as one, errors as of `_take_arrays`."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        made = torch.as_tensor(np.asarray(value))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: not an array of numbers ({error}); give a tensor, an array or lists") from error
+    return made.float() if made.dtype == torch.float64 else made

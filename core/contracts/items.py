@@ -323,6 +323,11 @@ class DomainData:
         return replace(self, items=list(items))
 
 
+def spoken(class_name: str) -> str:
+    """A class name as it is said: underscores are spaces."""
+    return " ".join(class_name.replace("_", " ").split())
+
+
 def check_items(data: DomainData, path: str | Path) -> DomainData:
     """The checks every read set passes: some images, at least two classes."""
     if not data.items:

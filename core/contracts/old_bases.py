@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .adapter import Adapter
-from .choices import ClassWeighting, StoredViews, Ties, TrainingViews
-from .parts import has, parts_of
+from .parts import ClassWeighting, StoredViews, Ties, TrainingViews, has, parts_of
 
 
 @dataclass(eq=False, kw_only=True)

@@ -472,3 +472,9 @@ def _joined(noun: str, bounds: Bounds) -> str:
         parts.append(f"at most {as_text(high)}")
     separator = " " if parts and parts[0].startswith("above") else ", "
     return noun + (separator + ", ".join(parts) if parts else "")
+
+
+def require(condition: bool, option: str, value, wanted: str) -> None:
+    """Raise the one-line `ConfigError` for a bad option value."""
+    if not condition:
+        raise ConfigError(f"option {option}={json.dumps(value, default=str)} is not usable; {wanted}")

@@ -90,7 +90,10 @@ class Recipe:
     __repr__ = in_short
 
     domain: str | None = option(
-        None, "domain plug-in (`vladapt list domains`); by default natural, ordinary photos", metavar="NAME", group=DATA
+        None,
+        "kind of images, such as medical (`vladapt list domains`); by default natural, ordinary photos",
+        metavar="NAME",
+        group=DATA,
     )
     task: str | None = option(None, "task of the domain; by default its first one", metavar="NAME", group=DATA)
     data: dict[str, Any] = option(

@@ -91,8 +91,8 @@ def weights_of(sources: Sequence[NamedSource], sizes: Sequence[int], options: So
 
 def _parsed(text: str) -> NamedSource:
     path, equals, weight = text.rpartition("=")
-    query = is_url(path) and "?" in path  # whose own values may be numbers
-    if not equals or not path or query or os.path.exists(text):
+    # the values in the query of a URL may be numbers of its own
+    if not equals or not path or (is_url(path) and "?" in path) or os.path.exists(text):
         return NamedSource(text)
     try:
         number = float(weight)

@@ -21,6 +21,7 @@ from .voc import VocSet, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
 
 MANIFEST_STEMS = ("manifest", "metadata", "labels")
+FEATURE_SUFFIXES = (".npz", ".safetensors")
 WHAT_IS_READ = (
     "a folder of class folders (also below train, val, test), a manifest (csv, tsv, jsonl), a split_zhou_*.json, "
     "COCO instances*.json, or VOC Annotations/"
@@ -77,6 +78,8 @@ def _kind_of_file(path: Path) -> str:
         if is_zhou_split(content):
             return "a split_zhou file"
         return "COCO boxes" if CocoFile.is_shape_of(content) else "a manifest"
+    if suffix in FEATURE_SUFFIXES:
+        raise DataError(f"{path}: may hold stored features, but no images; give features by --features {path}")
     if suffix not in Table.SUFFIXES:
         raise DataError(f"{path}: not a known kind of data set; give {WHAT_IS_READ}")
     return "a manifest"

@@ -15,19 +15,21 @@ from safetensors import SafetensorError, safe_open
 from ..errors import DataError, LimitError
 from .array_files import ArrayFile
 
-FEATURES, COORDS = "features", "coords"
+FEATURES, COORDS, COARSE = "features", "coords", "coarse"
 NUMBERS = {"F16": np.float16, "F32": np.float32, "F64": np.float64, "I32": np.int32, "I64": np.int64}
 """Types of safetensors that are read."""
 
 
 @dataclass(frozen=True)
 class SentBag:
-    """A file whose header is as it should be: `features` (T, D), and where the parts lie `coords` (T, 2).
+    """A file whose header is as it should be: `features` (T, D), where the parts lie `coords` (T, 2), and of two
+    magnifications the `coarse` features (S, D) of the lower one.
 
     Args:
         path: of the file, `.npz` or `.safetensors`.
         width: D.
         most_bytes: that the arrays may have, unpacked.
+        magnifications: 1 or 2.
 
     Raises:
         DataError: another kind of file, damaged, without features, or with features of another width. LimitError: too
@@ -37,46 +39,58 @@ class SentBag:
     path: Path
     width: int
     most_bytes: int
+    magnifications: int = 1
 
     def __post_init__(self):
         kinds = self._kinds()
-        if FEATURES not in kinds:
-            raise DataError(f"{self.path}: lacks the array '{FEATURES}' (parts x width); store the features under it")
-        shape, dtype = kinds[FEATURES]
-        if len(shape) != 2 or not shape[0] or dtype.kind != "f":
-            raise DataError(f"{self.path}: features are {dtype} {shape}; (parts, {self.width}) floats are needed")
-        if shape[1] != self.width:
-            raise DataError(
-                f"{self.path}: features are {shape[1]} wide, the run takes {self.width}; use the encoder of the fit"
-            )
+        for name in reversed(self._scales):
+            if name not in kinds:
+                raise DataError(f"{self.path}: lacks the array '{name}' (parts x width); store the features under it")
+            shape, dtype = kinds[name]
+            if len(shape) != 2 or not shape[0] or dtype.kind != "f":
+                raise DataError(f"{self.path}: {name} are {dtype} {shape}; (parts, {self.width}) floats are needed")
+            if shape[1] != self.width:
+                raise DataError(
+                    f"{self.path}: {name} are {shape[1]} wide, the run takes {self.width}; use the encoder of the fit"
+                )
         where, whole = kinds.get(COORDS, ((shape[0], 2), np.dtype(np.int64)))
         if where != (shape[0], 2) or whole.kind not in "iu":
             raise DataError(f"{self.path}: coords are {whole} {where}; ({shape[0]}, 2) whole numbers are needed")
-        size = sum(math.prod(kinds[name][0]) * kinds[name][1].itemsize for name in (FEATURES, COORDS) if name in kinds)
+        size = sum(math.prod(kinds[name][0]) * kinds[name][1].itemsize for name in self._read if name in kinds)
         if size > self.most_bytes:
             raise LimitError(
                 f"{self.path}: {size >> 20} MB of features, the limit is {self.most_bytes >> 20}; send fewer parts, or "
                 "raise --max-mb"
             )
 
-    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """(T, D) float32 features, and (T, 2) int64 places or None.
+    @property
+    def _scales(self) -> tuple[str, ...]:
+        """The arrays of features, the finest first."""
+        return (FEATURES, COARSE)[: self.magnifications]
+
+    @property
+    def _read(self) -> tuple[str, ...]:
+        return (*self._scales, COORDS)
+
+    def read(self) -> tuple[tuple[np.ndarray, ...], np.ndarray | None]:
+        """(T, D) float32 features of each magnification, the finest first, and (T, 2) int64 places of those or None.
 
         Raises:
             DataError: damaged, or NaN or infinity among the features.
         """
-        names = [name for name in (FEATURES, COORDS) if name in self._kinds()]
+        names = [name for name in self._read if name in self._kinds()]
         if self._zipped:
             arrays = ArrayFile(self.path).load(names)
         else:
             with self._opened() as file:
                 arrays = {name: file.get_tensor(name) for name in names}
         with np.errstate(over="ignore"):  # of float64
-            features = np.ascontiguousarray(arrays[FEATURES], dtype=np.float32)
-        if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
-            raise DataError(f"{self.path}: NaN or infinity in row {bad[0]} of features; extract them again")
+            scales = tuple(np.ascontiguousarray(arrays[name], dtype=np.float32) for name in self._scales)
+        for name, features in zip(self._scales, scales):
+            if len(bad := np.flatnonzero(~np.isfinite(features).all(axis=1))):
+                raise DataError(f"{self.path}: NaN or infinity in row {bad[0]} of {name}; extract them again")
         where = arrays.get(COORDS)
-        return features, None if where is None else where.astype(np.int64)
+        return scales, None if where is None else where.astype(np.int64)
 
     @property
     def _zipped(self) -> bool:
@@ -92,7 +106,7 @@ class SentBag:
             )
         kinds = {}
         with self._opened() as file:
-            for name in {FEATURES, COORDS} & set(file.keys()):
+            for name in set(self._read) & set(file.keys()):
                 part = file.get_slice(name)
                 if part.get_dtype() not in NUMBERS:
                     raise DataError(f"{self.path}: {name} are {part.get_dtype()}; store them as float16 or float32")

@@ -38,9 +38,9 @@ def read_unlabelled(paths: Sequence[str | Path], formats: Sequence[Format] = (IM
                 seen.add(file.resolve())
                 collector.add_file(file, printable(file.as_posix()), formats)
     if not collector.items:
-        reason = f" ({collector.skipped[0][0]}: {collector.skipped[0][1]})" if collector.skipped else ""
         known = " ".join(suffix for fmt in formats if not fmt.refused for suffix in fmt.suffixes)
-        raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reason}; known kinds: {known}")
+        reasons = [f" ({name}: {reason})" for name, reason in collector.skipped[:1]] or [f"; known kinds: {known}"]
+        raise DataError(f"{', '.join(map(str, paths))}: no readable image found{reasons[0]}")
     return DomainData(collector.items, (), loader(formats), name="images", skipped=collector.skipped)
 
 

@@ -43,6 +43,7 @@ from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import FAST, IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
+from ..runs.sections import plural
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
@@ -275,11 +276,11 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
         made_of = [str(path) for path in (images or [asked.texts or asked.features])]
         if isinstance(writer, IndexBuilder):
-            reporter.info(f"Building the index of {made.added:,} {made.holds}")
+            reporter.info(f"Building the index of {plural(made.added, made.holds.removesuffix('s'))}")
             how = reader.facts(backbone) if holds == IMAGES else {}
             writer.finish(_facts(recipe, backbone, fast, made, how, made_of))
         elif writer is not None:
-            reporter.info(f"Adding {made.added:,} {made.holds} to the index")
+            reporter.info(f"Adding {plural(made.added, made.holds.removesuffix('s'))} to the index")
             writer.append(made_of, made.skipped)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -393,6 +394,7 @@ def _add_images(
     data = replace(data, skipped=[(str(name), reason) for name, reason in data.skipped], tolerate=tolerate)
     made.skipped += data.skipped
     check_tolerated(data)
+    named = data  # what the index has already was read
     if before is not None:
         data, made.already_there = _only_new(data, reader if head is None else ImageReader(), before)
     transform = reader.transform(backbone, data)
@@ -410,7 +412,7 @@ def _add_images(
     with reporter.task("Encoding images") as progress:
         for extraction in store.some_at_once(data, data.items, towers, transform, progress=progress, **how):
             made.skipped += extraction.skipped
-            check_tolerated(data, made.skipped)
+            check_tolerated(named, made.skipped)
             made.encoded, made.from_store = made.encoded + extraction.computed, made.from_store + extraction.cached
             rows, items, of_parts = _rows(extraction, reader) if head is None else _rows_by_head(extraction, head)
             made.added += len(items)

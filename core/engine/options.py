@@ -245,7 +245,10 @@ class JoinOptions:
         high=89.0,
     )
     seed: int = option(
-        1, "of the division of pairs in cross-validation, and of layers that are not trained yet", low=0, high=2**31 - 1
+        1,
+        "random seed, of the division of pairs in cross-validation, and of layers that are not trained yet",
+        low=0,
+        high=2**31 - 1,
     )
 
     def __post_init__(self):

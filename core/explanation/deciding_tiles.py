@@ -68,7 +68,7 @@ def deciding_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST)
 @torch.no_grad()
 def attended_tiles(adapter: Adapter, bag: Tensor, called: int, most: int = MOST) -> DecidingTiles | None:
     """Those that the method attends to, at the cost of one answer; None where it has no attention to show."""
-    attention = adapter.attention(bag)
+    attention = adapter.deciding(bag)
     if attention is None:
         return None
     weights = attention[called if len(attention) > 1 else 0]

@@ -27,7 +27,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..contracts.features import Batch, FeatureSet
@@ -325,7 +324,7 @@ def check_method(method: str, seen: Seen) -> None:
         raise CapabilityError(
             f"backbone '{towers.spec}' encodes the parts of a sample together, so there is no heat map"
         )
-    if takes_rows(towers):
+    if towers.in_rows:
         raise CapabilityError(
             f"backbone '{towers.spec}' takes images as rows of patches, so there is no heat map; omit #patches"
         )

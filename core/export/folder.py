@@ -19,8 +19,9 @@ FACTS, SCRIPT = "export.json", "predict.py"
 FORMAT = 1
 PIXELS = "pixels"
 """The graph from pixels to logits, in `graphs` of the facts."""
-BAG = "bag"
-"""The graph from the features of a sample's parts to logits."""
+BAG, COARSE = "bag", "coarse"
+"""The graph from the features of a sample's parts to logits, and its inputs: the parts, and of two magnifications those
+of the lower one."""
 CURE = "export the run again"
 MOST_SIDE = 4096
 
@@ -97,6 +98,7 @@ def _checked(facts: dict[str, Any], folder: Path) -> dict[str, bool]:
         "unlike_beyond": facts.get("unlike_beyond") is None or is_number(facts["unlike_beyond"]),
         "graphs": is_graph(graphs.get(BAG, graphs.get(PIXELS)), folder),
         "width": BAG not in graphs or (type(facts.get("width")) is int and facts["width"] > 0),
+        "magnifications": facts.get("magnifications", 1) in (1, 2),
         "preprocessing": BAG in graphs or is_preprocessing(facts.get("preprocessing")),
     }
 

@@ -85,7 +85,8 @@ class Graph:
 
     def _noted_down(self, opset: int) -> tuple[Any, float]:
         """The same for any sizes."""
-        axes = {name: {0: "rows", **{axis: f"{name}_{axis}" for axis in of}} for name, of in self.sizes.items()}
+        rows = {name: "rows" if name == next(iter(self.sizes)) else f"{name}_rows" for name in self.sizes}
+        axes = {name: {0: rows[name], **{axis: f"{name}_{axis}" for axis in of}} for name, of in self.sizes.items()}
         names = {"input_names": list(self.inputs), "output_names": list(self.outputs), "dynamic_axes": axes}
         file = BytesIO()
         with _linspace_in_floats():

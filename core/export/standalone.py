@@ -1,7 +1,6 @@
 """Classify images with the model beside this file: python predict.py IMAGE ... [--top 3] [--coverage 0.9]
 
-Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt predict` does, and faults on stderr.
-"""
+Needs onnxruntime, numpy and pillow. Prints a JSON object per image, as `vladapt predict` does, and faults on stderr."""
 
 import argparse
 import hashlib
@@ -46,11 +45,10 @@ def _cut(image, how):
     most = 100 * min(image.size)  # of a longer strip the ends are cut off first
     image = _middle(image, min(image.width, most), min(image.height, most)) if max(image.size) > most else image
     short = how.get("resize") or min(rows, columns)
+    scale = max(rows / image.height, columns / image.width) * short / min(rows, columns)
+    new = max(columns, round(scale * image.width)), max(rows, round(scale * image.height))
     if isinstance(size, int):
         new = tuple(short if side == min(image.size) else int(short * side / min(image.size)) for side in image.size)
-    else:
-        scale = max(rows / image.height, columns / image.width) * short / min(rows, columns)
-        new = max(columns, round(scale * image.width)), max(rows, round(scale * image.height))
     return _middle(image if new == image.size else image.resize(new, filter), columns, rows)
 
 
@@ -62,14 +60,12 @@ def _middle(image, width, height):
 def patient_row(name, images, logits, facts, **how):
     """What is said of the patient that all images are of: `logits` (N, C) are calibrated."""
     several, of, finding = facts["multilabel"], facts["per_patient"], facts.get("finding")
-    every = shares_of(logits.astype(np.float64), several)
-    shares = (every.max(0) if of["how"] == "max" else every.mean(0)).clip(1e-12, 1 - 1e-12)
+    pool = np.max if of["how"] == "max" else np.mean
+    shares = pool(shares_of(logits.astype(np.float64), several), 0).clip(1e-12, 1 - 1e-12)
     odds = np.log(shares) - np.log1p(-shares)
-    pooled = odds if several else np.log(shares)
-    if not several and finding is not None:
-        pooled = np.where(np.array(facts["class_names"]) == finding, odds, 0)
-    row = row_of(name, pooled / of["temperature"] + of["offset"], None, {**facts, **of}, **how)
-    return {"id": row.pop("id"), "images": list(map(str, images)), **row}
+    of_finding = np.where(np.array(facts["class_names"]) == finding, odds, 0)
+    pooled = (odds if several else np.log(shares) if finding is None else of_finding) / of["temperature"] + of["offset"]
+    return {"id": name, "images": list(map(str, images))} | row_of(name, pooled, None, {**facts, **of}, **how)
 
 
 def shares_of(logits, several):
@@ -98,21 +94,24 @@ def row_of(name, logits, distance, facts, top=3, coverage=None, per="all", thres
     if coverage is not None:
         least = (facts["coverage"] if per == "all" else facts["coverage_per"][per])[str(coverage)]
         row["set"] = [n for n, yes in zip(names, answered | (shares >= np.array(least))) if yes]
-    row |= {} if distance is None else {"unlike": bool(distance > facts["unlike_beyond"])}
-    return {**row, "top": ranked}
+    return {**row, **({} if distance is None else {"unlike": bool(distance > facts["unlike_beyond"])}), "top": ranked}
 
 
-def check(facts):
-    """Stop where a file of this folder is not as it was written."""
-    for file, digest in ((HERE / name, digest) for name, digest in facts.get("sha256", {}).items()):
+def facts_of(folder):
+    """What export.json says, where neither it nor a file that it names is other than it was written."""
+    try:
+        facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {"sha256": {"export.json": "of no file"}}
+    for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
+    return facts
 
 
 def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
     """Answer the files of the command line; `read(path, facts)` gives what the graph takes and what `further` knows."""
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
-    check(facts)
+    facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=words.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path, metavar=kind.upper())
     parser.add_argument("--top", type=int, default=3, help=f"classes per {kind}")
@@ -129,8 +128,9 @@ def answer_all(words, kind, graph, read, further=lambda outputs, known: {}):
     answered, files, together = {}, how.pop("files"), how.pop("per_patient", False)
     for path in files:
         try:
-            tensor, known = read(path, facts)
-            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, {graph: tensor})))
+            taken, known = read(path, facts)
+            inputs = taken if isinstance(taken, dict) else {graph: taken}
+            outputs = dict(zip([each.name for each in session.get_outputs()], session.run(None, inputs)))
             if not np.isfinite(outputs["logits"]).all():
                 raise ValueError("the model gives NaN or infinity for it")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

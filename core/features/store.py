@@ -163,13 +163,13 @@ class FeatureStore:
                 "the backbone that it stands on"
             )
         request = Request(data, backbone, transform, view_transform, tap, views, seed, amp, workers, parts)
-        tuner = self._tuner(request, batch_size)
+        fixed = None if batch_size is None else BatchSizeTuner(batch_size)
         first, step = (rank(), world_size()) if self.alone is None else (0, 1)
         positions = list(range(first, len(items), step))
 
         def on_this_rank() -> Share:
             table = Table(request, [items[i] for i in positions], self.hashes)
-            computed = self._fill(table, tuner, progress)
+            computed = self._fill(table, fixed, progress)
             return Share.of(table, positions, computed, backbone.embed_dim)
 
         whole = gathered(run_on_all(on_this_rank)) if self.alone is None else on_this_rank()
@@ -280,15 +280,19 @@ class FeatureStore:
                 write_cached(path, canonical_json(fact).encode())
         return fact
 
-    def _fill(self, table: Table, tuner: BatchSizeTuner, progress: Progress | None) -> int:
-        """Find or compute all cells; returns how many were computed. What is computed is stored, come what may."""
+    def _fill(self, table: Table, fixed: BatchSizeTuner | None, progress: Progress | None) -> int:
+        """Find or compute all cells; returns how many were computed. What is computed is stored, come what may.
+
+        Args:
+            fixed: the size of batches that is asked for; None for the best one.
+        """
         request = table.request
         folder, counts = self.folder_of(request.space), self.folder_of(PART_COUNTS)
         _look_up(table, folder, counts)
         jobs = table.jobs()
         if not jobs:
             return 0
-        total, computed = table.todo, 0
+        tuner, total, computed = fixed or self._tuner(request), table.todo, 0
         counted = ShardWriter(counts, self.flush_rows, self.flush_seconds)
         writer = ShardWriter(folder, self.flush_rows, self.flush_seconds, before=counted)
         render = renderer(request.data.load, request.transform, request.view_transform)
@@ -330,10 +334,8 @@ class FeatureStore:
             self._folders[space] = ShardFolder(self.root / folder_name(space), space)
         return self._folders[space]
 
-    def _tuner(self, request: Request, batch_size: int | None) -> BatchSizeTuner:
-        """A fixed size, or the measurement for such work as far as this store's earlier calls brought it."""
-        if batch_size is not None:
-            return BatchSizeTuner(batch_size)
+    def _tuner(self, request: Request) -> BatchSizeTuner:
+        """The measurement for such work as far as this store's earlier calls brought it."""
         device = request.backbone.device
         work = (request.space, request.specs[0], str(device))
         if work not in self._tuners:

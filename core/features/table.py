@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
+from ..contracts.features import PROJECTED
 from ..contracts.items import DomainData, Item
 from ..data.file_hashes import FileHashes
 from ..data.verify import contents_of
@@ -134,8 +135,10 @@ class Request:
     parts: bool = False
 
     def __post_init__(self):
-        check_tap(self.backbone, self.tap)
-        check_amp(self.amp)
+        if self.tap != PROJECTED:
+            check_tap(self.backbone, self.tap)
+        if self.amp is not None:
+            check_amp(self.amp)
         if self.workers is not None and self.workers < 0:
             raise ConfigError(f"--workers {self.workers}: give 0 or more, or omit it for one per CPU core")
         if self.views < 0 or (self.views and self.view_transform is None):
@@ -196,10 +199,13 @@ class Table:
                 self._cells.setdefault(request.key(content, column), []).append((row, column))
         self._counts: dict[bytes, int] = {}  # key -> number of parts, as far as known; 0: an image as it is
         self._lacking: dict[bytes, tuple[bytes, int]] = {}  # stored key of a part -> key of its cell, which part
-        self._means = PartMeans()
         self._without_mean: set[bytes] = set()  # of the cells that have parts, those of which some are lacking
         self._parts: dict[bytes, np.ndarray] = {}  # key -> (T, D), where parts are asked for
         self._todo: set[bytes] = set()
+
+    @cached_property
+    def _means(self) -> PartMeans:
+        return PartMeans()
 
     @property
     def filled(self) -> int:

@@ -21,16 +21,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
-from ..contracts.items import DomainData, Item, Label
+from ..contracts.items import DomainData, Item, Label, spoken
+from ..contracts.options import require
 from ..data.class_folders import read_class_folders
 from ..data.file_hashes import FileHashes
 from ..data.verify import check_tolerated, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier
-from ..prompts.languages import spoken
 from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
 

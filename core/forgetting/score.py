@@ -72,16 +72,16 @@ class GenericScore:
     def note(self) -> str:
         """What keeps this score from showing anything that is lost later; "" where nothing does."""
         if self.broken:
-            return f"the model gives NaN, infinity or only zeros for {self.broken} of {self.images} images"
+            return f"the model gives NaN, infinity or only zeros for {self.broken} of {self.images} generic images"
         if self.interval[0] <= 1 / self.words:
             return (
                 f"{100 * self.top1:.1f} % cannot be told from guessing among {self.words} words, so a loss would not "
-                "show; with --generic give images that this model can name"
+                "show; give generic images that this model can name (--generic)"
             )
         if mcnemar(torch.ones(self.count), torch.zeros(self.count)).p_value >= SIGNIFICANT:
             return (
-                f"with {self.count} of {self.images} images right, even losing all could be chance; with --generic "
-                "give images that this model can name"
+                f"with {self.count} of {self.images} generic images right, even losing all could be chance; give "
+                "generic images that this model can name (--generic)"
             )
         return ""
 
@@ -93,7 +93,7 @@ def generic_sentence(before: GenericScore, after: GenericScore) -> str:
         DataError: the scores are of different images or words.
     """
     _check_same_probe(before, after)
-    shown = f"{before.images} {DRAWN}" if before.name == DRAWN else f"{before.images} images of {before.name}"
+    shown = f"{before.images} {DRAWN}" if before.name == DRAWN else f"{before.images} generic images of {before.name}"
     line = f"Generic vocabulary ({before.words} words, {shown}): {_share(before)} before, {_share(after)} after"
     changed = "" if before.note else _what_changed(before, after)
     return "; ".join(part for part in (line, changed, _reservation(before, after)) if part) + "."
@@ -156,7 +156,7 @@ class Forgotten(Record):
     def verdict(self) -> VerdictSection:
         """Whether the model forgot."""
         p, note, before = self.p_value, self.reservation, self.before
-        of = DRAWN if before.name == DRAWN else f"images of {before.name}"
+        of = DRAWN if before.name == DRAWN else f"generic images of {before.name}"
         text = (
             f"Of {before.images} {of}, each to be named by one of {before.words} words, {before} were named correctly "
             f"before and {self.after} after."
@@ -178,7 +178,7 @@ class Forgotten(Record):
 def _check_same_probe(before: GenericScore, after: GenericScore) -> None:
     if (before.name, before.images, before.words) != (after.name, after.images, after.words):
         raise DataError(
-            f"generic scores of {before.images} images ({before.name}) and {after.images} images ({after.name}) "
+            f"scores of {before.images} generic images ({before.name}) and {after.images} ({after.name}) "
             "cannot be compared; use one probe before and after"
         )
 
@@ -199,7 +199,7 @@ def _what_changed(before: GenericScore, after: GenericScore) -> str:
     if test is None:
         return ""
     if test.gained + test.lost == 0:
-        return "the same images are named correctly as before"
+        return "the same ones are named correctly as before"
     shown = f"(McNemar's test, {p_words(test.p_value)})"
     if test.p_value >= SIGNIFICANT:
         return f"{test.lost} lost and {test.gained} gained, which can be chance {shown}"

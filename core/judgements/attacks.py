@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.features import Batch
 from ..contracts.items import items_of
@@ -195,7 +194,7 @@ def _lacking(fit: JudgedClassifier) -> str:
         return "there is one class"
     if fit.sees_parts or fit.after.of_parts:
         return "samples have several parts"
-    if takes_rows(fit.after):
+    if fit.after.in_rows:
         return "the tower keeps the aspect ratio of images"
     if further := sorted(fit.adapter.at_predict - SEEN):
         return f"{fit.adapter.name} asks for {further[0].replace('_', ' ')} besides features of the whole image"

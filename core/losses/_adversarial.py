@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.native_aspect import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.loss import RowLoss
@@ -40,7 +39,7 @@ class AdversarialLoss(RowLoss):
     norm: str = option("linf", "what bounds the change", choices=NORMS)
 
     def prepare(self, backbone: Backbone) -> None:
-        if takes_rows(backbone):
+        if backbone.in_rows:
             raise CapabilityError(
                 f"{self.title} attacks images of one size, and '{backbone.spec}' keeps their aspect ratio; omit "
                 "#patches"

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ._info_nce import info_nce
 
 NOTHING = -1e8  # a logit that no exponential sees

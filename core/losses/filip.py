@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
-from ..contracts.options import option
+from ..contracts.options import option, require
 
 INITIAL_SCALE, HIGHEST_SCALE = 1 / 0.07, 100.0
 NO_MATCH = -1.0  # the least cosine: what padding scores

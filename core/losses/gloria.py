@@ -63,7 +63,10 @@ class Gloria(RowLoss):
     words: float = option(5.0, "how much the words that fit best decide", above=0, high=100)
     local_scale: float = option(10.0, "what similarities of words and patches are multiplied by", above=0, high=1000)
     global_scale: float = option(10.0, "what cosines of whole images and texts are multiplied by", above=0, high=1000)
-    skip_ends: bool = option(True, "leave out the start and the end of each text, which are no words")
+    skip_ends: bool = option(
+        False,
+        "leave out the start and the end of each text, which are tokens but no words",
+    )
     together: str = option(
         "sum", "how words are put together: by their sum or mean, or by the one that fits best", choices=TOGETHER
     )

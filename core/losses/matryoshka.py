@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import OWN_EQUATIONS, Extract, Loss, RowLoss, shared_of
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..contracts.outputs import OUTPUTS
 from ..errors import ConfigError
 from ..runtime.gather import RankBatch

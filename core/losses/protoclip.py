@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import Extract, Loss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..errors import CapabilityError, ConfigError
 from ._info_nce import info_nce
 

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.adapter import require
 from ..contracts.loss import RowLoss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..runtime.ranks import Ranks
 from ._draws import Draws
 from ._info_nce import info_nce

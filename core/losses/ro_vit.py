@@ -9,10 +9,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.loss import OWN_EQUATIONS, RowLoss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..runtime.ranks import Ranks
 from ._cropped_positions import CroppedPositions
 from ._products import products_option, with_all

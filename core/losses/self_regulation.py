@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.loss import Loss
-from ..contracts.options import option
+from ..contracts.options import option, require
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

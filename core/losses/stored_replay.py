@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
 from ..contracts.loss import Loss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..contracts.outputs import Output
 from ..errors import CapabilityError
 from ..runtime.files import read_tensors

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.positions import insert_after_start
-from ..contracts.adapter import require
 from ..contracts.loss import OWN_EQUATIONS, RowLoss
-from ..contracts.options import option
+from ..contracts.options import option, require
 from ..runtime.ranks import Ranks
 from ._groups import groups_of, means_of_groups
 from ._info_nce import log_sums

@@ -8,6 +8,6 @@ __getattr__, __dir__ = lazy_exports(
         "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
         "context": "PromptLearner",
         "descriptions": "read_class_json",
-        "languages": "ClassWords spoken",
+        "languages": "ClassWords",
     },
 )

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone, logit_facts
 from ..contracts.features import TextClassifier
+from ..contracts.items import spoken
 from ..errors import CapabilityError, ConfigError, DataError
-from .languages import spoken
 
 CHUNK = 256
 """Texts encoded at once."""

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
+from ..contracts.items import spoken
+from ..contracts.options import require
 from ..errors import DataError
 from .classifier import POSITIONS, Layout, arrange, before, tokenize
-from .languages import spoken
 
 
 class PromptLearner(nn.Module):

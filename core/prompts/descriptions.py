@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..contracts.items import spoken
 from ..errors import DataError, did_you_mean
 from ..runtime.reading import json_values, read_bytes
-from .languages import key_of, spoken
+from .languages import key_of
 
 
 def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: bool = False) -> dict[str, list[str]]:

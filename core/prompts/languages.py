@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import DomainData
+from ..contracts.items import DomainData, spoken
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean, shortened
 from ..runtime.reading import read_json
 
@@ -28,11 +28,6 @@ FACTS = ("code", "language")
 LISTED = 5
 """Names in a note at most."""
 Sentences = Mapping[str, tuple[list[str], list[str]]]
-
-
-def spoken(class_name: str) -> str:
-    """A class name as it is said: underscores are spaces."""
-    return " ".join(class_name.replace("_", " ").split())
 
 
 def read_language(place: str, packaged: Mapping[str, Path], owner: str) -> dict[str, Any]:

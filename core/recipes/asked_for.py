@@ -11,11 +11,10 @@ from typing import Any
 from ..backbones.load import load_backbone
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
-from ..contracts.choices import TrainingViews
 from ..contracts.domain import Domain
 from ..contracts.items import DomainData, Item, check_ids
 from ..contracts.options import options_of
-from ..contracts.parts import part_of
+from ..contracts.parts import TrainingViews, part_of
 from ..contracts.recipe import AUTO, HOOKS, SAMPLE, Recipe, check_data_place
 from ..data.file_hashes import FileHashes
 from ..data.label_files import is_label_file, read_label_file

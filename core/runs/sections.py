@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
-NOT_A_SAMPLE = r"(?![-_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d)"
+NOT_A_SAMPLE = (
+    r"(?!-(?!text pairs)|[_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
+)
 """Behind a word that is no name for samples: of a tower, a file, a size."""
 QUOTED = r"“[^”]*”|`[^`]*`|'[^']*'"
 MOST_DESCRIBED = 12
@@ -458,9 +460,11 @@ def worded(text: str, words: Mapping[str, str]) -> str:
         word = words[match["word"].lower()]
         article = match["article"] or ""
         article = article[0] + article[2:] if article and word[0] not in "aeiou" else article
+        if match["word"].isupper():
+            return article + word.upper()
         return article + (word[0].upper() + word[1:] if match["word"][0].isupper() else word)
 
-    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?P<word>{nouns}){NOT_A_SAMPLE}"
+    pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?<!generic )(?P<word>{nouns}){NOT_A_SAMPLE}"
     return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
 
 

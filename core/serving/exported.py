@@ -23,7 +23,7 @@ from ..contracts.serving import (
 from ..data.images import decode_picture
 from ..data.sent_bags import SentBag
 from ..errors import NOT_FINITE, ConfigError, DataError
-from ..export.folder import BAG, PIXELS, Session, as_picture, library, read_export, read_facts
+from ..export.folder import BAG, COARSE, PIXELS, Session, as_picture, library, read_export, read_facts
 from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
@@ -142,20 +142,22 @@ class ServedBags(ServedExport):
         self._deciding = deciding
 
     def prepare(self, sample: Sample) -> None:
-        sample.prepared = SentBag(sample.source, self._facts["width"], self._max_bytes)
+        sample.prepared = SentBag(
+            sample.source, self._facts["width"], self._max_bytes, self._facts.get("magnifications", 1)
+        )
 
     def answer(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
             try:
-                bag, coords = sample.prepared.read()
+                scales, coords = sample.prepared.read()
             except DataError as error:
                 sample.answer = error
                 continue
-            found = self._session(bag=bag)
-            logits, distance = found["logits"][0], found.get("distance", [None])[0]
+            outputs = self._session(**dict(zip((BAG, COARSE), scales)))
+            logits, distance = outputs["logits"][0], outputs.get("distance", [None])[0]
             sample.answer = (logits, distance) if np.isfinite(logits).all() else DataError(NOT_FINITE)
-            if "attention" in found:
-                sample.parts = self._deciding(logits, found["attention"], coords)
+            if "attention" in outputs:
+                sample.parts = self._deciding(logits, outputs["attention"], coords)
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         return with_parts(super().rows(samples, skipped, wishes), samples)

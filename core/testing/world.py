@@ -14,11 +14,10 @@ from torch import Tensor
 
 from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone
-from ..contracts.choices import RandomCrops
 from ..contracts.features import PRE_PROJECTION, PROJECTED, Detection, FeatureSet, TextClassifier
 from ..contracts.images import TrainingImages
 from ..contracts.items import Item
-from ..contracts.parts import part_of
+from ..contracts.parts import RandomCrops, part_of
 from ..contracts.resources import BasePredictions, FurtherBackbone, HeldPatchTokens, PreProjection, TextPool
 from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ..contracts.backbone import Backbone
-from ..contracts.choices import StoredViews
 from ..contracts.features import PROJECTED, FeatureSet
 from ..contracts.images import TrainingImages
 from ..contracts.items import Item, items_of
+from ..contracts.parts import StoredViews
 from ..errors import CapabilityError, DataError
 from ..features.extract import BatchSizeTuner, Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
 from .samples import seed_of

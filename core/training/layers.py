@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone, Block
 from ..contracts.families import BOTH, JOINT, ROOTS, SPACE
+from ..contracts.options import require
 from ..errors import CapabilityError, ConfigError
 
 # What the libraries call the neighbours of the stack of blocks that come before it.

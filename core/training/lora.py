@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.split_attention import SplitLayer, merge_attention, split_attention
-from ..contracts.adapter import require
 from ..contracts.backbone import Backbone
+from ..contracts.options import require
 from ..errors import CapabilityError, ConfigError, DataError
 
 # From and to, as shares of a tower's depth.

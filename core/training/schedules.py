@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..contracts.adapter import require
+from ..contracts.options import require
 
 WARMUPS = (None, "constant", "linear")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..contracts.adapter import require
 from ..contracts.families import BOTH
-from ..contracts.options import TOLERATED, option, settle, tolerate_option
+from ..contracts.options import TOLERATED, option, require, settle, tolerate_option
 from ..contracts.shown import in_short
 from ..data.pairs.captions import shares_of_captions
 from .log import check_backends

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.finders import KeptLoss
-from ..contracts.adapter import Adapter, FitReport, require
+from ..contracts.adapter import Adapter, FitReport
 from ..contracts.backbone import Backbone, logit_facts
-from ..contracts.choices import NONE, ClassWeighting, RandomCrops
 from ..contracts.features import Batch, TextClassifier
 from ..contracts.images import TrainingImages, TrainingPlace
 from ..contracts.loss import Loss
 from ..contracts.old_bases import ClassWeighted
-from ..contracts.options import option
-from ..contracts.parts import has
+from ..contracts.options import option, require
+from ..contracts.parts import NONE, ClassWeighting, RandomCrops, has
 from ..errors import CapabilityError
 from ..prompts.classifier import encoded_classes, fill
 from ..registry import loss_class

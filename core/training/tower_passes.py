@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.native_aspect import takes_rows
 from ..contracts.backbone import Backbone
 from ..contracts.images import height_and_width
 from ..contracts.outputs import MASKED_SHARE
@@ -51,7 +50,7 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
     Raises:
         CapabilityError: as `check_seen`.
     """
-    if takes_rows(student):
+    if student.in_rows:
         check_seen(teacher, student)
         return pixels
     same = (teacher.image_mean, teacher.image_std) == (student.image_mean, student.image_std)
@@ -71,7 +70,7 @@ def seen_by(teacher: Backbone, student: Backbone, pixels: Tensor) -> Tensor:
 
 def check_seen(teacher: Backbone, student: Backbone) -> None:
     """Raise the CapabilityError of a teacher that cannot take the rows of patches that its student's images become."""
-    if takes_rows(student) and teacher.preprocess().spec != student.preprocess().spec:
+    if student.in_rows and teacher.preprocess().spec != student.preprocess().spec:
         raise CapabilityError(
             f"teacher '{teacher.spec}' cannot take the images of '{student.spec}', which keep their aspect ratio; omit "
             "#patches, or give the teacher's features (--set teacher_features=FOLDER)"

@@ -124,7 +124,8 @@ class Reading(SlideOptions):
 
     def __post_init__(self):
         super().__post_init__()
-        object.__setattr__(self, "window", check_window(self.window))
+        if self.window is not None:
+            object.__setattr__(self, "window", check_window(self.window))
 
     @property
     def formats(self) -> tuple[Format, ...]:

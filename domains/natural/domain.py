@@ -78,7 +78,7 @@ class Natural(Domain):
         return with_lists(data, {"train": reading.train_list, "val": reading.val_list})
 
     def sample(self, task: str | None = None) -> DomainData:
-        """360 pictures of 12 everyday things, or 240 of a number of things, drawn on demand; no download."""
+        """480 pictures of 10 everyday things, or 240 of a number of things, drawn on demand; no download."""
         from .drawn_counts import drawn_counts
         from .drawn_things import drawn_things
 

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.backbones import load_backbone
-from ...core.contracts import Backbone
+from ...core.contracts import Backbone, spoken
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, read_class_json, spoken
+from ...core.prompts import PHOTO, check_templates, fill, read_class_json
 from ...core.runtime import read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vladapt.core.contracts.choices import RandomCrops, StoredViews, TrainingViews
-from vladapt.core.contracts.parts import part_of
+from vladapt.core.contracts.parts import RandomCrops, StoredViews, TrainingViews, part_of
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
 from vladapt.core.testing.method import Method

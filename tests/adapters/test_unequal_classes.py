@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from settings import OPTIONS
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.contracts.choices import ClassWeighting, Ties
-from vladapt.core.contracts.parts import part_of
+from vladapt.core.contracts.parts import ClassWeighting, Ties, part_of
 from vladapt.core.data.sampling import hold_out
 from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics, val_score
 from vladapt.core.prompts.classifier import build_classifier

@@ -94,8 +94,39 @@ def test_operators_are_those_of_torchvision(script):
     assert len(rows) == 4
 
 
+def test_near_copies_are_dropped_as_by_the_literal_loop(script):
+    dedup = script("semantic_dedup")
+    pairs = dedup.drawn(600, 16, seed=0)
+    clusters = dedup.cluster(pairs, "image_features", 12, 0)
+    lists = dedup.members_in_order(clusters.nearest[:, :1], dedup.visiting_order(clusters.similarity))
+    features = pairs.unit("image_features")
+    ours = dedup.max_similarities(features.__getitem__, lists, len(features))
+    assert dedup.same_decisions(ours, dedup.literal(features, lists))
+    assert 0.05 < (ours > 1 - dedup.EPS).mean() < 0.5, "some are dropped, and others are not"
+
+
+def test_graphs_of_types_give_what_torch_gives(script, tmp_path):
+    for package in ("mmseg", "onnxruntime"):
+        pytest.importorskip(package, reason="extras open-vocab and export are not installed")
+    types = script("exported_types")
+    model, form = types.built("fpn", "embedded")
+    assert types.told(model, form) == "yes"
+    written, agreed = types.traced(model, tmp_path)
+    assert written == "yes" and agreed.count("equal") == len(types.SIZES), agreed
+
+
+def test_detectors_of_transformers_learn_as_in_a_plain_loop(script, monkeypatch, tmp_path):
+    for package in ("mmdet", "transformers"):
+        pytest.importorskip(package, reason="extras open-vocab and hf are not installed")
+    beside = script("beside_transformers")
+    monkeypatch.setattr(beside, "STEPS", 3)
+    beside.prepare("rt_detr_v2", tmp_path, side=64)
+    ours, theirs = beside.ours(tmp_path), beside.theirs(tmp_path)
+    assert len(set(ours["losses"])) == 3 and beside.losses_apart(ours, theirs) < 1e-4
+
+
 def test_no_benchmark_says_so_without_being_run_here():
-    says = re.compile(r"\bf\".*\{[^{}]*\b(?:\w+_)?(?:same|apart|agrees)(?:_\w+)?\b[^{}]*\}")
+    says = re.compile(r"\bf\".*\{[^{}]*\b(?:\w+_)?(?:same|apart|agrees|equal)(?:_\w+)?\b[^{}]*\}")
     saying = {file.stem for file in BENCHMARKS.glob("*.py") if says.search(file.read_text(encoding="utf-8"))}
     here = set(re.findall(r'script\("(\w+)"\)', Path(__file__).read_text(encoding="utf-8")))
     assert saying - {"video_index"} == here, "where `apart` are seconds"

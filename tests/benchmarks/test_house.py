@@ -2,13 +2,19 @@
 
 import ast
 import importlib
+import os
+import subprocess
+import sys
 
+import entered_files
 import house
 import pytest
 
 MOST_ROOMS = 20
 MOST_NAMES = 281
 MOST_CLASSES = 3
+MOST_ENTERED, MOST_ENTERED_AGAIN = 83, 80
+"""Files that a fit enters, and one whose features are stored; 75 are wanted."""
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +30,22 @@ def test_adapters_and_domains_import_from_rooms_and_never_from_a_file_inside_one
 def test_they_use_few_rooms_and_no_more_names_than_before(names_of_rooms):
     names = {(each.room, each.name) for each in names_of_rooms}
     assert len({room for room, _ in names}) <= MOST_ROOMS and len(names) <= MOST_NAMES
+
+
+def test_files_are_entered_where_a_function_runs_and_not_where_they_are_imported():
+    files = {file.as_posix() for file in entered_files.entered(("list", "losses"))}
+    assert {"cli.py", "core/commands/inspect.py"} <= files and "core/commands/fit.py" not in files
+    assert not [file for file in files if file.startswith(".venv")]
+
+
+@pytest.mark.thorough
+def test_a_fit_enters_no_more_files_than_before(tmp_path):
+    script = [sys.executable, entered_files.__file__, *house.ENTERED]
+    place = {"cwd": tmp_path, "env": {**os.environ, "VLADAPT_CACHE": str(tmp_path / "cache")}}
+    for most in (MOST_ENTERED, MOST_ENTERED_AGAIN):
+        done = subprocess.run(script, capture_output=True, text=True, check=True, **place)
+        files = [line for line in done.stdout.splitlines() if line.endswith(".py") and " " not in line]
+        assert {"core/engine/fit.py", "adapters/cache/tip_adapter.py"} <= {*files} and len(files) <= most, files
 
 
 def test_few_classes_stand_above_a_method():

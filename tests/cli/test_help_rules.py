@@ -3,9 +3,13 @@
 import re
 
 import pytest
+import typer
 
 from vladapt.core.commands.declared import declared_options, judgement_options
+from vladapt.core.commands.fit import fit, predict
 from vladapt.core.commands.options import with_flags
+from vladapt.core.commands.search import index, search
+from vladapt.core.commands.serve import serve
 from vladapt.core.contracts.options import annotation
 from vladapt.core.contracts.recipe import KEYS, TRAINED
 from vladapt.core.contracts.use import USE
@@ -76,3 +80,11 @@ def test_paragraphs_of_a_command_are_lines_that_the_terminal_breaks():
         """
 
     assert with_flags(command, []).__doc__ == "Do one thing.\n\nFurther words that the source has on two lines."
+
+
+@pytest.mark.parametrize("command", [fit, predict, index, search, serve])
+def test_a_flag_names_its_value_in_our_words_and_a_switch_takes_none(command):
+    infos = [hint.__metadata__[-1] for hint in with_flags(command, ()).__annotations__.values()]
+    flags = {info.default: info.metavar for info in infos if isinstance(info, typer.models.OptionInfo)}
+    assert len(flags) > 8 and flags["--debug"] == ""
+    assert {flag: value for flag, value in flags.items() if value is None} == {}

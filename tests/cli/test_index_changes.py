@@ -44,7 +44,7 @@ def captions(outcome) -> list[str]:
 def test_texts_are_added_with_the_backbone_of_the_index_and_known_again(index, vladapt, texts, tmp_path):
     (tmp_path / "more.txt").write_text("a red bus\na yellow moon\n")
     outcome = index("--texts", "more.txt", "--add", "--only-new")
-    assert outcome.code == 0 and "Added: 1 texts; 1 were there already." in outcome.out, outcome
+    assert outcome.code == 0 and "Added: 1 text; 1 was there already." in outcome.out, outcome
     assert "an.index (13 texts, flat, 24 wide, 2 segments)" in outcome.out
     hits = vladapt("search", texts, "a yellow moon", "--top", 1, "--json")
     assert captions(hits) == ["a yellow moon"] and hits.json["hits"][0]["id"] == "more.txt line 2", "of no other file"
@@ -58,6 +58,10 @@ def test_images_are_added_and_only_new_ones_are_encoded(index, vladapt, class_fo
     assert index(data / "red").code == 0
     made = index(data, "--add", "--only-new", "--json").json
     assert (made["added"], made["already_there"], made["encoded"], made["entries"]) == (6, 6, 6, 12)
+    (data / "green" / "06.png").write_bytes((data / "green" / "05.png").read_bytes()[:40])
+    again = index(data, "--add", "--only-new")
+    assert again.code == 0 and "Added: 0 images; 12 were there already." in again.out, "what is damaged is skipped"
+    assert "06.png" in again.err + again.out and index(data, "--add", "--only-new", "--tolerate", 0).code == 1
     image = data / "green" / "03.png"
     found = vladapt("search", "an.index", "--image", image, "--top", 1, "--json").json["hits"][0]
     assert found["source"] == str(image) and found["score"] == pytest.approx(1, abs=1e-5)
@@ -67,7 +71,7 @@ def test_images_are_added_and_only_new_ones_are_encoded(index, vladapt, class_fo
 
 
 def test_entries_are_deleted_by_id_or_by_a_file_of_ids(index, vladapt, texts, tmp_path):
-    assert "Deleted: 1 texts" in index("--delete", "line 1").out
+    assert "Deleted: 1 text;" in index("--delete", "line 1").out
     (tmp_path / "gone.txt").write_text("line 2\nline 12\n")
     made = index("--delete", "@gone.txt", "--json").json
     assert (made["deleted"], made["entries"]) == (2, 9)

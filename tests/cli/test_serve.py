@@ -135,7 +135,7 @@ def test_runs_that_are_not_served(fit, colours, tmp_path, run):
         load_run(Path(made.json["run"]), Serving())
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**info, "domain": None, "task": "retrieval"}))
-    with pytest.raises(CapabilityError, match="retrieval is not supported by vladapt serve; use vladapt predict"):
+    with pytest.raises(CapabilityError, match="names no classes; find images with it: vladapt index IMAGES --backbone"):
         load_run(run, Serving())
 
 

@@ -16,7 +16,7 @@ ON_DEMAND = {
     "medical classification": "6065e8051d3017dd",
     "medical retrieval": "4b783001026915a9",
     "medical phrase-grounding": "f55be21b036eeb3f",
-    "natural classification": "a1cdb8f62fbfee10",
+    "natural classification": "635440cd71f4725b",
     "natural regression": "8f97ddd8768b6aa0",
     "person person-search": "b27795961f4f8fff",
     "remote-sensing classification": "eb9f409c77bcff85",

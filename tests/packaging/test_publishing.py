@@ -1,6 +1,7 @@
 """What a release needs: every place that names the repository follows one setting, and says what pyproject.toml says.
 
-Workflows and the recipe are read as YAML; neither actionlint nor a feedstock has tried them.
+Workflows and the recipe are read as YAML, workflows also by actionlint where it is installed. No feedstock has tried
+the recipe.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import runpy
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -105,6 +107,13 @@ def test_every_step_of_a_workflow_runs_or_uses_something_and_every_target_is_the
             assert ("run" in step) != ("uses" in step)
             assert set(re.findall(r"\bmake ([\w-]+)", step.get("run", ""))) <= targets
             assert re.fullmatch(r"[\w-]+/[\w-]+@\S+", step.get("uses", "a/b@v1"))
+
+
+def test_actionlint_finds_nothing_before_and_after_an_address_is_written(copy):
+    actionlint = shutil.which("actionlint") or pytest.skip("actionlint is not installed")
+    files = [*(ROOT / ".github" / "workflows").glob("*.yml"), copy / publish.WORKFLOW]
+    done = subprocess.run([actionlint, "-no-color", *map(str, files)], capture_output=True, text=True)
+    assert len(files) == 3 and (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_conda_recipe_wants_what_the_package_wants(copy):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...contracts.adapter import require
+from ...contracts.options import require
 
 _LISTS: dict[str, str] = json.loads((Path(__file__).parent / "words.json").read_text(encoding="utf-8"))
 

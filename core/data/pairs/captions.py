@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...contracts.adapter import require
+from ...contracts.options import require
 from ...errors import DataError
 from .augment_text import TextAugment
 from .code_switch import CodeSwitch

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ...contracts.adapter import require
+from ...contracts.options import require
 from ..file_hashes import FileHashes
 from ..splits import connected
 from .pair_set import SPLIT_CODES, PairSet, StoredImages

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...contracts.adapter import require
 from ...contracts.items import Item
-from ...contracts.options import option, options_from, settle
+from ...contracts.options import option, options_from, require, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
 from ...runtime.remote import is_url, shown

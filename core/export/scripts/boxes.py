@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, decoded, encoded, enlarged, pixels
+    from .pictures import asked, decoded, encoded, enlarged, facts_of, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, encoded, enlarged, pixels  # type: ignore[no-redef]
+    from pictures import asked, decoded, encoded, enlarged, facts_of, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
 """Boxes scored below this are not counted in a summary."""
@@ -89,7 +89,7 @@ def boxes_of_queries(outputs, whole, rule):
     else:  # those of the masks, which tell how sure they are too, never surer than the score says
         likely = scores >= rule["score_thr"]
         queries, labels, scores = queries[likely], labels[likely], scores[likely]
-        outlines = {query: outlined(outputs["masks"][0, query], whole, rule["raster"]) for query in np.unique(queries)}
+        outlines = {query: outlined(outputs["masks"][0, query], whole, rule) for query in np.unique(queries)}
         edges = {query: edges_of(mask) for query, (mask, _) in outlines.items()}
         boxes = np.float32([edges[query] for query in queries]).reshape(-1, 4)
         scores = scores * np.float32([outlines[query][1] for query in queries])
@@ -107,9 +107,11 @@ def boxes_of_queries(outputs, whole, rule):
     return boxes[sure], scores[sure], labels[sure], masks
 
 
-def outlined(logits, whole, raster):
-    """A mask (H, W) of `whole` of logits (h, w), cut in the raster, and its mean probability there."""
-    logits = logits if raster is None else enlarged(logits[..., None], *raster)[..., 0]
+def outlined(logits, whole, rule):
+    """A mask (H, W) of `whole` of logits (h, w), cut in the raster or at the size of the image, and its mean
+    probability there."""
+    for size in (rule["raster"], whole if rule.get("cut_at_image") else None):
+        logits = logits if size is None else enlarged(logits[..., None], *size)[..., 0]
     inside = logits > 0
     sureness = (inside / (1 + np.exp(-logits))).sum() / (inside.sum() + 1e-6)
     rows, columns = (
@@ -160,7 +162,7 @@ def row_of(name, answer, class_names, least):
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")

@@ -13,10 +13,10 @@ from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 try:
-    from .pictures import asked, decoded, encoded, enlarged, pixels
+    from .pictures import asked, decoded, encoded, enlarged, facts_of, pixels
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked, decoded, encoded, enlarged, pixels  # type: ignore[no-redef]
+    from pictures import asked, decoded, encoded, enlarged, facts_of, pixels  # type: ignore[no-redef]
 
 TRACE = 0.005
 """Classes with a smaller share of an image are left out of its summary."""
@@ -52,7 +52,7 @@ def free_file(folder, stem):
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, help="folder for maps: PNG, grey values are classes; none replaces a file")

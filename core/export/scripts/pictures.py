@@ -1,6 +1,7 @@
 """Pictures as the graph beside this file takes them, and the graph; needs numpy and pillow, and onnxruntime to ask."""
 
 import hashlib
+import json
 import sys
 
 import numpy as np
@@ -93,16 +94,26 @@ def encoded(mask):
     return {"size": list(mask.shape), "counts": "".join(text)}
 
 
-def asked(folder, facts, graph="model"):
-    """A graph of an export whose files are as they were written, as a function from inputs to outputs by name, which
-    raises the ValueError of inputs that it cannot take."""
-    import onnxruntime
-
+def facts_of(folder):
+    """What export.json says, where neither it nor a file that it names is other than it was written."""
+    try:
+        facts = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {"sha256": {"export.json": "of no file"}}
     for file, digest in ((folder / name, digest) for name, digest in facts.get("sha256", {}).items()):
         if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != digest:
             sys.exit(f"{file}: missing, damaged or replaced; copy the whole folder again, or export the run again")
+    return facts
+
+
+def asked(folder, facts, graph="model"):
+    """A graph of an export, as a function from inputs to outputs by name, which
+    raises the ValueError of inputs that it cannot take."""
+    import onnxruntime
+
     path = folder / facts["graphs"][graph]
     options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_outputs()]

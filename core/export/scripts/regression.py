@@ -15,10 +15,10 @@ from PIL import Image
 HERE = Path(__file__).resolve().parent
 try:
     from ..standalone import decoded, pixels
-    from .pictures import asked
+    from .pictures import asked, facts_of
 except ImportError:  # a script, whose folder `python -I` leaves out
     sys.path.insert(0, str(HERE))
-    from pictures import asked  # type: ignore[no-redef]
+    from pictures import asked, facts_of  # type: ignore[no-redef]
     from standalone import decoded, pixels  # type: ignore[no-redef]
 
 
@@ -33,7 +33,7 @@ def row_of(name, outputs, place, facts):
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
     given, ask, failed = parser.parse_args(), asked(HERE, facts, "pixels"), False

@@ -3,6 +3,7 @@ what each part weighs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ...contracts.bags import Bags
 from ...errors import CapabilityError
 from ...export.agreement import Agreement
-from ...export.folder import BAG, Session
+from ...export.folder import BAG, COARSE, Session
 from ...export.graph import Graph
 from ...export.package import SCRIPTS, STANDALONE
 from ...runtime.progress import Reporter
@@ -27,16 +28,16 @@ MOST_BAGS = 64
 
 
 class BagGraph(nn.Module):
-    """A bag (T, D) -> calibrated logits (1, C), the distance (1,) where the run tells what is unlike, and the attention
-    (K, T) where the method has one."""
+    """A bag (T, D), and that of a lower magnification where the method reads two -> calibrated logits (1, C), the
+    distance (1,) where the run tells what is unlike, and the attention (K, T) where the method has one."""
 
     def __init__(self, head: Head):
         super().__init__()
         self.head = head
 
-    def forward(self, bag: Tensor):
+    def forward(self, bag: Tensor, *coarse: Tensor):
         adapter = self.head.adapter
-        logits, weights = adapter.bag_logits(bag)[None], adapter.attention(bag)
+        logits, weights = adapter.bag_logits((bag, *coarse) if coarse else bag)[None], adapter.deciding(bag)
         made = self.head.calibrated(logits, bag.double().mean(dim=0, keepdim=True).float())
         return (*made, *(() if weights is None else (weights,)))
 
@@ -49,12 +50,8 @@ class BagExport(Export):
     _why_no_pictures = "a sample is the features of its parts"
 
     def written(self, folder: Path, reporter: Reporter) -> tuple[dict[str, Any], list[str]]:
-        if (scales := self.tested.with_parts().bags.scales) > 1:
-            raise CapabilityError(
-                f"{self.shown}: its slides have tiles of {scales} magnifications, and a graph takes those of one; "
-                "predict with the run"
-            )
-        facts = {**self._facts(), "width": self.adapter.dim_, "made_by": self.adapter.backbone_}
+        of_bags = {"width": self.adapter.dim_, "magnifications": self.adapter.magnifications}
+        facts = {**self._facts(), **of_bags, "made_by": self.adapter.backbone_}
         with reporter.task("Writing the graph"):
             session = self.new.write(self.bag_graph, folder / FILE, facts)
         facts["graphs"] = {BAG: FILE}
@@ -77,7 +74,12 @@ class BagExport(Export):
     @cached_property
     def weighs(self) -> bool:
         """Whether the method says what each part weighs."""
-        return self.adapter.attention(self.bags[0]) is not None
+        return self.adapter.deciding(self.bags[0]) is not None
+
+    @cached_property
+    def inputs(self) -> Sequence[tuple[Tensor, ...]]:
+        """Of each bag what the graph takes: its parts at as many magnifications as the method reads."""
+        return self.bags.by_scale(self.adapter.magnifications)
 
     @cached_property
     def module(self) -> BagGraph:
@@ -85,17 +87,21 @@ class BagExport(Export):
 
     @property
     def bag_graph(self) -> Graph:
-        bag = self.bags[0]
-        example = bag[torch.arange(TRACED, device=bag.device) % len(bag)]
+        examples = {
+            name: bag[torch.arange(TRACED + number, device=bag.device) % len(bag)]
+            for number, (name, bag) in enumerate(zip((BAG, COARSE), self.inputs[0]))
+        }
         outputs = [*self._outputs, *(["attention"] if self.weighs else [])]
-        return Graph(self.module, {BAG: example}, outputs, {BAG: ()})
+        return Graph(self.module, examples, outputs, dict.fromkeys(examples, ()))
 
     @torch.no_grad()
     def _checked_bags(self, session: Session, divisor: int) -> Agreement:
         """Of the first parts of each bag, all of them or a share."""
         model, graph = [], []
-        for bag in self.bags:
-            some = bag[: max(1, len(bag) // divisor)]
-            model.append(self.module(some)[0].cpu())
-            graph.append(torch.from_numpy(session(**{BAG: some.cpu().numpy()})["logits"]))
+        for scales in self.inputs:
+            some = [bag[: max(1, len(bag) // divisor)] for bag in scales]
+            model.append(self.module(*some)[0].cpu())
+            graph.append(
+                torch.from_numpy(session(**dict(zip((BAG, COARSE), (each.cpu().numpy() for each in some))))["logits"])
+            )
         return Agreement.of(torch.cat(model), torch.cat(graph), None, self._thresholds)

@@ -9,12 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...contracts.adapter import Adapter, FitReport
-from ...contracts.choices import RandomCrops, StoredViews
 from ...contracts.features import FeatureSet
 from ...contracts.images import CropTransform, TrainingImages, TrainingPlace
 from ...contracts.items import Item, items_of
 from ...contracts.part_views import IMAGES
-from ...contracts.parts import part_of
+from ...contracts.parts import RandomCrops, StoredViews, part_of
 from ...contracts.prepared import PreparedData, Shots
 from ...data.file_hashes import FileHashes
 from ...data.verify import content_key

@@ -17,8 +17,8 @@ from ...backbones.load import load_backbone, resolve_device
 from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
+from ...contracts.bags import is_tiles_spec
 from ...contracts.domain import Domain, Scorer
-from ...contracts.families import TILES
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import PREDICT
@@ -132,7 +132,7 @@ class Predictor:
         info = use.run.info
         if not adapter_class(info.adapter).reads_bags:
             return False
-        if not info.backbone or info.backbone.spec.partition(":")[0] == TILES:
+        if not info.backbone or is_tiles_spec(info.backbone.spec):
             return True
         return domain.in_tiles(recipe_again(use).reading)
 
@@ -220,6 +220,8 @@ class Predictor:
         Raises:
             NoneReadable: nothing could be read.
         """
+        if data.bags is not None:
+            data.bags.check_of(self.run.info.backbone.spec, str(data.items[0].source))
         images = self.images(use, data, reporter, store)
         logits, features, skipped = images.logits(self.adapter, stream=bool(use.stream))
         items = items_of(features.ids, data.items)

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
-from ...contracts.families import TILES
+from ...contracts.bags import is_tiles_spec
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
@@ -100,10 +100,10 @@ class ClassificationResults:
             shows: whether samples may be shown.
             further: fields that do not follow from these.
         """
-        from .tiles_shown import tile_section  # reports alone need it
-
         scores, tiles = judged.scores, None
-        if shows:
+        if shows and judged.test.stored_bags is not None:
+            from .tiles_shown import tile_section  # reports of bags alone need it
+
             tiles = tile_section(judged, further["ids"], further["thumbnails"])
         return cls(
             info=info,
@@ -427,7 +427,7 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     if not info.backbone:
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
-    of_tiles = info.backbone.spec.partition(":")[0] == TILES
+    of_tiles = is_tiles_spec(info.backbone.spec)
     file, words = ("slide.h5", "slides, by the features of their tiles") if of_tiles else ("image.png", "images")
     predict = f"vladapt predict {shlex.quote(folder)} {file}"
     return [(f"Classify new {words}, from a terminal:", predict), score, ("From Python:", _python(folder, file))]

@@ -16,9 +16,9 @@ from torch import Tensor
 from ...contracts.adapter import Adapter
 from ...contracts.adapter_file import read_adapter_file
 from ...contracts.backbone import Backbone
-from ...contracts.choices import StoredViews
 from ...contracts.features import PRE_PROJECTION, FeatureSet
-from ...contracts.parts import part_of
+from ...contracts.items import spoken
+from ...contracts.parts import StoredViews, part_of
 from ...contracts.prepared import PreparedData
 from ...contracts.recipe import Recipe
 from ...contracts.resources import (
@@ -34,7 +34,6 @@ from ...data.caption_pool import lines_of, read_caption_pool
 from ...errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ...features.batches import logits_of
 from ...prompts.descriptions import read_descriptions, read_pair_attributes, read_synonyms, read_word_sentences
-from ...prompts.languages import spoken
 from ...registry import adapter_class, catalogue, load_adapter
 from ...runs.folder import Run
 

@@ -215,8 +215,6 @@ class ServedBags(ServedRun):
 
     def _take_samples(self, task: Task, serving: Serving) -> None:
         self._most_bytes, self._device = serving.max_bytes, self.predictor.device
-        adapter = self.predictor.adapter
-        adapter.bag_logits(torch.zeros(2, adapter.dim_, device=self._device))  # one of two magnifications refuses
         if self._device.type != "cpu":
             self.clock = time.perf_counter
 
@@ -224,7 +222,8 @@ class ServedBags(ServedRun):
         return [Sample(str(file), _File(file)) for file in files], []
 
     def prepare(self, sample: Sample) -> None:
-        sample.prepared = SentBag(sample.source.path, self.predictor.adapter.dim_, self._most_bytes)
+        adapter = self.predictor.adapter
+        sample.prepared = SentBag(sample.source.path, adapter.dim_, self._most_bytes, adapter.magnifications)
 
     def answer(self, samples: Sequence[Sample]) -> None:
         for sample in samples:
@@ -237,10 +236,10 @@ class ServedBags(ServedRun):
     def _answered(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """(C,) logits, and the mean (D,) of the parts."""
         adapter = self.predictor.adapter
-        features, coords = sample.prepared.read()
-        rows = torch.from_numpy(features)
-        bag = rows.to(self._device)
-        logits = adapter.bag_logits(bag)
+        scales, coords = sample.prepared.read()
+        rows = torch.from_numpy(scales[0])
+        bag, *coarse = (torch.from_numpy(each).to(self._device) for each in scales)
+        logits = adapter.bag_logits((bag, *coarse) if coarse else bag)
         if not logits.logsumexp(0).isfinite():
             raise DataError(NOT_FINITE)
         calibration, logits = self.predictor.calibration, logits.cpu()

@@ -14,6 +14,7 @@ from rich.console import Group
 
 from ...backbones.load import announce_terms, announced
 from ...contracts.adapter import Adapter, FitReport
+from ...contracts.bags import is_tiles_spec
 from ...contracts.images import TrainingPlace
 from ...contracts.items import DomainData
 from ...contracts.judgement import (
@@ -492,10 +493,13 @@ def prepared_images(
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    asked = data.bags is None or (recipe.gave("backbone") and data.bags.texts is None)
-    backbone = backbone_of(recipe if asked else recipe.with_(backbone=data.bags.backbone), task.domain)
-    if asked and data.bags is not None:
-        backbone = as_wide_as(data.bags, backbone, recipe.device)
+    bags, of_fit = data.bags, is_tiles_spec(recipe.backbone)
+    if bags is not None and of_fit:
+        bags.check_of(recipe.backbone, str(data.items[0].source))
+    asked = bags is None or of_fit or (recipe.gave("backbone") and bags.texts is None)
+    backbone = backbone_of(recipe if asked else recipe.with_(backbone=bags.backbone), task.domain)
+    if asked and bags is not None:
+        backbone = as_wide_as(bags, backbone, recipe.device)
     announce_terms(recipe.backbone, reporter.info)
     return Prepared(
         domain=task.domain.of(data),

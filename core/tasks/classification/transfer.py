@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...contracts.adapter import Adapter
+from ...contracts.items import spoken
 from ...errors import CapabilityError, DataError, did_you_mean
-from ...prompts.languages import spoken
 from ...registry import adapter_class, catalogue
 
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...backbones.load import announced, load_backbone, save_fine_tuned
-from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
-from ...contracts.options import option, settle
+from ...contracts.options import option, require, settle
 from ...contracts.recipe import SAMPLE
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...contracts.adapter import require
 from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, Item
+from ...contracts.options import require
 from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.pair_set import PairSet
 from ...errors import DataError

@@ -102,7 +102,7 @@ class Retrieval(TowerTraining):
     default_loss: ClassVar = "clip"
     on_parts: ClassVar = True
     names_nothing: ClassVar = (
-        "its model names no classes; find images with it: vladapt index IMAGES --backbone {} --out INDEX"
+        "its model names no classes; find images with it: vladapt index IMAGES{domain} --backbone {} --out INDEX"
     )
 
     @property

@@ -21,6 +21,7 @@ from ...contracts.judgement import EVAL, FIT, Evaluated, Findings, JudgedTowers,
 from ...contracts.pair_head import PairHead
 from ...contracts.recipe import RUNS, Recipe
 from ...contracts.run_info import FittedRun, RunInfo
+from ...contracts.serving import Served, Serving
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
@@ -62,7 +63,8 @@ class TowerTraining(Task):
         default_loss: of methods that name none; "" for none.
         cannot_learn: of another method than those that train towers, "{}": what it cannot do, and what to give instead.
         on_parts: whether methods are taken that learn on stored features of parts (`PairHead`), in place of towers.
-        names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}".
+        names_nothing: why its model predicts nothing, and how `vladapt index` makes use of the run "{}";
+            "{domain}" is the flag that names its domain, or "".
         comparison: what its metrics are read as.
         places: where the report of a fit shows sections of judgements itself; those of other places come last.
     """
@@ -289,7 +291,15 @@ class TowerTraining(Task):
         return result
 
     def predict(self, use: Use, reporter: Reporter) -> Any:
-        raise CapabilityError(f"{use.run.shown}: {self.names_nothing.format(use.run.shown)}")
+        raise CapabilityError(self._only_indexed(use))
+
+    def served(self, use: Use, serving: Serving) -> Served:
+        raise CapabilityError(self._only_indexed(use))
+
+    def _only_indexed(self, use: Use) -> str:
+        """Why a run says nothing of single images, and what is done with it."""
+        domain = f" --domain {self.domain.name}" if self.domain else ""
+        return f"{use.run.shown}: {self.names_nothing.format(use.run.shown, domain=domain)}"
 
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         """Every method at every seed; zero-shot comes first."""

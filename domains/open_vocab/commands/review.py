@@ -1,4 +1,4 @@
-"""A person's look at labels that a model made."""
+"""Open a page on this machine to accept, correct, drop and add boxes that a model drew."""
 
 from __future__ import annotations
 

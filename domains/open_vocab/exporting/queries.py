@@ -84,6 +84,7 @@ class QueryBoxes(Form):
                 "most": ranking.most,
                 "rows": None if self.model.chosen is None else list(self.model.chosen),
                 "raster": list(family.raster) if of_masks and family.raster is not None else None,
+                "cut_at_image": of_masks and family.cut_at_image,
                 "score_thr": self.model.score_thr,
                 "learned_together": (~alone).tolist(),
             },

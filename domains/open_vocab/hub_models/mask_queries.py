@@ -31,6 +31,7 @@ class MaskQueries(Family):
     Class attributes:
         raster: height and width to which masks are enlarged before they are looked at; None looks at them as they are.
         best_only: whether a query gives one object, of its best class, or is asked with every class.
+        cut_at_image: whether masks are cut at the size of the image; else in the raster.
         any_size, idle: as of `PixelLogits`.
     """
 
@@ -38,6 +39,7 @@ class MaskQueries(Family):
     gives_maps: ClassVar[bool] = True
     head: tuple[str, ...] = (r"class_predictor\.(weight|bias)", r"criterion\.empty_weight")
     best_only: ClassVar[bool] = False
+    cut_at_image: ClassVar[bool] = False
     any_size: ClassVar[bool] = False
     idle: ClassVar[tuple[str, ...]] = ()
 

@@ -125,8 +125,8 @@ class ImageProcessor:
 
     @property
     def padding(self) -> tuple[float, ...] | None:
-        """What padded pixels are after mean and std, where they are padded before; None for 0."""
-        if self.kind not in PADDED_TO_SIZE:
+        """What padded pixels are after mean and std, where they are padded before; None for 0, and where none is."""
+        if self.kind not in PADDED_TO_SIZE or self.fixed_size is not None:
             return None
         mean, std = self.pixel_statistics()
         return tuple(-middle / spread for middle, spread in zip(mean, std, strict=True))

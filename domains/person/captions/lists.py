@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ....core.contracts import spoken
 from ....core.data import Table
-from ....core.prompts import spoken
 from ..attribute_words import pair_of
 from .combine import PERSON, Description
 

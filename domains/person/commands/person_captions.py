@@ -1,4 +1,4 @@
-"""Write sentences about pictures of people: garments, colours and carried things, told by a tower or from lists."""
+"""Write sentences about pictures of people: garments, colours, carried things, seen by a tower or taken from lists."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class ReIdentification(TowerTraining):
     default_adapter: ClassVar = "full"  # as BoT trains
     cannot_learn: ClassVar = "adapter '{}' trains no towers; for --task re-identification give full, lora or zero-shot"
     names_nothing: ClassVar = (
-        "its model names nobody; find people with it: vladapt index IMAGES --domain person --backbone {} --out INDEX"
+        "its model names nobody; find people with it: vladapt index IMAGES{domain} --backbone {} --out INDEX"
     )
 
     def settled(self, recipe: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""Show where in a picture from above a sentence is true: semantic localisation, with its scores."""
+"""Write a map of where in a raster a sentence is true, and score such maps."""
 
 from __future__ import annotations
 

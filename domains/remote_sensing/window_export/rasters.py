@@ -135,7 +135,7 @@ def change_map(name, values, seen, facts):
 
 
 if __name__ == "__main__":
-    facts = json.loads((HERE / "export.json").read_text(encoding="utf-8"))
+    facts = pictures.facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="folder for maps; none replaces a file")

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ....core.contracts import Backbone, TextClassifier
+from ....core.contracts import Backbone, TextClassifier, spoken
 from ....core.features import FeatureStore
-from ....core.prompts import Layout, spoken
+from ....core.prompts import Layout
 
 TEXTS_AT_ONCE = 256
 REMEMBERED_BYTES = 1 << 30

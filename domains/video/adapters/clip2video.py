@@ -246,6 +246,11 @@ class Clip2video(PairTextHead):
     def branches(self) -> tuple[float, ...]:
         return self.center_weight, 1 - self.center_weight
 
+    @property
+    def found_dim(self) -> int:
+        """Whole clips are as wide as features, aligned ones as the network."""
+        return self.dim_ + self._inner_width(self.dim_)
+
     def _without_classes(self, backbone: Backbone) -> None:
         super()._without_classes(backbone)
         self.tokens, self.token_mask = self.text[:, None], self.text.new_zeros(0, 1, dtype=torch.bool)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Backbone, FitReport, TextClassifier, option
+from ....core.contracts import Backbone, FitReport, TextClassifier, option, spoken
 from ....core.errors import ConfigError
-from ....core.prompts import Layout, PromptLearner, spoken
+from ....core.prompts import Layout, PromptLearner
 from ._axes import Axes
 from ._frames import POSITIONS, masked_mean
 from ._text_head import Step, TextHead

@@ -12,7 +12,7 @@ from parity_checks import bags as parity
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.bags import trans_mil
-from vladapt.adapters.bags._bag_head import drawn_parts, spaced_parts, weighted_sum
+from vladapt.adapters.bags._bag_head import drawn_parts, spaced_parts, speaking_parts, weighted_sum
 from vladapt.adapters.bags.clam import ClamBag, smooth_svm
 from vladapt.adapters.bags.trans_mil import NystromAttention, TransBag, pseudo_inverse
 from vladapt.core.contracts.features import Batch, bags_of
@@ -138,6 +138,37 @@ def test_attention_of_a_bag_is_what_its_answer_is_made_of(sets, name, options, r
         if name == "abmil":  # one output for two classes
             scores = torch.cat([torch.zeros(1), scores])
     assert torch.allclose(adapter.logits(sets["test"].select([3]))[0], scores, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "options"), [("abmil", {}), ("clam", {}), ("clam", {"branches": True})])
+def test_weights_of_parts_are_their_shares_in_what_speaks_for_the_class(sets, name, options):
+    """What the parts add to the logits of the average part makes up the answer; those above 0 are the weights."""
+    adapter, bag = build_adapter(name, **options, epochs=1), sets["test"].bags[3]
+    with pytest.raises(CapabilityError, match="is not fitted"):
+        adapter.deciding(bag)
+    adapter.fit(sets["train"].select(list(range(8))), TEXTS, seed=0)
+    network, shown = adapter._net, adapter.deciding(bag)
+    instances, bias = F.relu(network.embed(bag)), network.classifier.bias
+    attended = weighted_sum(network.attention(instances), instances)[0]  # (K, T)
+    added = attended * ((instances - instances.mean(dim=0)) @ network.classifier.weight.T).T
+    logits = network.classifier.weight @ instances.mean(dim=0) + bias + added.sum(dim=1)
+    if name == "abmil":  # one output for two classes
+        logits, added = torch.cat([torch.zeros(1), logits]), torch.cat([torch.zeros_like(added), added])
+    assert torch.allclose(adapter.logits(sets["test"].select([3]))[0], logits, atol=1e-4)
+    for called in range(2):
+        margin = (added[called] - added[1 - called]).clamp(min=0)
+        assert torch.allclose(shown[called], margin / margin.sum(), atol=1e-5)
+    assert not (shown[0] * shown[1]).any(), "no part speaks for both"
+    assert torch.equal(adapter.deciding(bag[:1]), torch.ones(2, 1)), "a part alone is the average part"
+
+
+def test_a_part_that_another_branch_attends_to_because_it_speaks_against_its_class_is_shown(sets):
+    """The branch of the second class attends to any part; that of the first to the one that takes its class away."""
+    instances, rows = torch.tensor([[0.0, 1.0], [9.0, 1.0], [0.0, 1.2]]), torch.tensor([[-1.0, 0.0], [0.0, 1.0]])
+    attended = torch.tensor([[0.01, 0.98, 0.01], [0.1, 0.1, 0.8]])
+    assert attended[1].argmax() == 2 and speaking_parts(attended, instances, rows)[1].argmax() == 1
+    alone = speaking_parts(attended, instances, rows, compared=False)
+    assert alone[1].argmax() == 2, "with several labels a class is told by its own branch"
 
 
 def test_a_method_without_weights_of_parts_shows_none(sets):

@@ -110,6 +110,20 @@ def test_a_set_takes_arrays_and_lists_and_is_shown_in_a_line():
             FeatureSet(wrong)
 
 
+def test_parts_and_features_to_be_scored_may_be_arrays_and_lists():
+    parts, mask = np.random.default_rng(0).normal(size=(2, 3, 4)), np.array([[True, True, False], [True, True, True]])
+    parts[0, 2] = 0
+    plain = FeatureSet.of_parts(torch.tensor(parts).float(), torch.tensor(mask))
+    for given in ((parts, mask), (parts.tolist(), mask.astype(int).tolist())):
+        made = FeatureSet.of_parts(*given, labels=[0, 1])
+        torch.testing.assert_close(made.features, plain.features)
+        assert torch.equal(made.parts_mask, plain.parts_mask) and made.parts_mask.dtype == torch.bool
+    texts = TextClassifier(torch.eye(4), logit_scale=2.0)
+    torch.testing.assert_close(texts.logits(parts[:, 0]), 2 * torch.tensor(parts[:, 0]).float())
+    with pytest.raises(DataError, match="parts: not an array of numbers"):
+        FeatureSet.of_parts([[1.0, 2.0], [3.0]])
+
+
 def test_batches_and_classes_take_arrays_and_lists():
     rows = np.random.default_rng(0).normal(size=(4, 3))
     texts = TextClassifier(rows[:2].tolist(), negative=rows[2:])

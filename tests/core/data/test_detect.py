@@ -86,7 +86,8 @@ def test_nothing_readable_is_said_in_one_line(tmp_path):
     put(tmp_path, "one/cat/1.png", "beside/images/1.png", "beside/masks/1.png")
     (tmp_path / "words").mkdir()
     (tmp_path / "words/a.txt").write_text("x")
-    (tmp_path / "a.bin").write_bytes(b"x")
+    for name in ("a.bin", "a.npz"):
+        (tmp_path / name).write_bytes(b"x")
     for name, match in [
         ("none", "no such file or folder"),
         ("empty", "empty folder"),
@@ -94,6 +95,7 @@ def test_nothing_readable_is_said_in_one_line(tmp_path):
         ("beside", "no class folders"),
         ("words", "no image in it"),
         ("a.bin", "not a known kind of data set"),
+        ("a.npz", "give features by --features .*a.npz"),
     ]:
         with pytest.raises(DataError, match=match) as caught:
             read_any(tmp_path / name)

@@ -78,7 +78,7 @@ def test_ties_and_nan_count_as_wrong():
     assert images.accuracy(tied).top5 == 0.0 and images.accuracy(tied).broken == 0
     for reader in (broken, zero):
         score = images.accuracy(reader)
-        assert (score.top1, score.top5, score.broken) == (0.0, 0.0, 2) and "2 of 2 images" in score.note
+        assert (score.top1, score.top5, score.broken) == (0.0, 0.0, 2) and "2 of 2 generic images" in score.note
 
 
 def test_modes_gradients_and_random_state_are_as_before():
@@ -160,7 +160,8 @@ def test_random_weights_drop_to_chance_and_the_sentence_says_forgot():
     after = images.accuracy(reader)
     assert before.top1 == 1.0 and after.top1 <= 0.05 and after.top5 <= 0.15
     said = generic_sentence(before, after)
-    assert said.startswith("Generic vocabulary (100 words, 100 images of toy): 100.0 % (96.4 to 100.0) before, ")
+    shown = "Generic vocabulary (100 words, 100 generic images of toy)"
+    assert said.startswith(f"{shown}: 100.0 % (96.4 to 100.0) before, ")
     assert f"the model forgot {100 - after.count} of the 100 it named correctly" in said and "p < 0.0001" in said
     metrics = Forgotten.of_scores(before, after).to_json()["generic"]
     assert (metrics["words"], metrics["images"], metrics["lost"], metrics["gained"]) == (100, 100, 100 - after.count, 0)
@@ -181,7 +182,7 @@ def test_what_is_lost_by_chance_is_not_called_forgotten():
     before, after = score([1] * 30 + [0] * 10), score([1] * 28 + [0] * 10 + [1] * 2)
     said = generic_sentence(before, after)
     assert "40 drawings" in said and "2 lost and 2 gained, which can be chance" in said and "forgot" not in said
-    assert "the same images are named correctly" in generic_sentence(before, before)
+    assert "the same ones are named correctly" in generic_sentence(before, before)
 
 
 def test_a_gain_is_not_called_forgotten():

@@ -36,8 +36,8 @@ def corner_tower(**more):
         own = pixels[:, :, 20:26, 2:8].mean(dim=(1, 2, 3))
         return torch.stack([own, 0.5 * own], dim=1)
 
-    facts = {"spec": "corner", "device": torch.device("cpu"), "joint": None, "capabilities": frozenset()}
-    facts["preprocess"] = lambda train=False: None
+    facts = {"spec": "corner", "device": torch.device("cpu"), "joint": None, "in_rows": False}
+    facts["capabilities"] = frozenset()
     return SimpleNamespace(encode_image=encode_image, **facts, **more)
 
 

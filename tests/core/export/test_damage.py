@@ -17,6 +17,7 @@ pytest.importorskip("onnxruntime", reason="extra export is not installed")
 
 from vladapt.core.export import standalone
 from vladapt.core.export.package import STANDALONE, NewExport
+from vladapt.core.export.scripts import pictures
 
 GRAPH = bytes(range(256)) * 8
 
@@ -32,21 +33,19 @@ def export(tmp_path_factory) -> Path:
     return folder
 
 
-def refusals(folder: Path, monkeypatch) -> tuple[str, str]:
+def refusals(folder: Path) -> tuple[str, str]:
     """What vladapt and predict.py say."""
-    monkeypatch.setattr(standalone, "HERE", folder)
     with pytest.raises(DataError) as ours:
         read_facts(folder)
     with pytest.raises(SystemExit) as its:
-        standalone.check(json.loads((folder / "export.json").read_text()))
+        standalone.facts_of(folder)
     return str(ours.value), str(its.value.code)
 
 
-def test_an_export_as_it_was_written_is_read(export, monkeypatch):
+def test_an_export_as_it_was_written_is_read(export):
     facts = read_facts(export)
     assert set(facts["sha256"]) == {"model.onnx", "predict.py"}
-    monkeypatch.setattr(standalone, "HERE", export)
-    standalone.check(facts)
+    assert standalone.facts_of(export) == facts
     (export / "notes.txt").write_text("mine")
     assert read_facts(export) == facts
 
@@ -57,24 +56,32 @@ def test_a_changed_byte_of_a_graph_is_found_wherever_it_is(export, place, bits):
     file = export / "model.onnx"
     try:
         file.write_bytes(GRAPH[:place] + bytes([GRAPH[place] ^ bits]) + GRAPH[place + 1 :])
-        with pytest.MonkeyPatch.context() as patch:
-            for said in refusals(export, patch):
-                assert "model.onnx" in said and "damaged or replaced" in said and "copy the whole folder" in said
+        for said in refusals(export):
+            assert "model.onnx" in said and "damaged or replaced" in said and "copy the whole folder" in said
     finally:
         file.write_bytes(GRAPH)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "predict.py"])
-def test_a_lost_file_is_missed(export, monkeypatch, name):
+def test_a_lost_file_is_missed(export, name):
     content = (export / name).read_bytes()
     try:
         (export / name).unlink()
-        assert all(name in said and "missing" in said for said in refusals(export, monkeypatch))
+        assert all(name in said and "missing" in said for said in refusals(export))
     finally:
         (export / name).write_bytes(content)
 
 
-def test_an_export_without_digests_is_read(export, tmp_path, monkeypatch):
+@pytest.mark.parametrize("content", [None, '{"format": 1, "class_na', "\udcff"], ids=["lost", "cut off", "not text"])
+@pytest.mark.parametrize("reader", [standalone.facts_of, pictures.facts_of], ids=["classes", "pictures"])
+def test_predict_py_refuses_facts_that_are_lost_or_damaged_in_a_line(tmp_path, reader, content):
+    if content is not None:
+        (tmp_path / "export.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(SystemExit, match=r"export.json: missing, damaged or replaced; copy the whole folder"):
+        reader(tmp_path)
+
+
+def test_an_export_without_digests_is_read(export, tmp_path):
     for file in export.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     facts = json.loads((tmp_path / "export.json").read_text())
@@ -82,8 +89,7 @@ def test_an_export_without_digests_is_read(export, tmp_path, monkeypatch):
     (tmp_path / "export.json").write_text(json.dumps(facts))
     (tmp_path / "model.onnx").write_bytes(b"another")
     assert read_facts(tmp_path) == facts
-    monkeypatch.setattr(standalone, "HERE", tmp_path)
-    standalone.check(facts)
+    assert standalone.facts_of(tmp_path) == facts
     (tmp_path / "export.json").write_text(json.dumps({**facts, "sha256": {"model.onnx": 5}}))
     with pytest.raises(DataError, match="sha256 is not usable"):
         read_facts(tmp_path)

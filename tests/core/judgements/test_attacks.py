@@ -21,13 +21,10 @@ class Linear:
     """A tower that is a matrix, as much of it as an attack asks for."""
 
     image_mean, image_std, device = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), torch.device("cpu")
-    of_parts = False
+    of_parts = in_rows = False
 
     def __init__(self, seed):
         self.weight = torch.randn(PIXELS, WIDTH, generator=torch.Generator().manual_seed(seed))
-
-    def preprocess(self):
-        return None
 
     def encode_image(self, pixels, normalize=True):
         features = pixels.flatten(1) @ self.weight

@@ -106,7 +106,7 @@ def test_attacks_do_less_to_towers_that_learn_from_it(small_clip_spec, name):
 
 
 def test_rows_of_patches_are_refused(towers, monkeypatch):
-    monkeypatch.setattr("vladapt.core.losses._adversarial.takes_rows", lambda backbone: True)
+    monkeypatch.setattr(towers, "in_rows", True)
     with pytest.raises(CapabilityError, match="loss 'fare' attacks images of one size"):
         build_loss("fare").prepare(towers)
 

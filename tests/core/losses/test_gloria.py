@@ -41,7 +41,7 @@ def similarity(patches, words, together="sum"):
 def test_it_is_the_papers_equation_in_blocks_too(monkeypatch, together, block):
     monkeypatch.setattr(gloria, "BLOCK", block)
     out = outputs()
-    value = build_loss("gloria", project=False, skip_ends=False, global_weight=0, together=together)(out)["loss"]
+    value = build_loss("gloria", project=False, global_weight=0, together=together)(out)["loss"]
     words = [tokens[mask] for tokens, mask in zip(out["text_tokens"], out["text_mask"])]
     rows = [[similarity(image, text, together) for text in words] for image in out["image_tokens"]]
     logits, right = 10 * torch.stack([torch.stack(row) for row in rows]), torch.arange(4)
@@ -57,8 +57,8 @@ def test_the_start_and_the_end_of_a_text_are_no_words():
     out["text_mask"] = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool()
     inner = torch.tensor([[0, 1, 0, 0, 0], [0, 1, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 0, 0]]).bool()
     assert torch.equal(gloria.without_ends(out["text_mask"]), inner), "a text without a word keeps what it has"
-    value = build_loss("gloria", project=False)(out)["local"]
-    of_words = build_loss("gloria", project=False, skip_ends=False)({**out, "text_mask": inner})["local"]
+    value = build_loss("gloria", project=False, skip_ends=True)(out)["local"]
+    of_words = build_loss("gloria", project=False)({**out, "text_mask": inner})["local"]
     torch.testing.assert_close(value, of_words)
 
 
@@ -68,9 +68,9 @@ def test_a_map_is_highest_where_words_look_though_the_end_looks_there_more():
     words, inner = torch.zeros(4, 6), torch.tensor([False, True, True, False])
     words[1, 2], words[2, 2], words[2, 3] = 3, 2, 0.5
     words[3, 2] = 9
-    loss = build_loss("gloria", project=False)
+    loss = build_loss("gloria", project=False, skip_ends=True)
     assert int(loss.look(patches, (words, inner)).argmax()) == 2
-    with_ends = build_loss("gloria", project=False, skip_ends=False).look(patches, (words, inner))
+    with_ends = build_loss("gloria", project=False).look(patches, (words, inner))
     assert int(with_ends.argmin()) == 2
 
 

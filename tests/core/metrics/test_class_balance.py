@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 from sklearn.utils.class_weight import compute_class_weight
 
-from vladapt.core.contracts.choices import balancing_offsets, log_priors
+from vladapt.core.contracts.parts import balancing_offsets, log_priors
 from vladapt.core.metrics.classification import best_setting, class_weights, row_weights, val_score
 
 COUNTS = st.lists(st.integers(0, 12), min_size=2, max_size=6).filter(lambda counts: sum(map(bool, counts)) > 1)

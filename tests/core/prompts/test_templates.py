@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vladapt.core.contracts.items import spoken
 from vladapt.core.errors import ConfigError
 from vladapt.core.prompts.classifier import PHOTO, ensemble, fill
-from vladapt.core.prompts.languages import spoken
 
 
 def test_fill_puts_the_name_with_spaces_for_underscores():

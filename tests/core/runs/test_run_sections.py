@@ -47,7 +47,7 @@ def test_a_reservation_is_told_and_outweighs_what_could_be_chance_only():
 
 def test_own_generic_images_are_named():
     verdict = forgotten(0, 0, 1.0, name="my photos").verdict
-    assert "150 images of my photos" in verdict.text
+    assert "150 generic images of my photos" in verdict.text
 
 
 def test_forgetting_is_a_verdict_and_a_table_with_intervals():

@@ -102,6 +102,8 @@ VIDEO = {"image": "clip", "images": "clips", "image.png": "clip.mp4", "patient":
         ("its image features, for images at 224 × 224 pixels", "its image features, for images at 224 × 224 pixels"),
         ("Text to image: 2 images; image to text", "Text to clip: 2 clips; clip to text"),
         ("image_to_text/r1, of its image", "image_to_text/r1, of its clip"),
+        ("trained on 12 image-text pairs; image-size", "trained on 12 clip-text pairs; image-size"),
+        ("image 3.mp4 is damaged; 5 generic images of d", "image 3.mp4 is damaged; 5 generic images of d"),
         ("the class “image”, images/image.jpg, `images`", "the class “image”, images/image.jpg, `images`"),
     ],
 )

@@ -28,7 +28,7 @@ class Model(MaskQueries):
 
     model_class = "EomtForUniversalSegmentation"
     processors = ("EomtImageProcessor",)
-    best_only = True
+    best_only = cut_at_image = True
     hooks = ({"type": "vladapt.MaskAnnealing"},)
 
     @property
@@ -55,10 +55,11 @@ class Model(MaskQueries):
         return {"pixel_values": pixels}
 
     def at_size(self, logits, size):
-        """Without what was padded to the right and below, and at the image's size, before masks are cut."""
+        """Without what was padded to the right and below, and at the image's size, before masks are cut. A processor
+        that gives every image the same sides pads none."""
         from transformers.image_transforms import get_size_with_aspect_ratio
 
-        height, width = get_size_with_aspect_ratio(size, *self.sides)
+        height, width = logits.shape[-2:] if self.padding is None else get_size_with_aspect_ratio(size, *self.sides)
         return enlarged(logits[None, :, :height, :width], size)[0]
 
     def scores(self, model, pixels):

@@ -20,6 +20,7 @@ from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.serving import Sample, Serving
 from vladapt.core.engine.serve import load_export, load_run
+from vladapt.core.features.bag_files import open_bag, write_bag
 from vladapt.core.serving.app import Access, build_app
 from vladapt.core.serving.desk import Desk
 from vladapt.core.serving.uploads import Limits
@@ -73,7 +74,7 @@ def test_a_graph_answers_as_the_calibrated_method_whatever_the_number_of_parts(n
     logits = adapter.logits(support)
     calibration = Calibration.of_rows(logits, support.labels, NAMES, "some rows")
     module = BagGraph(Head(adapter, calibration)).eval()
-    weighs = adapter.attention(support.bags[0]) is not None
+    weighs = adapter.deciding(support.bags[0]) is not None
     outputs = ["logits", *(["attention"] * weighs)]
     Graph(module, {"bag": torch.randn(12, WIDTH)}, outputs, {"bag": ()}).write(tmp_path / "bag.onnx", 18, {})
     ask = Session(tmp_path / "bag.onnx")
@@ -83,10 +84,51 @@ def test_a_graph_answers_as_the_calibrated_method_whatever_the_number_of_parts(n
         answer = ask(bag=bag.numpy())
         np.testing.assert_allclose(answer["logits"][0], wanted[row], atol=1e-4, rtol=1e-4)
         if weighs:
-            np.testing.assert_allclose(answer["attention"], adapter.attention(bag), atol=1e-5)
+            np.testing.assert_allclose(answer["attention"], adapter.deciding(bag), atol=1e-5)
     for count in (1, 2, 5, 40):
         bag = torch.randn(count, WIDTH)
         np.testing.assert_allclose(ask(bag=bag.numpy())["logits"], module(bag)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_two_magnifications_are_exported_and_served_from_one_file(tmp_path, client):
+    """Each tile of the lower magnification is the mean of two of the higher one; the texts stand at each."""
+    rng, labels = np.random.default_rng(0), np.arange(24) % 2
+    for name in ("fine", "coarse"):
+        (tmp_path / name).mkdir()
+    table = ["slide_id,label"]
+    for number, label in enumerate(labels):
+        fine = torch.from_numpy(rng.normal(size=(8 + 2 * (number % 3), WIDTH)).astype(np.float32))
+        fine[0, 0] += 8 * int(label)
+        for name, rows, side in (("fine", fine, 100), ("coarse", fine.view(-1, 2, WIDTH).mean(dim=1), 200)):
+            places = np.arange(2 * len(rows)).reshape(-1, 2) * side
+            write_bag(tmp_path / name / f"s{number:02d}.safetensors", rows, places, {"side": 100, "level0_side": side})
+        table.append(f"s{number:02d},{NAMES[label]}")
+    (tmp_path / "table.csv").write_text("\n".join(table))
+    np.savez(tmp_path / "texts.npz", class_names=np.array(NAMES), text_features=np.eye(2, WIDTH, dtype=np.float32))
+    paths = {"path": "table.csv", "bags": "fine", "coarse_bags": "coarse", "class_texts": "texts.npz"}
+    data = {name: str(tmp_path / path) for name, path in paths.items()}
+    adapter = {"name": "vila-mil", "epochs": 2, "prototypes": 3, "lr": 1e-2}
+    how = {"adapter": adapter, "shots": 4, "device": "cpu", "judge": False, "out": str(tmp_path / "runs")}
+    made = vladapt.fit(domain="medical", data=data, **how)
+    files = sorted((tmp_path / "fine").iterdir())[:6]
+    answers = vladapt.predict(made.run, [str(file) for file in files], device="cpu").rows()
+    vladapt.export(made.run, out=tmp_path / "model")
+    for file in files:
+        fine, coarse = (open_bag(tmp_path / name / file.name) for name in ("fine", "coarse"))
+        arrays = {"features": fine.read(0), "coords": fine.coords(0), "coarse": coarse.read(0)}
+        np.savez(tmp_path / f"{file.stem}.npz", **{name: np.asarray(each) for name, each in arrays.items()})
+    script = [sys.executable, "-I", tmp_path / "model" / "predict.py", *(f"{file.stem}.npz" for file in files)]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True)
+    for row, line in zip(answers, done.stdout.splitlines(), strict=True):
+        assert json.loads(line)["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
+    content = (tmp_path / f"{files[1].stem}.npz").read_bytes()
+    for load, folder in ((load_run, made.run), (load_export, tmp_path / "model")):
+        with client(load, folder) as asked:
+            (row,) = asked.post("/predict", files={"f": ("s.npz", content)}).json()["predictions"]
+            assert row["label"] == answers[1]["label"] and len(row["parts"]) == 5
+            assert row["confidence"] == pytest.approx(answers[1]["confidence"], abs=1e-4)
+            refused = asked.post("/predict", files={"f": ("s.npz", npz(features=np.zeros((3, WIDTH), np.float32)))})
+            assert refused.status_code == 422 and "lacks the array 'coarse'" in refused.json()["error"]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +207,7 @@ def test_the_parts_of_a_served_bag_are_those_of_the_calibrated_answer_and_weighe
         def bag_logits(self, bag):
             return torch.tensor([2.0, 1.0])
 
-        def attention(self, bag):
+        def deciding(self, bag):
             asked.append(len(bag))
             return torch.tensor([[0.9, 0.05, 0.05], [0.1, 0.2, 0.7]])
 
@@ -173,7 +215,7 @@ def test_the_parts_of_a_served_bag_are_those_of_the_calibrated_answer_and_weighe
     served = ServedBags.__new__(ServedBags)
     served.predictor, served._device = SimpleNamespace(adapter=Weighing(), calibration=scaling), torch.device("cpu")
     rows = np.random.default_rng(0).normal(size=(3, WIDTH)).astype(np.float32)
-    sample = Sample("s", None, SimpleNamespace(read=lambda: (rows, None)))
+    sample = Sample("s", None, SimpleNamespace(read=lambda: ((rows,), None)))
     served.answer([sample])
     assert sample.parts[0] == {"part": 2, "weight": 0.7} and asked == [3]
     np.testing.assert_allclose(sample.answer[1], rows.mean(axis=0), rtol=1e-5)

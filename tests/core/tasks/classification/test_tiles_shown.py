@@ -61,7 +61,7 @@ def test_the_tiles_of_a_patient_are_named_with_their_slides_and_lie_where_they_a
     assert patient.words().startswith("Tiles with the largest weights: 2 of b (") and len(patient.rows()) == 5
     assert list(patient.slides) == ["b", "a"] and patient.geojson is None
     assert sum(len(each.tiles.parts) for each in patient.slides.values()) == 10
-    weights = adapter.attention(joined.bags[0])[-1]
+    weights = adapter.deciding(joined.bags[0])[-1]
     for row in patient.rows():
         assert row["weight"] == pytest.approx(float(weights[row["part"] + 4 * (row["slide"] == "b")]), abs=1e-5)
     assert len(patient.slides["b"].geojson["features"]) == 6 and patient.picture is not None

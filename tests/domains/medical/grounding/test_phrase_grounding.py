@@ -337,10 +337,10 @@ def test_a_training_is_scored_before_and_after_and_words_of_gloria_look(recipe, 
     words, own = towers.finder.words_of(towers, "left opacity")
     looked = towers.finder.look(patches, (words, own))
     assert looked.shape == (9,) and float(looked.sum()) == pytest.approx(1, abs=1e-5)
-    products = towers.finder.patch_map(patches) @ words[1:-1].T  # (P, L)
+    products = towers.finder.patch_map(patches) @ words.T  # (P, L)
     maps_of_words = (4 * products.softmax(dim=1)).softmax(dim=0).T
-    seen = maps_of_words @ towers.finder.patch_map(patches)
+    seen = maps_of_words[1:-1] @ towers.finder.patch_map(patches)
     decide = (5 * torch.nn.functional.cosine_similarity(words[1:-1], seen)).softmax(dim=0)
-    assert torch.allclose(looked, decide @ maps_of_words, atol=1e-6)
+    assert torch.allclose(looked, decide @ maps_of_words[1:-1], atol=1e-6)
     assert own.tolist() == [False, *[True] * (len(own) - 2), False]
     assert vladapt.evaluate(fitted.run)["adapted"] == fitted.metrics["adapted"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -38,6 +40,34 @@ def test_a_run_on_stored_tiles_is_evaluated_and_predicts_files(slides, tmp_path)
     assert done.run.exists()
     predicted = vladapt.predict(str(done.run), [str(slides / "bags")], device="cpu")
     assert len(predicted.ids) == 24
+
+
+def encoded_by(folder: Path, encoder: str, width: int = WIDTH) -> Path:
+    """Features of the 24 slides, which say what made them."""
+    folder.mkdir()
+    for number in range(24):
+        rows = torch.randn(6, width, generator=torch.Generator().manual_seed(number))
+        write_bag(folder / f"s{number:02d}.safetensors", rows, np.arange(12).reshape(6, 2), {}, encoder=encoder)
+    return folder
+
+
+def test_features_of_another_encoder_than_that_of_the_fit_are_refused_by_the_name_of_a_file(slides, tmp_path):
+    of_uni, table = encoded_by(tmp_path / "fit", "UNI"), str(slides / "table.csv")
+    how = {"adapter": {"name": "abmil", "epochs": 1}, "shots": 4, "out": str(tmp_path), "judge": False}
+    run = str(fit(slides, data={"bags": str(of_uni)}, **how).run)
+    for name, encoder, width, told in (
+        ("conch", "CONCH", WIDTH, "8 wide and of CONCH, those of the fit 8 wide and of UNI"),
+        ("wide", "UNI", WIDTH + 1, "9 wide and of UNI, those of the fit 8 wide and of UNI"),
+    ):
+        bags = str(encoded_by(tmp_path / name, encoder, width))
+        refusal = rf"s00\.safetensors: its features are {told}; give features of the encoder of the fit"
+        with pytest.raises(CapabilityError, match=refusal):
+            vladapt.predict(run, [bags], device="cpu")
+        with pytest.raises(CapabilityError, match=refusal):
+            vladapt.evaluate(run, data=table, reading={"bags": bags}, device="cpu")
+    unnamed = str(encoded_by(tmp_path / "unnamed", ""))  # nothing says that it is another
+    assert len(vladapt.predict(run, [unnamed], device="cpu").ids) == 24
+    assert vladapt.evaluate(run, data=table, reading={"bags": unnamed}, device="cpu")["adapted"]
 
 
 def test_texts_make_class_vectors_and_without_them_a_method_says_what_to_give(slides, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from vladapt.core.export.scripts import boxes
 from vladapt.domains.open_vocab.data.outlines import decode, encode
 from vladapt.domains.open_vocab.hub_models.boxes import Ranking
+from vladapt.domains.open_vocab.hub_models.families.eomt import Model as Eomt
 from vladapt.domains.open_vocab.hub_models.families.mask2former import Model as Mask2Former
 from vladapt.domains.open_vocab.hub_models.families.maskformer import Model as MaskFormer
 from vladapt.domains.open_vocab.hub_models.families.rf_detr import Model as RfDetr
@@ -73,15 +74,17 @@ def test_masks_beside_boxes_are_cut_at_the_size_of_the_image(drawn):
     assert len(row["masks"]) == len(row["boxes"]) == (answer[1] >= 0.5).sum() > 0
 
 
-@pytest.mark.parametrize("family", [Mask2Former, MaskFormer])
+@pytest.mark.parametrize("family", [Mask2Former, MaskFormer, Eomt])
 def test_objects_of_masks_are_those_of_the_type(drawn, family):
+    """None is padded: a graph is of processors that give every image the same sides."""
     logits, _, masks = drawn
     masks[0, 4] = -1  # of one that is nowhere
     outputs = SimpleNamespace(class_queries_logits=logits, masks_queries_logits=masks)
-    kind = family({"model_type": family.model_class}, CLASSES - 1)
+    kind = family({"model_type": family.__module__.rpartition(".")[2]}, CLASSES - 1)
     (wanted,) = kind.found(outputs, [WHOLE])
     outlines = kind.masks(outputs, 0, wanted.queries, WHOLE)
-    how = rule(softmax=True, raster=kind.raster, learned_together=[True] * (CLASSES - 1))
+    how = rule(softmax=True, raster=kind.raster, learned_together=[True] * (CLASSES - 1), per_query=kind.best_only)
+    how["cut_at_image"] = kind.cut_at_image
     corners, scores, labels, encoded = boxes.boxes_of_queries(numbers(logits=logits, masks=masks), WHOLE, how)
     order = torch.argsort(-wanted.scores, stable=True)
     np.testing.assert_allclose(scores, wanted.scores[order], atol=1e-5)

@@ -24,6 +24,7 @@ from vladapt.domains.open_vocab.hub_models import mask_queries, pixel_logits  # 
 from vladapt.domains.open_vocab.hub_models.families.eomt import mask_shares  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.family import family_of  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.pixel_logits import enlarged  # noqa: E402
+from vladapt.domains.open_vocab.hub_models.processor import image_processor  # noqa: E402
 
 SIDE, CLASSES = tiny_maps.SIDE, 3
 SIZES = [(50, 71), (64, 40)]
@@ -187,8 +188,10 @@ def test_maps_are_those_of_the_processor(built, pixels, drawn, name):
 
 
 @pytest.mark.parametrize("name", tiny_maps.QUERIES)
-def test_objects_are_those_of_the_processor(built, drawn, name):
+def test_objects_are_those_of_the_processor(built, drawn, name, monkeypatch):
     family = built(name)[0]
+    if name == "eomt":  # whose processor pads
+        monkeypatch.setattr(family, "padding", (0.0, 0.0, 0.0))
     many = {} if name == "eomt" else {"return_binary_maps": True}
     found = family.found(drawn, SIZES)
     wanted = processor_of(family).post_process_instance_segmentation(drawn, target_sizes=SIZES, threshold=0, **many)
@@ -326,3 +329,16 @@ def test_masks_of_eomt_are_followed_in_training_and_are_no_more_needed_after(bui
         family.annealed(ours, 0.0)
         again = ours(pixels).masks_queries_logits
     assert torch.equal(masked, again) and not torch.allclose(masked, free)
+
+
+@pytest.mark.parametrize(
+    ("size", "pads"), [({"height": 8, "width": 8}, False), ({"shortest_edge": 8, "longest_edge": 8}, True)]
+)
+def test_eomt_leaves_out_what_its_processor_padded_and_nothing_of_a_squeezed_image(size, pads):
+    family = family_of({**tiny_maps.CLOSED["eomt"](), "image_size": 8}, CLASSES)
+    options = {"kind": "EomtImageProcessor", "size": size, "do_pad": pads, **tiny_maps.IMAGENET}
+    family.padding = image_processor(options).padding
+    logits = torch.full((1, 8, 8), -1.0)
+    logits[:, 4:] = 1  # the lower half of the input, which an image of twice the width does not reach
+    mask = family.at_size(logits, (8, 16)) > 0
+    assert mask.any() != pads and mask.shape == (1, 8, 16)

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from vladapt import FeatureSet, TextClassifier, build_adapter, load_adapter
 from vladapt.core.contracts import PairParts
+from vladapt.domains.video.adapters import _pairs
 from vladapt.domains.video.adapters._axes import WIDE, Axes, spanned_axes
 from vladapt.domains.video.adapters._frames import average_of_unit
+from vladapt.domains.video.adapters._text_tokens import Sentences
 from vladapt.domains.video.adapters.clip4clip import SequenceTransformer
 
 WIDTH, FRAMES = WIDE + 64, 4
@@ -156,6 +158,36 @@ def test_pairs_that_are_fewer_than_channels_are_read_on_axes(monkeypatch, tmp_pa
     monkeypatch.setattr(WidePairs, "text", lambda self, kind, row, epoch: f"sentence {row + 6 * epoch}")
     many._without_classes(towers)
     assert many._axes_of_pairs(source, towers, parts) is None, "more sentences than channels"
+
+
+def test_aligned_vectors_on_axes_are_as_wide_as_the_axes(monkeypatch, tmp_path):
+    """Whole clips and texts keep the width of features; the index holds both side by side."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(_pairs, "SentenceReader", OfOneWord)
+    set_of, towers = clips(3), WideTowers()
+    parts = PairParts(set_of.parts, set_of.parts_mask, {row: row for row in range(6)})
+    adapter = build_adapter("clip2video", layers=1, epochs=1, batch_size=6)
+    adapter.backbone_needs = frozenset()
+    adapter.fit_pairs(WidePairs(), towers, features=lambda backbone: parts, seed=1)
+    texts = adapter.text_vectors(towers, ["sentence 0", "sentence 1"])
+    vectors = adapter.sample_vectors(parts.parts, parts.mask)
+    assert adapter.axes.shape == (WIDTH, 64)
+    assert vectors.shape[1] == texts.shape[1] == adapter.found_dim == WIDTH + 64
+    scores = adapter.pair_scores(towers, parts.parts, parts.mask, ["sentence 0", "sentence 1"])
+    torch.testing.assert_close(vectors @ texts.T, scores, atol=1e-5, rtol=1e-4)
+
+
+class OfOneWord:
+    """A `SentenceReader` of sentences whose only token is the whole."""
+
+    def __init__(self, backbone, tokens, keep=True):
+        self.backbone = backbone
+
+    def remember(self, texts): ...
+
+    def __call__(self, texts):
+        whole = self.backbone.encode_text(texts)
+        return Sentences(whole, whole[:, None], torch.ones(len(whole), 1, dtype=torch.bool))
 
 
 def test_axes_of_pairs_are_as_many_as_float32_tells_from_rounding():
