@@ -141,12 +141,15 @@ class Gloria(RowLoss):
 
     @torch.no_grad()
     def look(self, patches: Tensor, words: tuple[Tensor, Tensor]) -> Tensor:
-        """(P, D) image tokens -> (P,) the mean attention of the words, which sums to 1."""
+        """(P, D) image tokens -> (P,) the attention of the words, which sums to 1: their mean, each counting as in the
+        similarity, exp(words x cos(w, c_w)). A plain mean says little, since words share out each patch."""
         tokens, inner = words
         mapped = self.patch_map(patches.to(tokens.device))[None]
         are_words = inner if self.skip_ends else torch.ones_like(inner)
         _, attended = attention_maps(mapped, tokens[None], are_words[None], self.attention)
-        return attended[0, 0, inner].mean(dim=0)
+        attended = attended[0, 0, inner]  # (L, P)
+        cosines = F.cosine_similarity(tokens[inner], attended @ mapped[0], dim=-1)
+        return (self.words * cosines).softmax(dim=0) @ attended
 
 
 def without_ends(mask: Tensor) -> Tensor:

@@ -339,6 +339,8 @@ def test_a_training_is_scored_before_and_after_and_words_of_gloria_look(recipe, 
     assert looked.shape == (9,) and float(looked.sum()) == pytest.approx(1, abs=1e-5)
     products = towers.finder.patch_map(patches) @ words.T  # (P, L)
     maps_of_words = (4 * products.softmax(dim=1)).softmax(dim=0).T
-    assert torch.allclose(looked, maps_of_words[1:-1].mean(dim=0), atol=1e-6)
+    seen = maps_of_words[1:-1] @ towers.finder.patch_map(patches)
+    decide = (5 * torch.nn.functional.cosine_similarity(words[1:-1], seen)).softmax(dim=0)
+    assert torch.allclose(looked, decide @ maps_of_words[1:-1], atol=1e-6)
     assert own.tolist() == [False, *[True] * (len(own) - 2), False]
     assert vladapt.evaluate(fitted.run)["adapted"] == fitted.metrics["adapted"]
