@@ -12,7 +12,6 @@ from typing import Any
 from ..backbones.specs import Published, find_published, published
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
-from ..contracts.parts import part_of
 from ..curation import RECIPES, curation_recipe
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
@@ -153,7 +152,7 @@ def shown(kind: str, name: str) -> Shown:
     if kind == "adapter":
         named = {"needs": cls.needs, "takes as well": cls.optional, "can": cls.can}
         facts += [(term, ", ".join(sorted(names))) for term, names in named.items()]
-        from ..contracts.parts import RandomCrops  # torch, which lists do without
+        from ..contracts.parts import RandomCrops, part_of  # torch, which lists do without
 
         if (crops := part_of(cls, RandomCrops)) is not None and (crop := crops.published_crop) is not None:
             facts.append(("published with random crops of", f"{crop[0]:.0%} to {crop[1]:.0%} of the area"))

@@ -43,7 +43,7 @@ def test_the_planted_tile_is_first_by_attention_and_by_what_the_class_loses_with
     slides, planted = drawn(20, 1)
     for kind in ("attention", "loss"):
         if kind == "loss":
-            monkeypatch.setattr(type(adapter), "attention", lambda self, bag: None)
+            monkeypatch.setattr(type(adapter), "deciding", lambda self, bag: None)
         made = [deciding_tiles(adapter, slides.bags[row], 1) for row in range(1, 20, 2)]
         assert {each.kind for each in made} == {kind}
         assert sum(each.parts[0] == part for each, part in zip(made, planted[1::2])) >= 9
@@ -51,7 +51,7 @@ def test_the_planted_tile_is_first_by_attention_and_by_what_the_class_loses_with
 
 
 def test_what_a_class_loses_is_exact_for_the_parts_that_are_named(adapter, monkeypatch):
-    monkeypatch.setattr(type(adapter), "attention", lambda self, bag: None)
+    monkeypatch.setattr(type(adapter), "deciding", lambda self, bag: None)
     bag = drawn(2, 2)[0].bags[1]
     whole, made = adapter.bag_logits(bag), deciding_tiles(adapter, bag, 1, most=3)
     for part, weight in zip(made.parts, made.weights):

@@ -1,5 +1,7 @@
 """Pictures as predict.py of detectors and segmentors prepares them, beside the test pipeline's own."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -30,9 +32,10 @@ def test_a_graph_that_is_not_as_it_was_written_is_not_asked(tmp_path, content):
     pytest.importorskip("onnxruntime", reason="extra export is not installed")
     (tmp_path / "model.onnx").write_bytes(b"graph")
     facts = {"graphs": {"model": "model.onnx"}, "sha256": sha256_in(tmp_path)}
+    (tmp_path / "export.json").write_text(json.dumps(facts))
     (tmp_path / "model.onnx").unlink() if content is None else (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(SystemExit, match=r"model\.onnx: missing, damaged or replaced; copy the whole folder"):
-        pictures.asked(tmp_path, facts)
+        pictures.facts_of(tmp_path)
 
 
 def test_what_fits_is_not_enlarged():
