@@ -31,7 +31,7 @@ def packed(path: Path, **members: np.ndarray) -> Path:
 def test_a_member_without_the_ending_is_never_unpacked_in_place_of_the_array(tmp_path):
     small, large = np.ones((3, 4), np.float32), np.zeros((9_000, 4), np.float32)
     path = packed(tmp_path / "a.npz", features_npy=small, features=large)
-    rows, places = SentBag(path, 4, 1 << 10).read()
+    (rows,), places = SentBag(path, 4, 1 << 10).read()
     np.testing.assert_array_equal(rows, small)
     assert places is None
     np.testing.assert_array_equal(ArrayFile(path).load()["features"], small)
