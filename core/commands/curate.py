@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.options import WRITE_FORMS, CaptionOptions, CurateOptions, CurationRunOptions, ScoreOptions
+from ..engine.options import CaptionOptions, CurateOptions, CurationRunOptions, ScoreOptions, WriteOptions
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
@@ -196,22 +196,10 @@ def write(
         str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
     ],
     out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the list, tars, ids and card.")],
+    how: Annotated[dict[str, Any], FromOptions(WriteOptions)],
     data: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="Where the pairs are, if not where they were. Repeatable."),
-    ] = None,
-    captions: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Captions by a model, of `curate caption`; for the list.")
-    ] = None,
-    forms: Annotated[
-        str, typer.Option("--write", metavar=WRITE_FORMS, help="What to write; a list in any case.")
-    ] = "list",
-    samples: Annotated[int, typer.Option(metavar="N", min=1, help="Pairs of each tar.")] = 10_000,
-    name: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of the set, in its card; by default the folder's.")
-    ] = None,
-    licence: Annotated[
-        str | None, typer.Option(metavar="ID", help="Of the set, in its card, such as cc-by-4.0.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -221,17 +209,7 @@ def write(
     """
     from ..engine.curate_write import write_kept
 
-    made = write_kept(
-        decisions,
-        out,
-        sources=data or (),
-        captions=captions,
-        write=[form.strip() for form in forms.split(",") if form.strip()],
-        samples=samples,
-        name=name or "",
-        licence=licence,
-        reporter=reporter(),
-    )
+    made = write_kept(decisions, out, sources=data or (), reporter=reporter(), **how)
     written = {what: str(path) for what, path in made.written.items()}
     if as_json:
         print_json({**vars(made), "decisions": str(made.decisions), "written": written})

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contracts.options import options_from
 from ..contracts.shown import in_short
 from ..curation import Kept, chain_of, last_of, record_of, write_list, write_tars, write_uids
 from ..curation.lists import LIST, UIDS, captions_in, check_uids
 from ..curation.peers import is_clip_retrieval
-from ..curation.tars import SAMPLES
 from ..errors import ConfigError, DataError
 from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
@@ -20,7 +20,7 @@ from ..runtime.remote import is_url
 from ..shards import Manifest, Place
 from ..sharing.card import check_licence
 from ..sharing.dataset_card import CuratedSet, dataset_card
-from .options import check_write_forms
+from .options import WriteOptions
 from .shard_jobs import manifest_of
 
 TARS, CARD = "tars", "README.md"
@@ -50,12 +50,8 @@ def write_kept(
     out: str | Path,
     *,
     sources: Sequence[str | Path] = (),
-    captions: str | Path | None = None,
-    write: Sequence[str] = ("list",),
-    samples: int = SAMPLES,
-    name: str = "",
-    licence: str | None = None,
     reporter: Reporter | None = None,
+    **given: Any,
 ) -> WrittenPairs:
     """Write which pairs a stage and all that it stands on keep; weights of stages are multiplied.
 
@@ -63,28 +59,25 @@ def write_kept(
         decisions: folder that `curate` gave, or that was its `out`: then of the last stage in it.
         out: a folder.
         sources: where the pairs are; by default those of the decisions.
-        captions: folder of `caption_pairs`; the list has them beside the texts of the pairs, tars do not.
-        write: of `WRITE_FORMS`; a list is written wherever there are sources.
-        samples: of each tar.
-        name, licence: of the set, for its card.
+        given: options of `WriteOptions`; a list is written wherever there are sources.
 
     Raises:
         DataError: a stage has not ended, the sources have changed since, a pair is in none of them, an id is none of
         DataComp's, a README.md of the user's is there, or a file cannot be read or written.
         ConfigError: no such form, tars without sources, tars of other pairs, or `out` is a URL.
     """
-    check_write_forms(write)
-    check_licence("--licence", licence)
+    asked = options_from(WriteOptions, given, "curate write")
+    check_licence("--licence", asked.licence)
     if is_url(str(out)):
         raise ConfigError(f"--out {out}: lists are written to a folder of this machine; give one")
     reporter, out, place = reporter or Reporter(quiet=True), Path(out), Place(str(Path(out).absolute()))
     place.check()
     _check_card(out / CARD)
     last = last_of(Path(decisions))
-    files = [] if captions is None else captions_in(Path(captions))
-    manifest = _manifest(last, sources, place, write, bool(files))
+    files = [] if asked.captions is None else captions_in(Path(asked.captions))
+    manifest = _manifest(last, sources, place, asked.write, bool(files))
     kept = Kept.of([Place(str(folder)) for folder in chain_of(last)])
-    if "uids" in write:
+    if "uids" in asked.write:
         check_uids(kept)
     written: dict[str, Path] = {}
     if manifest is not None:
@@ -92,14 +85,14 @@ def write_kept(
         written["list"] = out / LIST
         if files:
             reporter.info(f"Captions by a model: {count:,} of {len(kept):,} pairs")
-    if "uids" in write:
+    if "uids" in asked.write:
         write_uids(kept, place)
         written["uids"] = out / UIDS
-    if TARS in write:
+    if TARS in asked.write:
         with reporter.task("Writing tars", unit="tars") as progress:
-            write_tars(written["list"], place.below(TARS), samples, progress=progress)
+            write_tars(written["list"], place.below(TARS), asked.samples, progress=progress)
         written[TARS] = out / TARS
-    card = dataset_card(CuratedSet(name or out.absolute().name, last, kept, licence, written))
+    card = dataset_card(CuratedSet(asked.name or out.absolute().name, last, kept, asked.licence, written))
     write_whole(out / CARD, card + MARK)
     written["card"] = out / CARD
     return WrittenPairs(last, len(kept), float(kept.weights.sum(dtype="float64")), written)

@@ -293,10 +293,36 @@ class CurateOptions(CutOptions):
 WRITE_FORMS = "list,tars,uids"
 
 
+def forms_option() -> Any:
+    """Field: the forms in which is written what is kept."""
+    return option(
+        ("list",),
+        "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
+        "tars, or uids (DataComp's array)",
+        metavar=WRITE_FORMS,
+    )
+
+
 def check_write_forms(forms: Sequence[str]) -> None:
     """Raise the ConfigError of a form in which nothing is written."""
     if unknown := set(forms) - set(WRITE_FORMS.split(",")):
         raise ConfigError(f"--write {min(unknown)}: give some of {WRITE_FORMS.replace(',', ', ')}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WriteOptions:
+    """In which forms is written what is kept, and what the card says."""
+
+    captions: str | None = option(
+        None, "captions by a model, of `curate caption`; the list has them beside the texts, tars do not", metavar="DIR"
+    )
+    write: tuple[str, ...] = forms_option()
+    samples: int = option(10_000, "pairs of each tar; by default 10000", low=1)
+    name: str | None = option(None, "name of the set, in its card; by default the folder's", metavar="NAME")
+    licence: str | None = option(None, "licence of the set, in its card, such as cc-by-4.0", metavar="ID")
+
+    def __post_init__(self) -> None:
+        check_write_forms(self.write)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,12 +334,7 @@ class CurationRunOptions(CurateOptions):
         "test sets that must not be in what is kept: files or folders of features, with commas between",
         metavar="DIR",
     )
-    write: tuple[str, ...] = option(
-        ("list",),
-        "what tells which pairs are kept, with commas between: list (LIST.parquet, which pretrain reads; always), "
-        "tars, or uids (DataComp's array)",
-        metavar=WRITE_FORMS,
-    )
+    write: tuple[str, ...] = forms_option()
     faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
 
     def __post_init__(self) -> None:
