@@ -26,8 +26,8 @@ MOST = 5
 
 
 def bag(path, facts):
-    """Inputs of the graph, (T, D) float32 features of the parts of a sample, of two magnifications those of the lower one
-    too, and (T, 2) whole numbers where the first lie, or None."""
+    """Inputs of the graph: (T, D) float32 features of the parts of a sample, and of two magnifications of the lower.
+    Beside them (T, 2) whole numbers, where the first lie, or None."""
     try:
         arrays = arrays_of(path)
     except (OSError, ValueError):
