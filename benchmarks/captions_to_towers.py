@@ -10,7 +10,8 @@ them with their head on clips of four frames, 32 of each of four motions ("order
 shows an object and the others show noise ("one frame").
 
 `mug-stan` is `video/mug-stan` at a rate for small towers and with two layers: both towers at 1e-3, STAN's branch at ten
-times that. The other rows train towers and head at 1e-3.
+times that. The other rows train towers and head at 1e-3. All take as many steps as Mug-STAN's ten epochs of MSR-VTT's
+9,000 clips, 704; tested are clips on which no setting was tried.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ import numpy as np
 import torch
 from captions_to_clips import PAIRS_OF_MOTIONS, Captioned, print_table
 from torch import Tensor
-from video_heads import FIRST_TEST
 
 from vladapt import build_adapter, load_adapter, load_backbone
 from vladapt.core.recipes.resolve import resolve
@@ -41,8 +41,8 @@ SMALL = {
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
 FRAMES, SCALE = 4, 100.0
-LEARNED, TESTED = (32, 48), (25, 50)
-"""Clips of each motion, and clips of which one frame shows an object."""
+LEARNED, TESTED, FIRST_TESTED = (32, 48), (25, 50), 910_000
+"""Clips of each motion, and clips of which one frame shows an object; number of the first that is tested."""
 SINGLE, FIRST_SINGLE = 96, 200_000
 """Clips of each motion of which single frames are learned, and the number of the first."""
 MOMENT = "a {} {} for a moment"
@@ -50,7 +50,7 @@ ACROSS = ("on the right", "in the middle", "in the middle", "on the left")
 ALONG = ("at the top", "in the middle", "in the middle", "at the bottom")
 PLACES = dict(zip(MOTIONS, (ACROSS, ACROSS[::-1], ALONG, ALONG[::-1])))
 """Motion -> where the object is in each frame."""
-RATE, EPOCHS, BATCH = 1e-3, 60, 88
+RATE, EPOCHS, BATCH = 1e-3, 352, 88
 
 
 @dataclass
@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     backbone = that_know_frames(small_towers(), given.store)
-    learned, tests = together(clips_of(backbone, 0, *LEARNED)), clips_of(backbone, FIRST_TEST, *TESTED)
+    learned, tests = together(clips_of(backbone, 0, *LEARNED)), clips_of(backbone, FIRST_TESTED, *TESTED)
     heads = rows()
     print_table(backbone, [(learned, tests)], {name: heads[name] for name in given.names or heads}, given.seeds)
 
