@@ -117,7 +117,7 @@ def deciding_tiles_found(adapter: Adapter, drawn: Drawn) -> float | None:
     """Share of tumour slides of test whose moved tile is among the most attended; None where there is no attention."""
     test, hits = drawn.sets["test"], []
     for row in test.labels.nonzero().flatten().tolist():
-        if adapter.needs.isdisjoint({"parts"}) or (weights := adapter.attention(test.bags[row])) is None:
+        if adapter.needs.isdisjoint({"parts"}) or (weights := adapter.deciding(test.bags[row])) is None:
             return None
         hits.append(int(drawn.moved[row]) in weights[-1].topk(MOST_ATTENDED).indices)  # of all classes, or of "tumour"
     return sum(hits) / len(hits)
