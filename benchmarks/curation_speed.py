@@ -65,6 +65,8 @@ class Pairs:
 OPTIONS: dict[str, Callable[[Pairs], dict[str, object]]] = {
     "random": lambda pairs: {},
     "caption": lambda pairs: {"language": "any"},
+    "exact": lambda pairs: {},
+    "near": lambda pairs: {},
     "clip-score": lambda pairs: {},
     "s-cliploss": lambda pairs: {"passes": 1, "batch": pairs.batch},
     "sem-dedup": lambda pairs: {},
@@ -206,13 +208,19 @@ def write_pairs(pairs: Pairs) -> None:
     words = np.array(["".join(random.choice(list("abcdefghijklmnopqrstuvwxyz"), 6)) for _ in range(WORDS)])
     share = 1 / np.arange(1, WORDS + 1)
     centres = random.standard_normal((max(8, pairs.rows // 200), pairs.dims), dtype=np.float32)
-    schema = pa.schema([("id", pa.string()), ("text", pa.string())])
+    sums, hashes, sides = drawn_images(pairs.rows)
+    schema = pa.schema([(name, pa.string()) for name in ("id", "text", "sha256")])
+    for name, kind in (("phash", pa.uint64()), ("width", pa.int64()), ("height", pa.int64())):
+        schema = schema.append(pa.field(name, kind))
     with pq.ParquetWriter(pairs.texts, schema) as writer:
         for start in range(0, pairs.rows, BLOCK):
             count = min(BLOCK, pairs.rows - start)
             ids = [f"{row:09d}" for row in range(start, start + count)]
             chosen = random.choice(WORDS, (count, LENGTH), p=share / share.sum())
-            writer.write_table(pa.table({"id": ids, "text": [" ".join(row) for row in words[chosen]]}, schema))
+            some = slice(start, start + count)
+            texts = {"id": ids, "text": [" ".join(row) for row in words[chosen]], "sha256": sums[some]}
+            images = {"phash": hashes[some], "width": sides[some, 0], "height": sides[some, 1]}
+            writer.write_table(pa.table({**texts, **images}, schema))
             columns = {"id": pa.array(ids), **drawn_features(centres, count, random), "encoder": ["drawn"] * count}
             pq.write_table(pa.table(columns), pairs.features / f"part-{start:09d}.parquet")
     second = words[random.integers(WORDS, size=(ENTRIES, 2))]
@@ -220,6 +228,18 @@ def write_pairs(pairs: Pairs) -> None:
     (pairs.folder / "entries.txt").write_text("\n".join(entries), encoding="utf-8")
     np.save(pairs.folder / "classes.npy", centres[: min(100, len(centres))])
     facts.write_text(json.dumps(wanted))
+
+
+def drawn_images(count: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Checksums, perceptual hashes and sides (N, 2) of so many images: a tenth have the bytes of another, a fifth a
+    hash a few bits from that of another."""
+    random = np.random.default_rng(1)
+    file_of, hashes = np.arange(count), random.integers(1, 2**64, count, dtype=np.uint64)
+    copies, near = np.flatnonzero(random.random(count) < 0.1), np.flatnonzero(random.random(count) < 0.2)
+    file_of[copies] = random.integers(count, size=len(copies))
+    changed = np.bitwise_or.reduce(np.uint64(1) << random.integers(64, size=(3, len(near)), dtype=np.uint64))
+    hashes[near] = hashes[random.integers(count, size=len(near))] ^ changed
+    return [f"{number:064x}" for number in file_of], hashes, random.integers(64, 2048, (count, 2))
 
 
 def drawn_features(centres: np.ndarray, count: int, random: np.random.Generator) -> dict[str, object]:
