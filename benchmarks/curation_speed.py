@@ -141,17 +141,19 @@ def measured(pairs: Pairs, stage: str) -> dict[str, float]:
     import torch
 
     from vladapt.core.engine.curate import curate
+    from vladapt.core.registry import build_curator
 
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     duckdb.connect(":memory:", config={"threads": 1}).close()
     name = "random" if stage == TABLE else stage
     features, out = str(pairs.features), pairs.folder / "curated"
+    options = OPTIONS[name](pairs)
     if stage != TABLE:  # gathered before
-        curate("random", [pairs.texts], out, features=features)
+        built = build_curator(stage, **options)
+        curate("random", [pairs.texts], out, features=features, reads=built.reads, may_read=built.may_read)
     else:
         remove(out)
-    options = OPTIONS[name](pairs)
     if stage == "random":
         options = {"seed": 1}  # other decisions than those above
     with watched() as peak:
