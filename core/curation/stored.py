@@ -55,10 +55,13 @@ class PairFeatures:
             schema = pq.read_schema(files[0])
         names = schema.names
         endings = [name.removeprefix("encoder") for name in names if name.startswith("encoder")]
+        if not endings:
+            raise DataError(f"{files[0]}: no column 'encoder'; add one, the name of the model whose features these are")
         ending = f"_{backbone}" if backbone else ""
         if ending not in endings:
-            offered = ", ".join(each.removeprefix("_") for each in endings) or "none"
-            raise DataError(f"{folder}: features of {offered}; say which by --encoder")
+            offered = ", ".join(each.removeprefix("_") for each in endings)
+            cure = "say which by --encoder" if offered else f"omit --encoder {backbone}"
+            raise DataError(f"{folder}: features of {offered or 'one encoder alone'}; {cure}")
         columns = {name: f"{name}{ending}" for name in FEATURES if f"{name}{ending}" in names}
         if not columns:
             raise DataError(f"{folder}: no column of features; give a folder of `vladapt embed --as parquet`")

@@ -246,3 +246,14 @@ def test_other_folders_are_none_of_these(tmp_path):
     assert PeerFiles.of(tmp_path) is None and PeerFiles.of(tmp_path / "none") is None
     pq.write_table(pa.table({"id": ["a"], "text": ["b"]}), tmp_path / "x.parquet")
     assert PeerFiles.of(tmp_path) is None
+
+
+def test_one_encoder_needs_no_choice(tmp_path):
+    rows = np.eye(4, dtype=np.float16)
+    write_features(tmp_path / "features", list("abcd"), rows, rows, encoder="0f3a")
+    with pytest.raises(DataError, match="features of one encoder alone; omit --encoder b32"):
+        curate("clip-score", [], tmp_path / "out", features=str(tmp_path / "features"), encoder="b32")
+    part = next((tmp_path / "features").glob("*.parquet"))
+    pq.write_table(pq.read_table(part).drop_columns("encoder"), part)
+    with pytest.raises(DataError, match="no column 'encoder'; add one"):
+        curate("clip-score", [], tmp_path / "out", features=str(tmp_path / "features"))
