@@ -134,7 +134,7 @@ def curate(
     before = sorted({Path(each).resolve().name for each in asked.after or ()})
     facts = (name, digest, __version__, *before, *_contents(built))  # another version may decide otherwise
     made = DecisionStage(curator, dict(options or {}), str(folder), positions, facts)
-    folder, notes = _decide(made, place, asked, reporter)
+    folder, notes = _decide(made, len(rows), place, asked, reporter)
     outcome = {**vars(tally(folder)), "unreadable": reading.unreadable, "examples": reading.examples}
     curated = Curated(folder, curator, notes=notes, without_features=without, **outcome)
     write_record(folder, _record(curated, built, sources, asked, Path(made.table), reading.inputs))
@@ -313,12 +313,13 @@ def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -
 
 
 def _decide(
-    made: DecisionStage, place: Place, asked: CurateOptions, reporter: Reporter
+    made: DecisionStage, count: int, place: Place, asked: CurateOptions, reporter: Reporter
 ) -> tuple[Path, tuple[str, ...]]:
-    """Survey and decisions. Returns the folder of these, and what the curator has to say."""
+    """Survey and decisions of so many pairs. Returns the folder of these, and what the curator has to say."""
     made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
     with reporter.task(f"Looking at all pairs ({made.curator})", unit="pairs") as progress:
-        survey = survey_pairs(made, Path(made.survey), progress)
+        # curators count their own steps: pairs, passes, clusters
+        survey = survey_pairs(made, Path(made.survey), lambda done, total: progress(done * count // total, count))
     job = _job(made, place)
     run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({made.curator})")
     return Path(job.work.place.root), survey.notes

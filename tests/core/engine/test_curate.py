@@ -2,7 +2,9 @@
 
 import os
 import sys
+from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,8 @@ from vladapt.core.curation.recipes import DECONTAMINATE, Stage
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
-from vladapt.core.testing.curation import drawn_rows
+from vladapt.core.runtime.progress import Reporter
+from vladapt.core.testing.curation import drawn_rows, write_features
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
 
@@ -51,6 +54,22 @@ def test_after_a_stage_that_kept_nothing_the_next_says_so(pairs, tmp_path):
     pq.write_table(nothing, tmp_path / "none" / "part-00000000.parquet")
     with pytest.raises(DataError, match="none: kept nothing; relax a rule"):
         curate("random", [pairs], tmp_path / "out", options={"fraction": 0.5}, after=[str(tmp_path / "none")])
+
+
+def test_steps_of_a_curator_are_shown_as_pairs(pairs, tmp_path):
+    rows, shown = np.eye(10, dtype=np.float16), []
+    write_features(tmp_path / "features", [f"p{n}" for n in range(10)], rows, rows)
+
+    class Shown(Reporter):
+        @contextmanager
+        def task(self, title, unit="images"):
+            yield lambda done, total: shown.append((title, unit, done, total))
+
+    options = {"steps": 4, "keep": 0.5}
+    how = {"features": str(tmp_path / "features"), "reporter": Shown(quiet=True)}
+    curate("norm-sim", [pairs], tmp_path / "out", options=options, **how)
+    looked = [each[1:] for each in shown if each[0] == "Looking at all pairs (norm-sim)"]
+    assert looked == [("pairs", done, 10) for done in (2, 5, 7, 10)]
 
 
 def test_what_decisions_were_made_of_is_where_all_was_moved(pairs, tmp_path):
