@@ -181,13 +181,14 @@ def evaluate(
     from ..contracts.judgement import EVAL, Findings
     from ..engine.fit import evaluate as engine_evaluate
     from ..engine.fit import task_of_run
+    from ..engine.models import opened_run
     from ..registry.build import judgements_of, judges_at
-    from ..runs.folder import Run, evaluation_folder
+    from ..runs.folder import evaluation_folder
     from ..runs.limits import check_asked, check_limits, parse_limits
     from ..runs.sections import worded
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
-    opened = Run.open(run)
+    opened = opened_run(run)
     task = task_of_run(opened)
     check_asked(limits, judges_at(task, EVAL, how), opened.metrics, task.falls)
     if out is None and "out" in task.at_evaluation:
@@ -274,14 +275,12 @@ def predict(
     from ..contracts.domain import OwnFiles
     from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
-    from ..engine.models import place_of
-    from ..runs.folder import Run
+    from ..engine.models import opened_run
     from .tables import own_table
 
-    run = str(place_of(run))
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    opened = Run.open(run)
+    opened = opened_run(run)
     task = task_of_run(opened)
     words = _words(task, opened)
     places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}

@@ -15,7 +15,7 @@ from functools import lru_cache, wraps
 from importlib.util import find_spec
 from itertools import repeat
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -319,6 +319,16 @@ def image_digest(item: Item, hashes: FileHashes) -> str:
         return str(digest)[:DIGEST_DIGITS]
     shown = {key: value for key, value in item.decode.items() if key not in LIMITS}
     return content_key(item.with_(decode=shown), hashes)[:DIGEST_DIGITS]
+
+
+def digest_of_set(data: DomainData) -> str:
+    """Of classes, ids, splits and annotations, wherever the files lie; images are not read."""
+
+    def plain(value: Any) -> Any:
+        return value.name if isinstance(value, Path) else getattr(value, "__dict__", str(value))
+
+    listed = [(item.id, item.split, item.target) for item in data.items]
+    return hashlib.sha256(json.dumps([data.class_names, listed], default=plain).encode()).hexdigest()
 
 
 def digests_of(items: Iterable[Item]) -> list[str]:

@@ -11,9 +11,9 @@ from ..contracts.options import keywords
 from ..contracts.use import EXPORT, Exported, ExportWishes, UseOptions
 from ..errors import ConfigError
 from ..recipes.resolve import task_of_run
-from ..runs.folder import open_run
 from ..runtime.progress import Reporter
 from .fit import use_of
+from .models import opened_run
 
 ONNX = "onnx"
 
@@ -46,7 +46,7 @@ def export(
     wishes = ExportWishes(Path(out), **graph)
     if wishes.format != ONNX:
         raise ConfigError(f"--format {wishes.format}: give {ONNX}")
-    use = use_of(open_run(run, backbone), "export", given)
+    use = use_of(opened_run(run, backbone), "export", given)
     task = task_of_run(use.run, domain)
     if use.per_patient is not None and "per_patient" not in task.at_prediction:
         raise ConfigError(f"--per-patient: a run of {task.name} has no answers per patient; omit it")

@@ -20,11 +20,11 @@ from ..errors import ConfigError, UnknownNameError, check_given, did_you_mean
 from ..recipes.resolve import resolve, task_of, task_of_run, tell_default_domain
 from ..registry.build import check_judging, outputs_of
 from ..registry.catalogue import is_place
-from ..runs.folder import Run, make_folder, open_run, write_metrics
+from ..runs.folder import Run, make_folder, write_metrics
 from ..runs.redaction import redacted_result
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
-from .models import place_of
+from .models import opened_run
 from .options import OF_SHARDS, PARQUET, ShardOptions, are_shards, refuse_of_shards
 
 SPLIT_NAMES = (*Item.SPLITS, "all")
@@ -112,7 +112,7 @@ def evaluate(
         raise UnknownNameError(f"--split {split}: no such split; {did_you_mean(split, SPLIT_NAMES)}")
     if given.get("data") and given.get("features"):
         raise ConfigError("--data and --features: give one of them")
-    use = use_of(open_run(run, backbone), "evaluate", given, out=out)
+    use = use_of(opened_run(run, backbone), "evaluate", given, out=out)
     task = task_of_run(use.run, domain)
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
@@ -160,7 +160,7 @@ def predict(
         DataError: the run or all images cannot be read; or, once files are written, more images than are tolerated.
         CapabilityError: the run was made from a features file.
     """
-    opened = open_run(place_of(run), backbone)
+    opened = opened_run(run, backbone)
     if given.get("stream") and opened.place:
         raise ConfigError(
             f"--stream: changes the run, and {opened.place} is a published one; give the folder of a copy"
@@ -258,7 +258,7 @@ def load_run(
     Raises:
         DataError: the run is damaged. CapabilityError: it was made from a features file, or by another task.
     """
-    use = Use(open_run(run, backbone), device=device, images=("",))
+    use = Use(opened_run(run, backbone), device=device, images=("",))
     return task_of_run(use.run, domain).predictor(use)
 
 

@@ -1,4 +1,5 @@
-"""A model of the Hugging Face hub that a domain can use as it is: by the run that the domain makes of it."""
+"""Runs that are named, by folder or of the Hugging Face hub; a model of the hub that a domain can use as it is is one,
+too."""
 
 from __future__ import annotations
 
@@ -6,17 +7,30 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..backbones.hub import REPOSITORY, cached_revision
+from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
 from ..registry import catalogue, load_domain
+from ..runs.folder import Run, open_run
 from ..runs.places import HUB, NEEDED, REVISION
 
 
-def place_of(run: str | Path) -> str | Path:
-    """Where the run of a place lies: the place itself, or the run that a domain makes of the model that it names.
+def opened_run(run: str | Path, backbone: str | Backbone | None = None) -> Run:
+    """The run of a place, or the one that a domain makes of the model that it names, which is shown as the place.
+
+    Args:
+        backbone: as of `open_run`.
 
     Raises:
-        DataError: the place names neither a run nor a model that a domain has a use for.
+        As `open_run`; DataError: the place names neither a run nor a model that a domain has a use for.
     """
+    folder = _folder_of(run)
+    opened = open_run(folder, backbone)
+    if folder is not run:
+        opened.place = str(run)
+    return opened
+
+
+def _folder_of(run: str | Path) -> str | Path:
     if not str(run).startswith(HUB) or _is_run(str(run).removeprefix(HUB)):
         return run
     for name in catalogue.domains():

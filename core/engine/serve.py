@@ -99,8 +99,8 @@ def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Ser
     """A run, by its task."""
     from ..contracts.task import Use
     from ..recipes.resolve import task_of_run
-    from ..runs.folder import open_run
+    from .models import opened_run
 
-    opened, resources = open_run(folder, with_own_code(backbone)), with_own_backbones(serving.resources)
+    opened, resources = opened_run(folder, with_own_code(backbone)), with_own_backbones(serving.resources)
     use = Use(opened, images=("",), device=serving.device, resources=resources or None)  # of its own data it needs none
     return task_of_run(use.run).served(use, serving)

@@ -34,7 +34,7 @@ from ..contracts.recipe import (
 )
 from ..contracts.run_info import FittedRun
 from ..contracts.task import Task
-from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, check_given, did_you_mean
+from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, alternatives, check_given, did_you_mean
 from ..prompts.languages import read_language
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
 from ..registry.catalogue import Entry, find, is_place, literal_in
@@ -394,11 +394,14 @@ class _Merged:
                 near = did_you_mean(key.partition(".")[0], [*KEYS, *options])
                 near = f"give --{key}" if key in TRAINING else near
                 place = f"--set {key}" if source == "--set" else source
-                if key not in TRAINING and (others := _tasks_with(key, recipe, self.domain)):
-                    own = task_of(recipe, self.domain).name
-                    raise UnknownNameError(
-                        f"{place}: '{key}' is an option of {', '.join(others)}, not of {own}; omit it"
-                    )
+                if key not in TRAINING:
+                    own = task_of(recipe, self.domain)
+                    if others := _tasks_with(key, recipe, own.domain):
+                        raise UnknownNameError(
+                            f"{place}: '{key}' is an option of {', '.join(others)}, not of {own.name}; omit it"
+                        )
+                    if domains := [name for name in catalogue.domains() if _tasks_with(key, recipe, load_domain(name))]:
+                        near = f"it is an option of --domain {alternatives(domains)}"
                 raise UnknownNameError(f"{place}: a recipe has no key '{key.partition('.')[0]}'; {near}")
             of_reader[key] = value
         of_task = {key: value for key, (value, _) in self.task_options.items() if key not in of_reader}
@@ -414,8 +417,7 @@ def _option_names(recipe: Recipe, domain: Domain | None) -> list[str]:
 
 
 def _tasks_with(key: str, recipe: Recipe, domain: Domain | None) -> list[str]:
-    """Names of the other tasks of the recipe's domain that have such an option."""
-    domain = task_of(recipe, domain).domain
+    """Names of the tasks of a domain that have such an option."""
     names = () if domain is None else domain.task_names
     return [name for name in names if key in _option_names(recipe.with_(task=name), domain)]
 

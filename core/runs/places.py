@@ -40,7 +40,9 @@ def run_folder(path: Path) -> Path:
         return run_folder(runs[0])
     if runs:
         raise DataError(f"{path}: holds {len(runs)} runs; give one of them, for instance {runs[-1]}")
-    raise DataError(f"{path}: no run.json there; give a run folder that `vladapt fit` wrote")
+    of_model = (path / "config.json").is_file()
+    cure = f"a model of transformers is named {HUB}{path}" if of_model else "give a run folder that `vladapt fit` wrote"
+    raise DataError(f"{path}: no run.json there; {cure}")
 
 
 def folder_of(place: str) -> Path:

@@ -117,6 +117,19 @@ def all_gather_json(value: Any) -> list[Any]:
     return [each["value"] for each in _exchange(value=value)]
 
 
+def check_shared(digest: str, what: str) -> None:
+    """Raise the DataError of ranks whose digests of what they have read differ, the same on all of them.
+
+    Args:
+        what: what they have read.
+    """
+    first, *others = all_gather_json(digest)
+    if number := next((number for number, each in enumerate(others, 1) if each != first), None):
+        error = errors.DataError(f"process {number} has read other {what} than process 0; give all of them the same")
+        error.known_to_all_ranks = True
+        raise error
+
+
 def _announce(error: Exception) -> None:
     """Tell the other ranks, in whatever exchange they wait."""
     _say({"failure": {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}})

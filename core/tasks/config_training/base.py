@@ -30,7 +30,7 @@ from ...contracts.serving import Serving
 from ...contracts.task import Axes, Contest, FitResult, Task
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
-from ...data.verify import digests_of
+from ...data.verify import digest_of_set, digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.asked_for import (
     data_facts,
@@ -45,7 +45,7 @@ from ...recipes.resolve import resolve
 from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
-from ...runtime.distributed import is_main, run_on_all, world_size
+from ...runtime.distributed import check_shared, is_main, run_on_all, world_size
 from ...runtime.files import kept_checkpoints
 from ...runtime.progress import Reporter
 from ...training.log import keep_logs
@@ -244,6 +244,7 @@ class ConfigTask(Task):
     def fit(self, recipe: Recipe, reporter: Reporter) -> FitResult | None:
         started = time.monotonic()
         data = self._data(recipe, reporter)
+        check_shared(digest_of_set(data) if world_size() > 1 else "", "images or annotations")
         backbone, plan, notes = self._planned(recipe, data, reporter)
         data = replace(data, notes=notes)
         keep: AbstractContextManager[Path | None] = nullcontext()

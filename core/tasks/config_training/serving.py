@@ -133,7 +133,7 @@ class ServedConfig(Served):
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to serve")
         with registered_only(), quiet():
             self.finder = finder(model)
-        self.name, self._domain = use.run.path.name, domain
+        self.name, self._domain = use.run.place or use.run.path.name, domain
         self.facts = FinderFacts(
             task=use.run.info.task,
             adapter=type(model).__name__,

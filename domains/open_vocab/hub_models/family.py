@@ -20,7 +20,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from ....core.backbones import ModelFolder
-from ....core.errors import ConfigError, DataError, did_you_mean
+from ....core.errors import ConfigError, DataError
 from .boxes import Ranking
 
 FOLDER = Path(__file__).with_name("families")
@@ -74,6 +74,8 @@ class Family(ABC):
         ranking: which boxes it gives of its queries; None where `found` is its own, or it gives none.
         rates: how it is fine-tuned.
         hooks: of mmengine, that its training needs.
+        least_width: of `d_model`, with which norms of groups have two channels per group: torch refuses a group of one
+            where a map is one pixel.
 
     Args:
         config: transformers' configuration as plain data, without names of classes.
@@ -92,6 +94,7 @@ class Family(ABC):
     ranking: ClassVar[Ranking | None] = None
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
+    least_width: ClassVar[int] = 0
     padding: tuple[float, ...] | None = None
     """What padded pixels are, which whoever prepares the images says; None for 0."""
 
@@ -111,6 +114,8 @@ class Family(ABC):
             DataError: a value of the configuration that is not usable.
         """
         config = self.transformers_config()
+        if self.least_width and config.d_model < self.least_width:
+            raise self._unusable(ValueError(f"d_model is {config.d_model}, of {self.least_width} or more"))
         try:
             return model_class(config)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
@@ -269,8 +274,8 @@ def family_class(model_type: Any, where: str) -> type[Family]:
     """
     name = str(model_type).replace("-", "_")
     if name not in model_types():
-        nearest = did_you_mean(name, model_types())
-        raise DataError(f"{where} names a model of type '{str(model_type)[:60]}', which is not supported; {nearest}")
+        shown, types = str(model_type)[:60], ", ".join(model_types())
+        raise DataError(f"{where} names a model of type '{shown}', which is not supported; there are: {types}")
     return import_module(f"{__package__}.families.{name}").Model
 
 

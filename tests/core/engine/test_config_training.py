@@ -109,28 +109,31 @@ def test_a_killed_training_is_refused_then_resumed_and_ends_as_if_unbroken(small
 
 
 TWO_FITS = """
-import contextlib, json, sys
+import contextlib, json, os, sys
 from vladapt.cli import main
 from vladapt.core.runtime.distributed import start_from_environment
 start_from_environment()
 for command in json.loads(sys.argv[1]):
     with contextlib.suppress(SystemExit):
-        main(command)
+        main([each.replace("RANK", os.environ["RANK"]) for each in command])
 """
 
 
 def test_two_processes_train_one_plan_the_first_writes_and_a_bad_loss_on_the_other_ends_both(
     small_clip_spec, environment, tmp_path
 ):
+    """And nothing is trained where they have read different data."""
     (tmp_path / "fits.py").write_text(TWO_FITS)
     on_cpu = command(small_clip_spec, "--device", "cpu", "--json")
     fits = [[*on_cpu, "--set", "plan.model.nan_at=(1, 2)", "--out", "failed"], on_cpu]
+    fits.insert(0, [*on_cpu, "--set", "split_seed=RANK", "--out", "apart"])
     first, second = run_ranks(["fits.py", json.dumps(fits)], env=environment, cwd=tmp_path)
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     told, printed = first.stderr + second.stderr, first.stdout + second.stdout
     ours = [line for line in told.splitlines() if line.startswith("vladapt: ")]
-    assert len(ours) == 1 and "training stopped at step 2: the loss is nan" in ours[0]
-    assert not list(tmp_path.glob("failed/*/run.json"))
+    assert len(ours) == 2 and "process 1 has read other images or annotations than process 0" in ours[0]
+    assert "training stopped at step 2: the loss is nan" in ours[1]
+    assert not [*tmp_path.glob("failed/*/run.json"), *tmp_path.glob("apart/*/run.json")]
     made = json.loads(printed)
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [Path(made["run"]).name]
     said = [line for line in told.partition("the loss is nan")[2].splitlines() if line.startswith("Step ")]

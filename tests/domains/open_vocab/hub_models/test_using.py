@@ -1,6 +1,7 @@
 """A closed detector of transformers by its place: started from, used as it is, remembered, refused in one line."""
 
 import json
+import re
 import shutil
 import threading
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import vladapt
-from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.domains.open_vocab.hub_models import source as sources
 from vladapt.domains.open_vocab.hub_models.family import family_of
@@ -129,7 +130,10 @@ def test_names_that_an_untrained_head_lacks_are_refused(source, data, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"model_type": "llama"}, "config.json names a model of type 'llama', which is not supported"),
+        (
+            {"model_type": "llama"},
+            "names a model of type 'llama', which is not supported; there are: clipseg",
+        ),
         ({"auto_map": {"AutoModel": "a.py--B"}}, None),
         ({"backbone": "hf-hub:timm/x", "use_timm_backbone": True}, "its backbone would be downloaded"),
     ],
@@ -284,6 +288,24 @@ def test_values_that_make_no_model_are_refused_in_one_line(source, change):
     config = {**hub_model(f"hf:{source}").config, **change}
     with pytest.raises(DataError, match=r"config\.json of the model \(yolos\): its values are not usable"):
         family_of(config, 3).build()
+
+
+@pytest.mark.parametrize("kind", ["deformable_detr", "mm_grounding_dino"])
+def test_norms_that_torch_would_refuse_at_one_pixel_are_refused_before(kind):
+    with pytest.raises(DataError, match=r"its values are not usable \(d_model is 32, of 64 or more\)"):
+        family_of({"model_type": kind.replace("_g", "-g").replace("_dino", "-dino"), "d_model": 32}, 3).build()
+
+
+def test_a_model_that_is_used_as_it_is_is_named_as_it_was_given(source, data, tmp_path, monkeypatch):
+    """Not by the folder in the cache where its run lies."""
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    place, how = f"hf:{source}", {"device": "cpu", "outputs": "coco", "masks": True, "out": str(tmp_path / "out")}
+    with pytest.raises(CapabilityError, match=re.escape(f"--masks: {place} finds boxes alone")):
+        vladapt.predict(place, [str(data / "test0.png")], **how)
+    with pytest.raises(DataError, match=re.escape(f"no run.json there; a model of transformers is named {place}")):
+        vladapt.predict(str(source), [str(data / "test0.png")], device="cpu")
+    with pytest.raises(CapabilityError, match=re.escape(f"{place}: yolos: its processor keeps the proportions")):
+        vladapt.export(place, str(tmp_path / "graph"))
 
 
 @pytest.mark.parametrize(
