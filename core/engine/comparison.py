@@ -14,7 +14,7 @@ from .front import ImageCost, front
 
 
 @dataclass
-class Comparison:
+class MethodComparison:
     """What `compare` measured.
 
     Attributes:

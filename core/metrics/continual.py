@@ -48,7 +48,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
 
-class Remembering:
+class ContinualScores:
     """Scores of several sets after each stage of a training on one set after the other.
 
     Args:

@@ -12,8 +12,8 @@ import torch
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.commands.tables import comparison_table
-from vladapt.core.data.test_batches import TASKS, Stream, full_batches
-from vladapt.core.engine.comparison import Comparison
+from vladapt.core.data.test_batches import TASKS, TestStream, full_batches
+from vladapt.core.engine.comparison import MethodComparison
 
 CLASSES, DIM, SCALE = 12, 32, 5.0
 
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_methods_on_each_batch(vladapt, rows):
         adapter.fit(None, classifier, unlabeled=some)
         return (adapter.logits(some).argmax(dim=1).numpy() == labels[batch]).mean()
 
-    for kind in (TASKS[0], TASKS[1], Stream("stream, low", "", 1, 0.1, 128)):
+    for kind in (TASKS[0], TASKS[1], TestStream("stream, low", "", 1, 0.1, 128)):
         tasks = list(kind.drawn(labels, 2, 1))
         for name, options in (("stat-a", {}), ("transclip", {"mode": "zero-shot"})):
             by_task = [np.mean([accuracy(name, batch, **options) for batch in task]) for task in tasks]
@@ -145,7 +145,7 @@ def test_the_deviation_is_over_what_the_title_says(tmp_path, seeds, over):
     """Over the tasks of one seed; over seeds where there are several."""
     rows = [{"adapter": "stat-a", "shots": 0, "seed": seed, "tasks": "all", "task_count": 2, "accuracy": seed / 10,
              "accuracy_std": 0.3, "seconds": 0.0} for seed in seeds]  # fmt: skip
-    summary = Comparison(rows, tmp_path, tmp_path, {}, []).summary()
+    summary = MethodComparison(rows, tmp_path, tmp_path, {}, []).summary()
     assert str(comparison_table(summary).title).endswith(over)
     assert summary[0]["std"] == pytest.approx(0.3 if len(seeds) == 1 else 0.05)
 

@@ -10,7 +10,7 @@ from vladapt import Batch, FeatureSet, Item, Label, TextClassifier
 from vladapt.api import DomainData, FitReport, FitResult, Pool, Run, TrainingImages, TrainingSettings
 from vladapt.core.contracts.judgement import Evaluated
 from vladapt.core.contracts.shown import in_short
-from vladapt.core.engine.comparison import Comparison
+from vladapt.core.engine.comparison import MethodComparison
 from vladapt.core.engine.index import Indexed
 from vladapt.core.engine.search import SearchResult
 from vladapt.core.engine.select import Selected
@@ -54,7 +54,19 @@ def test_an_object_is_shown_in_three_lines(name):
 
 @pytest.mark.parametrize(
     "cls",
-    [FitResult, Run, Comparison, FeatureFile, Predictor, Predictions, SearchResult, Selected, Indexed, Evaluated, Pool],
+    [
+        FitResult,
+        Run,
+        MethodComparison,
+        FeatureFile,
+        Predictor,
+        Predictions,
+        SearchResult,
+        Selected,
+        Indexed,
+        Evaluated,
+        Pool,
+    ],
 )
 def test_what_holds_whole_results_is_shown_in_short(cls):
     assert cls.__repr__ is in_short
