@@ -39,7 +39,7 @@ from .core.contracts.task import Task as Task
 from .core.contracts.use import Exported as Exported
 from .core.contracts.use import Predicted as Predicted
 from .core.data.pairs.reading import read_pairs as read_pairs
-from .core.engine.comparison import MethodComparison as MethodComparison
+from .core.engine.comparison import Comparison as Comparison
 from .core.engine.fit import load_run as load_run
 from .core.errors import CapabilityError as CapabilityError
 from .core.errors import ConfigError as ConfigError
@@ -388,4 +388,4 @@ def compare(
     splits: int | None = ...,
     folds: int | None = ...,
     tasks: int | None = ...,
-) -> MethodComparison: ...
+) -> Comparison: ...

@@ -29,7 +29,7 @@ from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
 from ..runtime.reading import json_text
-from .comparison import MethodComparison
+from .comparison import Comparison
 from .front import ImageCost, cost_of
 
 TABLE, FRONT = "compare.csv", "front"
@@ -52,7 +52,7 @@ def compare(
     domain: Domain | None = None,
     reporter: Reporter | None = None,
     **given: Any,
-) -> MethodComparison:
+) -> Comparison:
     """Fit every method at every number of shots and seed, on the same splits.
 
     Args:
@@ -186,9 +186,7 @@ class _Rows:
         write_whole(self.folder / STATE, f'{{"compared": {json_text(self.state)}, "rows": [{rows}]}}')
 
 
-def _compare(
-    task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter
-) -> MethodComparison:
+def _compare(task: Task, axes: Axes, sets: list[_Set], folder: Path, resume: bool, reporter: Reporter) -> Comparison:
     rows = _Rows(folder, task.method, [], _state(task, axes, sets))
     run_on_all(lambda: rows.open(resume))
     refused: dict[tuple, str] = {}
@@ -237,7 +235,7 @@ def _compare(
     means, refusals = task.published_means(settings, rows.sorted()), _told(refused, rows, sets)
     costs = _costs(sets, reporter) if len(axes.backbones or ()) > 1 and is_main() else {}
     files = (folder / TABLE, plots[0], refusals, notes)
-    made = MethodComparison(
+    made = Comparison(
         rows.sorted(),
         *files,
         method=task.method,

@@ -14,7 +14,7 @@ from .front import ImageCost, front
 
 
 @dataclass
-class MethodComparison:
+class Comparison:
     """What `compare` measured.
 
     Attributes:

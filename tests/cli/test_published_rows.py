@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vladapt.core.engine.comparison import MethodComparison
+from vladapt.core.engine.comparison import Comparison
 from vladapt.core.tasks.classification import protocols
 from vladapt.core.tasks.classification.protocols import ELEVEN
 from vladapt.core.tasks.classification.task import Classification
@@ -92,7 +92,7 @@ def test_the_mean_over_the_eleven_sets_has_its_own(tmp_path):
     rows = [{"adapter": "ape", "shots": 1, "seed": 1, "data": name, "accuracy": of, "seconds": 0.0}
             for name, of in (("dtd", 0.60), ("sun397", 0.64))]  # fmt: skip
     means = [{"adapter": "ape", "shots": 1, "published": 0.61, "published_in": "APE"}]
-    found = MethodComparison(rows, tmp_path, tmp_path, {}, [], published_means=means)
+    found = Comparison(rows, tmp_path, tmp_path, {}, [], published_means=means)
     (mean,) = found.published()
     assert (mean["data"], mean["mean"], mean["published_difference"]) == ("mean", 0.62, pytest.approx(0.01))
     from vladapt.core.commands.tables import comparison_cells
@@ -106,7 +106,7 @@ def test_a_mean_over_some_of_the_sets_is_not_beside_that_of_all(tmp_path):
     rows = [{"adapter": name, "shots": 1, "seed": 1, "data": on, "accuracy": 0.6, "seconds": 0.0}
             for name, on in (("ape", "dtd"), ("ape", "sun397"), ("tip-x", "dtd"))]  # fmt: skip
     means = [{"adapter": name, "shots": 1, "published": 0.61, "published_in": "APE"} for name in ("ape", "tip-x")]
-    found = MethodComparison(rows, tmp_path, tmp_path, {}, [], published_means=means)
+    found = Comparison(rows, tmp_path, tmp_path, {}, [], published_means=means)
     assert [mean["adapter"] for mean in found.published()] == ["ape"]
 
 
@@ -132,7 +132,7 @@ def test_of_kinds_of_tasks_published_numbers_are_a_column(tmp_path):
          "accuracy_std": 0.02, **more}
         for kind, of, more in (("all", 0.66, known), ("1-4 of 64", 0.5, {}))
     ]  # fmt: skip
-    found = MethodComparison(rows, tmp_path, tmp_path, {}, [])
+    found = Comparison(rows, tmp_path, tmp_path, {}, [])
     cells = comparison_cells(found.summary(), found.published())
     assert cells[:3] == [
         ["tasks", "transclip", "  published", "  difference"],

@@ -13,7 +13,7 @@ import torch
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.commands.tables import comparison_table
 from vladapt.core.data.test_batches import TASKS, TestStream, full_batches
-from vladapt.core.engine.comparison import MethodComparison
+from vladapt.core.engine.comparison import Comparison
 
 CLASSES, DIM, SCALE = 12, 32, 5.0
 
@@ -145,7 +145,7 @@ def test_the_deviation_is_over_what_the_title_says(tmp_path, seeds, over):
     """Over the tasks of one seed; over seeds where there are several."""
     rows = [{"adapter": "stat-a", "shots": 0, "seed": seed, "tasks": "all", "task_count": 2, "accuracy": seed / 10,
              "accuracy_std": 0.3, "seconds": 0.0} for seed in seeds]  # fmt: skip
-    summary = MethodComparison(rows, tmp_path, tmp_path, {}, []).summary()
+    summary = Comparison(rows, tmp_path, tmp_path, {}, []).summary()
     assert str(comparison_table(summary).title).endswith(over)
     assert summary[0]["std"] == pytest.approx(0.3 if len(seeds) == 1 else 0.05)
 

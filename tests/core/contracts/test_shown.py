@@ -10,7 +10,7 @@ from vladapt import Batch, FeatureSet, Item, Label, TextClassifier
 from vladapt.api import DomainData, FitReport, FitResult, Pool, Run, TrainingImages, TrainingSettings
 from vladapt.core.contracts.judgement import Evaluated
 from vladapt.core.contracts.shown import in_short
-from vladapt.core.engine.comparison import MethodComparison
+from vladapt.core.engine.comparison import Comparison
 from vladapt.core.engine.index import Indexed
 from vladapt.core.engine.search import SearchResult
 from vladapt.core.engine.select import Selected
@@ -57,7 +57,7 @@ def test_an_object_is_shown_in_three_lines(name):
     [
         FitResult,
         Run,
-        MethodComparison,
+        Comparison,
         FeatureFile,
         Predictor,
         Predictions,

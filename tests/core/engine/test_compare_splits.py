@@ -11,7 +11,7 @@ from PIL import Image
 
 from vladapt.core.commands.tables import comparison_cells, comparison_table, comparison_tests
 from vladapt.core.engine.compare import STATE, TABLE, compare
-from vladapt.core.engine.comparison import MethodComparison
+from vladapt.core.engine.comparison import Comparison
 from vladapt.core.errors import ConfigError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.tasks.classification.contest import ClassificationContest
@@ -290,7 +290,7 @@ def test_each_backbone_has_a_column_of_its_own(tmp_path):
         {"adapter": "ape", "shots": 4, "seed": 1, "accuracy": value, "seconds": 0.1, "backbone": backbone}
         for backbone, value in (("embedded", 0.2), ("biomedclip", 0.8))
     ]
-    found = MethodComparison(rows, tmp_path / "a.csv", tmp_path / "a.png", {}, [])
+    found = Comparison(rows, tmp_path / "a.csv", tmp_path / "a.png", {}, [])
     header, ape = comparison_cells(found.summary())
     assert header == ["adapter", "embedded", "biomedclip", "seconds per fit"]
     assert ape[1:3] == ["20.0", "80.0"]
