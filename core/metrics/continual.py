@@ -118,7 +118,7 @@ class ContinualScores:
         bounds = percentiles(mean[1:])
         if bounds is not None and bounds[0] == bounds[1]:  # draws that all agree would claim certainty
             width = exact_interval(0, sum(self._columns[number].units for number in values))[1]
-            bounds = bounds[0] - width, bounds[1] + width
+            bounds = max(-1.0, bounds[0] - width), min(1.0, bounds[1] + width)
         return Estimate(float(mean[0]), bounds)
 
     def _at(self, stage: int, number: int) -> Tensor | None:

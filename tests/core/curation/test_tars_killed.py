@@ -19,7 +19,7 @@ from vladapt.core.shards.place import STATE
 WRITE = """
 import os, signal, sys, tarfile
 from vladapt.core.curation.tars import write_tars
-from vladapt.core.shards import Place
+from vladapt.core.shards import ShardPlace
 
 left = {members}
 
@@ -31,13 +31,13 @@ def addfile(self, *member, original=tarfile.TarFile.addfile):
         self.fileobj.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-def publish(self, partial, name, original=Place.publish):
+def publish(self, partial, name, original=ShardPlace.publish):
     original(self, partial, name)
     if name == {tar!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-tarfile.TarFile.addfile, Place.publish = addfile, publish
-write_tars(sys.argv[1], Place(sys.argv[2]), samples=4)
+tarfile.TarFile.addfile, ShardPlace.publish = addfile, publish
+write_tars(sys.argv[1], ShardPlace(sys.argv[2]), samples=4)
 """
 NAMES = [f"{number:05d}.tar" for number in range(3)]
 
