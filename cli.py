@@ -49,7 +49,7 @@ from .core.errors import (
     shortened,
     usage,
 )
-from .core.registry.catalogue import PACKAGE, Entry, commands
+from .core.registry.catalogue import PACKAGE, NameOrigin, commands
 from .core.runtime.process import Stops, stops_like_ctrl_c
 
 FAILED = 1
@@ -210,7 +210,7 @@ def _not_called() -> None:
     """Stands in `--help` for a command that is not called."""
 
 
-def _function(entry: Entry):
+def _function(entry: NameOrigin):
     """The function of a command.
 
     Raises:
@@ -227,7 +227,7 @@ def _function(entry: Entry):
     return function
 
 
-def _group_and_title(entry: Entry) -> tuple[str, str]:
+def _group_and_title(entry: NameOrigin) -> tuple[str, str]:
     """(group, first line of the docstring), told from the source; of an entry point the group is before a dot."""
     if entry.file is None:
         return "", f"From {entry.origin}."

@@ -32,7 +32,7 @@ from joined_towers import _words as interval
 from vladapt import Backbone, load_backbone
 from vladapt.core.backbones.inheritance import inherit
 from vladapt.core.recipes.resolve import resolve, task_of
-from vladapt.core.training.parts import Task
+from vladapt.core.training.parts import TrainingTask
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import train
 
@@ -182,7 +182,7 @@ def learned(
     """So many steps."""
     source = pairs(drawn)
     look = lru_cache(maxsize=None)(lambda row: backbone.preprocess(train=False)(source.pool.images[row]))
-    task = Task(
+    task = TrainingTask(
         source, losses, loss_options=dict(options or {}), teachers=list(teachers), view=lambda row, _: look(row)
     )
     epochs = -(-steps * BATCH // PAIRS)

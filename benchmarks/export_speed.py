@@ -28,7 +28,7 @@ import torch
 import vladapt
 from vladapt.core.contracts.images import height_and_width
 from vladapt.core.export.folder import PIXELS, Session
-from vladapt.core.tasks.classification.exporting import FILES, INT8, Head, Whole
+from vladapt.core.tasks.classification.exporting import FILES, INT8, ClassifierGraph, Head
 
 ALONE, TOGETHER, PROCESSES, AT_ONCE = 30, 5, 5, 32
 NEEDED = ("onnxruntime", "numpy", "pillow")
@@ -85,7 +85,9 @@ def _cpu_seconds() -> float:
 def engines(run: Path, folder: Path, threads: int) -> dict[str, Callable[[np.ndarray], object]]:
     """Name -> what answers pixels (B, 3, H, W)."""
     predictor = vladapt.load_run(run, device="cpu")
-    whole = Whole(predictor.adapter.adapted(predictor.backbone), Head(predictor.adapter, predictor.calibration)).eval()
+    whole = ClassifierGraph(
+        predictor.adapter.adapted(predictor.backbone), Head(predictor.adapter, predictor.calibration)
+    ).eval()
 
     def by_torch(pixels: np.ndarray):
         with torch.inference_mode():

@@ -33,7 +33,7 @@ from vladapt.core.export import Graph
 from vladapt.core.export.agreement import LARGEST_SHARE
 from vladapt.core.export.folder import Session
 from vladapt.core.testing.towers import drawn_clip
-from vladapt.domains.open_vocab.exporting.detectors import Boxes
+from vladapt.domains.open_vocab.exporting.detectors import BoxForm
 from vladapt.domains.open_vocab.exporting.run import sizes_by_strides
 from vladapt.domains.open_vocab.exporting.segmentors import Maps, _upsampled
 from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
@@ -105,7 +105,7 @@ def built(name: str, spec: str) -> tuple[nn.Module, type]:
     made = MODELS.build(Config(_without_weights(model))).eval()
     kept = {"classes": NAMES, "suppress": "none", "test_pipeline": testing_pipeline(config, kind), "task": kind.task}
     made.cfg = Config({"default_scope": kind.scope, "vladapt": kept})
-    return made, Boxes if kind is DETECTION else Maps
+    return made, BoxForm if kind is DETECTION else Maps
 
 
 def told(model: nn.Module, form: type) -> str:

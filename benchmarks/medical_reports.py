@@ -40,7 +40,7 @@ from vladapt import cli
 from vladapt.core.backbones import load_backbone
 from vladapt.core.data import csv_text
 from vladapt.domains.medical.drawn_radiographs import FINDINGS, drawn_phrases, drawn_radiographs, render, study
-from vladapt.domains.medical.reports.records import ABSENT, PRESENT, UNCERTAIN, Finding, write_findings
+from vladapt.domains.medical.reports.records import ABSENT, PRESENT, UNCERTAIN, ReportFinding, write_findings
 
 BASELINE = "clip"
 RECIPES = (BASELINE, "con-virt", "gloria", "medclip", "m-flag", "medklip", "medslip")
@@ -99,7 +99,7 @@ def _write_reports(folder: Path, counts: Mapping[str, int], seed: int) -> None:
         labels = [int(label) for label in item.target.class_label()]
         rows.append([f"images/{name}.png", name, item.split, item.captions()[0], *labels])
         findings += [
-            Finding(name, finding, STATES[state], position=shown.places.get(finding, ""))
+            ReportFinding(name, finding, STATES[state], position=shown.places.get(finding, ""))
             for finding, state in shown.states.items()
             if state in STATES
         ]

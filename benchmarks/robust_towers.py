@@ -29,7 +29,7 @@ from vladapt.core.robustness.apgd import fooled_by_apgd, log_odds
 from vladapt.core.robustness.pgd import LEVELS, drawn_offsets, pgd
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SEEDS = (1, 2, 3)
 SIDE, TRAIN, TEST = 32, 640, 100
@@ -83,7 +83,7 @@ def learn(tower: Backbone, loss: str, seed: int, settings: dict) -> None:
     items = [Item(f"{row}", Path(__file__), {"row": row}, target=Label(row % len(NAMES))) for row in range(TRAIN)]
     prompts = [[f"a picture of {name}"] for name in NAMES]
     source = LabelledSource(items, lambda item: drawn(item.decode["row"], seed, "train"), prompts)
-    task = Task(source, {loss: 1.0}, class_prompts=prompts)
+    task = TrainingTask(source, {loss: 1.0}, class_prompts=prompts)
     lock = {"lock": ("text",)}  # the texts of classes stay where they are, for all three
     train(tower, task, TrainingSettings(seed=seed, **lock, **SHARED, **settings), None)
 

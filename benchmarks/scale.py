@@ -220,14 +220,14 @@ def rows_step(given: argparse.Namespace) -> dict[str, Any]:
     """A plan of many rows, whose ids are all compared, all of its tasks looked at, some of them run."""
     from index_scale import _peak, _watched
 
-    from vladapt.core.shards import Manifest, Place, build_executor, drive, function_stage
+    from vladapt.core.shards import Manifest, ShardPlace, build_executor, drive, function_stage
     from vladapt.core.shards.driver import Job
 
     folder = Path(given.folder)
     before, started = _peak(), time.process_time()
 
     def work() -> tuple[int, int]:
-        place = Place(str(folder / "out"))
+        place = ShardPlace(str(folder / "out"))
         manifest = Manifest.of([str(folder / "list.parquet")], place, folder / "cache")
         tasks = sum(1 for _ in manifest.plan(10_000))
         stage = function_stage(names_only, {"characters": "int64"})

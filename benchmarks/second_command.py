@@ -28,7 +28,7 @@ from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.data.verify import drop_unreadable
 from vladapt.core.features.store import FeatureStore
-from vladapt.core.features.table import Request, Table
+from vladapt.core.features.table import FeatureTable, Request
 
 BACKBONE = SimpleNamespace(
     fingerprint="drawn features", embed_dim=64, joint=None, of_parts=False, device=torch.device("cpu")
@@ -49,7 +49,7 @@ def draw(folder: Path, images: int, classes: int) -> None:
 
 def store_drawn_features(data, store: FeatureStore) -> None:
     request = Request(data, BACKBONE, TRANSFORM, None, "projected", 0, 0, None, None)
-    shards, keys = store.folder_of(request.space), Table(request, data.items, store.hashes).missing()
+    shards, keys = store.folder_of(request.space), FeatureTable(request, data.items, store.hashes).missing()
     for start in range(0, len(keys), AT_ONCE):
         some = keys[start : start + AT_ONCE]
         shards.append(some, np.random.default_rng(start).normal(size=(len(some), BACKBONE.embed_dim)))

@@ -51,7 +51,7 @@ from vladapt.core.data.pairs.text_pairs import read_text_pairs
 from vladapt.core.tasks.pretraining.options import plan_of_recipe
 from vladapt.core.training.sources import TextSource
 from vladapt.core.training.teachers import own_texts
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 TAUGHT, HELD_OUT = 4000, 300
 BATCH, STEPS_OF_CLIP, RATE = 128, 300, 2e-3
@@ -235,7 +235,7 @@ def learned(clip, side, texts: list[tuple[str, str]], folder: Path, seed: int) -
     sets = [f"steps={STEPS}", "warmup=40", "workers=0"]
     how = {"data.path": str(file), "out": "out", "backbone": "embedded", "device": "cpu"}
     plan = plan_of_recipe("m-clip", losses=None, settings=settings, sets=sets, **how)
-    task = Task(source=TextSource(pairs), losses=plan.losses, teachers=own_texts(backbone, plan.losses))
+    task = TrainingTask(source=TextSource(pairs), losses=plan.losses, teachers=own_texts(backbone, plan.losses))
     train(backbone, task, plan.settings, None)
     return backbone
 

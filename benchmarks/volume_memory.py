@@ -45,7 +45,7 @@ def measure(size: tuple[int, int, int]) -> dict[str, float]:
     import torch
     from prompt_memory import peak_gb
 
-    from vladapt.domains.medical.segmenting import CLASSES, Decision, Preprocessing, write_labels
+    from vladapt.domains.medical.segmenting import CLASSES, Preprocessing, ScoreRule, write_labels
     from vladapt.domains.medical.segmenting.saving import write_nifti
     from vladapt.domains.medical.volumes import Slabs
 
@@ -57,7 +57,7 @@ def measure(size: tuple[int, int, int]) -> dict[str, float]:
         write_volume(path, size)
         started = time.perf_counter()
         volume, how = Slabs([path]), Preprocessing((1.0, 1.0, 1.0), ({},))
-        decide, device = Decision(CLASSES, (1, 2)), torch.device("cpu")
+        decide, device = ScoreRule(CLASSES, (1, 2)), torch.device("cpu")
         with torch.no_grad():
             labels = write_labels(volume, how, PATCH, network, decide, Path(folder) / "labels.raw", device)
         write_nifti(volume, labels, Path(folder) / "labels.nii.gz")

@@ -26,7 +26,7 @@ from unlabelled_sets import CLIP_FEATURES, UnlabelledSet, clip_sets
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.selection._without_labels import CANDIDATES, SETTINGS, UnlabelledTrial
 from vladapt.core.confidence.calibration import calibration_error
-from vladapt.core.data.test_batches import TASKS, FewClasses, Stream, Whole
+from vladapt.core.data.test_batches import TASKS, FewClasses, TestStream, Whole
 from vladapt.core.metrics.classification import macro_auroc
 from vladapt.core.metrics.significance import mcnemar
 
@@ -51,7 +51,7 @@ def table(data: UnlabelledSet, batches: int, streams: int) -> Iterator[str]:
     labels, columns = data.features.labels.numpy(), {}
     for task in sorted(TASKS, key=lambda each: isinstance(each, Whole)):
         if not isinstance(task, FewClasses) or task.size <= MOST_IMAGES:
-            drawn = task.drawn(labels, streams if isinstance(task, Stream) else batches, seed=1)
+            drawn = task.drawn(labels, streams if isinstance(task, TestStream) else batches, seed=1)
             columns[task.name] = of_rows(data, (torch.from_numpy(rows) for several in drawn for rows in several))
     further = {name: all_at_once(data, name) for name in ROWS}
     yield "| method | " + " | ".join(columns) + " | calibration error | unknown classes, AUROC | spread over orders |"

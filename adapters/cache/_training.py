@@ -20,7 +20,7 @@ SELECT = ("best_val", "last")
 
 
 @dataclass(frozen=True)
-class Schedule:
+class CacheSchedule:
     """How to train. `epochs` sets the cosine's length; `stop` ends it earlier."""
 
     epochs: int
@@ -128,7 +128,7 @@ def train_keeping_best(
     parameters: list[Tensor],
     loss_of: Callable[[int, Tensor], Tensor],
     size: int,
-    schedule: Schedule,
+    schedule: CacheSchedule,
     *,
     order: Tensor | None = None,
     score: Callable[[], float] | None = None,

@@ -22,7 +22,7 @@ from ._cache_model import (
     one_hot_values,
 )
 from ._presets import APE_SETTINGS, APE_WIDTH
-from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
+from ._training import SELECT, CacheSchedule, train_and_choose, train_keeping_best
 from .ape import channel_criterion, select_channels
 
 AXES = ("beta", "alpha")
@@ -152,10 +152,10 @@ class APET(CacheModel):
         images = (keys, values) if self.criterion == "image_text" else ()
         return select_channels(channel_criterion(text, self.w, *images), top_q)  # (Q,)
 
-    def _schedule(self, support, seed, stop) -> Schedule:
+    def _schedule(self, support, seed, stop) -> CacheSchedule:
         setting = APE_SETTINGS[self.preset]
         published_eps = setting.few_shot_eps if support.shots <= 2 and setting.few_shot_eps else setting.eps
-        return Schedule(
+        return CacheSchedule(
             self.epochs or setting.epochs,
             self.batch_size,
             self.lr or setting.lr,

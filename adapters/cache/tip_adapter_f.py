@@ -22,7 +22,7 @@ from ._cache_model import (
     keys_note,
 )
 from ._presets import TIP_SETTINGS
-from ._training import SELECT, Schedule, train_and_choose, train_keeping_best
+from ._training import SELECT, CacheSchedule, train_and_choose, train_keeping_best
 
 AXES = ("beta", "alpha")
 
@@ -138,7 +138,7 @@ class TipAdapterF(CacheModel):
             return criterion(self._unit_logits(images, queries), support.targets[index])
 
         epochs = self.epochs or TIP_SETTINGS[self.preset].epochs
-        schedule = Schedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
+        schedule = CacheSchedule(epochs, self.batch_size, self.lr, self.eps, self.weight_decay, seed, stop)
         of_val = None if val is None else (val.unit, rows(val).unit)
         score = None if val is None else lambda: self.weighting.val_score(self._unit_logits(*of_val), val.labels)
         kept = train_keeping_best(

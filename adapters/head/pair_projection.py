@@ -24,7 +24,7 @@ from ...core.contracts import (
     option,
 )
 from ...core.errors import CapabilityError, DataError
-from ...core.training import LearningRates, SimilarityObjective, Source, epoch_batches, label_loss, train_epochs
+from ...core.training import LearningRates, SimilarityObjective, TrainingSource, epoch_batches, label_loss, train_epochs
 from ._text_rows import Frame, frame_of
 
 WARMUP = 0.1
@@ -158,7 +158,7 @@ class PairProjection(PairHead, Adapter):
 
     def fit_pairs(
         self,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         *,
         features: Callable[[Backbone], PairParts] | None = None,
@@ -199,7 +199,7 @@ class PairProjection(PairHead, Adapter):
     def _train_on_pairs(
         self,
         objective: SimilarityObjective,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         stored: PairParts,
         rows: list[int],
@@ -362,7 +362,7 @@ def _directions(rows: Tensor, rank: int | None) -> Tensor:
     return torch.linalg.svd(rows - rows.mean(dim=0), full_matrices=False).Vh[:rank].T.contiguous()
 
 
-def _encoded(source: Source, backbone: Backbone) -> PairParts:
+def _encoded(source: TrainingSource, backbone: Backbone) -> PairParts:
     """The images of a source, each once, by the backbone's own preprocessing."""
     transform, rows, row_of = backbone.preprocess(False), [], {}
     for row in range(len(source)):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import Backbone, FitReport, TrainingImages, has, option, require
 from ...core.prompts import build_classifier, check_templates
-from ...core.training import Task
+from ...core.training import TrainingTask
 from ._inside_towers import TEXT_BLOCKS, TextTokens, TokenAdapter, random_tokens
 
 REGULATION = "self-regulation"
@@ -121,7 +121,7 @@ class PromptSrc(TokenAdapter):
         ]
         return {**super()._settings_of_method(epochs), "epoch_average": tuple(gaussian)}
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         if REGULATION not in task.losses:
             return task
         weights = {"text": self.text_weight, "image": self.image_weight, "scores": self.scores_weight}

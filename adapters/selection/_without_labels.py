@@ -22,7 +22,7 @@ METRIC = "probability of being better than zero-shot"
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedCandidate:
     """A fitted candidate, with what the images say of it."""
 
     adapter: Adapter
@@ -52,7 +52,7 @@ class UnlabelledTrial:
             lacking = "labelled images, or images without labels and the texts of their classes"
             raise CapabilityError(f"adapter 'auto' needs {lacking}; pass a support, or unlabeled=")
 
-    def judged(self, names: Sequence[str]) -> Iterator[Judged]:
+    def judged(self, names: Sequence[str]) -> Iterator[JudgedCandidate]:
         """Each candidate that can be fitted, judged by all prompts."""
         for name in names:
             if len(self.unlabeled) > MOST.get(name, len(self.unlabeled)):
@@ -61,9 +61,9 @@ class UnlabelledTrial:
                 adapter, report, logits = self._fit(name)
             except CapabilityError:
                 continue
-            yield Judged(adapter, report, self._evidence(logits))
+            yield JudgedCandidate(adapter, report, self._evidence(logits))
 
-    def taken(self, judged: Sequence[Judged]) -> Judged | None:
+    def taken(self, judged: Sequence[JudgedCandidate]) -> JudgedCandidate | None:
         """The one with the greatest gain of those that are better than zero-shot, by halves of the prompts too; None
         where there is none."""
         for each in sorted(judged, key=lambda one: -one.evidence.gain):
@@ -83,7 +83,7 @@ class UnlabelledTrial:
         warning = presence.notes(adapter.name, len(unlabeled), adapter.assumes) if presence.few else []
         return [note for note in notes if note not in warning]
 
-    def _by_halves(self, judged: Judged) -> Judged:
+    def _by_halves(self, judged: JudgedCandidate) -> JudgedCandidate:
         halves = Evidence.answers_by_halves(judged.adapter, self.classifier, self.unlabeled, self.seed)
         return replace(judged, evidence=self._evidence(judged.adapter.logits(self.unlabeled), halves))
 
@@ -105,7 +105,9 @@ def check(method: Adapter) -> None:
         )
 
 
-def report_of(name: str, chosen: FitReport, judged: Sequence[Judged], taken: Judged | None) -> FitReport:
+def report_of(
+    name: str, chosen: FitReport, judged: Sequence[JudgedCandidate], taken: JudgedCandidate | None
+) -> FitReport:
     """The report of the fit that took one of the candidates, or zero-shot."""
     method = ZERO_SHOT if taken is None else taken.adapter.name
     rows = [

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...core.contracts import Adapter, Backbone, Batch, FitReport, Loss, TrainingImages, TrainingPlace
 from ...core.errors import CapabilityError
-from ...core.training import ImageSource, Remembered, Task, TowerAdapter
+from ...core.training import ImageSource, Remembered, TowerAdapter, TrainingTask
 from ..weights._norms import norms_of
 from ..weights._one_way import ONE_WAY
 
@@ -64,7 +64,7 @@ class SelfTrained(TowerAdapter):
             identity: facts that a checkpoint must share, besides the images and the classes.
         """
         self.backbone_, self.templates = backbone.fingerprint, []
-        task = Task(
+        task = TrainingTask(
             source=ImageSource(images.items, Remembered(images.load)),
             losses={},
             own={self.name: loss},

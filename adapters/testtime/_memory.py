@@ -12,7 +12,7 @@ EMPTY = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
-class Memory:
+class SlotMemory:
     """S slots per class, the surest image first, all changed in place.
 
     Args:

@@ -24,7 +24,7 @@ from ...core.training import (
 )
 from ..published_sets import SETS, VARIANTS, preset_option
 from ._bags import RandomViews
-from ._memory import EMPTY, Memory, empty_memory, surest
+from ._memory import EMPTY, SlotMemory, empty_memory, surest
 from ._stream import StreamedInViews
 
 CROP = (0.5, 1.0)
@@ -188,7 +188,7 @@ class Dmn(StreamedInViews):
         mean = by_text[surest(entropies, self.selection)].mean(dim=0)
         entropy = -(mean * (mean + 1e-8).log()).sum()
         image = bag[:1]  # (1, D)
-        Memory(self.features, self.entropy).offer(int(mean.argmax()), entropy, image[0])
+        SlotMemory(self.features, self.entropy).offer(int(mean.argmax()), entropy, image[0])
         held = int((self.entropy < EMPTY).sum(dim=1).max())  # slots beyond are empty in every class
         dynamic = self._read(image, torch.cat([self.features[:, :held], self.text[:, None], self.shots], dim=1))
         static = self._read(image, self._static_entries)

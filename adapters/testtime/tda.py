@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import option, require
 from ..published_sets import SETS, VARIANTS, preset_option
-from ._memory import Memory, empty_memory, entropy_of, surest
+from ._memory import SlotMemory, empty_memory, entropy_of, surest
 from ._stream import StreamedInViews
 
 GENERAL = (2.0, 5.0)
@@ -124,12 +124,12 @@ class Tda(StreamedInViews):
         log_mean = log_p[kept].logsumexp(dim=0) - math.log(len(kept))  # (C,) of the mean probability
         entropy, label = entropy_of(log_mean), int(logits.argmax())
         if self.slots:
-            memory = Memory(self.positives, self.positive_entropy)
+            memory = SlotMemory(self.positives, self.positive_entropy)
             memory.offer(label, entropy, feature)
             logits = logits + self.alpha_ * self._votes(feature, memory)
         if self.negative_slots:
             low, high = self.entropy_bounds
-            memory = Memory(self.negatives, self.negative_entropy, self.negative_marks)
+            memory = SlotMemory(self.negatives, self.negative_entropy, self.negative_marks)
             if low < entropy / math.log2(len(self.text)) < high:
                 memory.offer(label, entropy, feature, self._plausible(log_mean.exp()))
             logits = logits - self.negative_alpha * self._objections(feature, memory)
@@ -139,12 +139,12 @@ class Tda(StreamedInViews):
         low, high = self.mask_bounds
         return (probabilities > low) & (probabilities < high)
 
-    def _votes(self, feature: Tensor, memory: Memory) -> Tensor:
+    def _votes(self, feature: Tensor, memory: SlotMemory) -> Tensor:
         """(C,) sums over the positives of each class."""
         weights = (-self.beta_ * (1 - memory.features @ feature)).exp()  # (C, S)
         return torch.where(memory.filled, weights, 0).sum(dim=1)
 
-    def _objections(self, feature: Tensor, memory: Memory) -> Tensor:
+    def _objections(self, feature: Tensor, memory: SlotMemory) -> Tensor:
         """(C,) sums over the negatives that speak against each class."""
         filled = memory.filled
         weights = (-self.negative_beta * (1 - memory.features[filled] @ feature)).exp()  # (M,)

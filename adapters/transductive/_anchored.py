@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._mixture import EMPTY, FLOOR, Queries, assign
+from ._mixture import EMPTY, FLOOR, QueryImages, assign
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Anchored:
     weights: Tensor
 
 
-def solve_anchored(queries: Queries, z: Tensor, anchor: Anchor, settings: Settings) -> Anchored:
+def solve_anchored(queries: QueryImages, z: Tensor, anchor: Anchor, settings: Settings) -> Anchored:
     """`iterations` times assignments, then the mixture; at the end assignments once more.
 
     Args:

@@ -15,7 +15,7 @@ FLOOR = 1e-7  # least variance, as a share of 1/D, the variance to begin with
 
 
 @dataclass(frozen=True)
-class Mixture:
+class GaussianMixture:
     """One Gaussian per class, all with one diagonal covariance.
 
     Args:
@@ -39,7 +39,7 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Queries:
+class QueryImages:
     """The images that are classified together.
 
     Args:
@@ -55,7 +55,7 @@ class Queries:
 
 
 @dataclass(frozen=True)
-class Shots:
+class ShotImages:
     """Labelled images, whose assignments stay.
 
     Args:
@@ -80,11 +80,11 @@ class Solution:
     """
 
     assignments: Tensor
-    mixture: Mixture
+    mixture: GaussianMixture
     log_assignments: Tensor | None = None
 
 
-def first_mixture(features: Tensor, logits: Tensor, count: int, shots: Shots | None = None) -> Mixture:
+def first_mixture(features: Tensor, logits: Tensor, count: int, shots: ShotImages | None = None) -> GaussianMixture:
     """Means to begin with, and variance 1/D.
 
     A mean is the normalised sum of the class's shots, or without shots that of the `count` images the text is surest
@@ -100,7 +100,7 @@ def first_mixture(features: Tensor, logits: Tensor, count: int, shots: Shots | N
     if shots is not None:
         seen = shots.labels.sum(dim=0) > 0  # (C,)
         means = torch.where(seen[:, None], F.normalize(shots.labels.T @ shots.features, dim=1), means)
-    return Mixture(means, features.new_full((features.shape[1],), 1 / features.shape[1]))
+    return GaussianMixture(means, features.new_full((features.shape[1],), 1 / features.shape[1]))
 
 
 def _log_odds(logits: Tensor) -> Tensor:
@@ -113,9 +113,9 @@ def _log_odds(logits: Tensor) -> Tensor:
 
 
 def solve(
-    queries: Queries,
+    queries: QueryImages,
     start: Solution,
-    shots: Shots | None,
+    shots: ShotImages | None,
     *,
     iterations: int,
     inner_iterations: int,
@@ -133,7 +133,7 @@ def solve(
     sums = _Sums(queries.features, shots)
     z, mixture = start.assignments, start.mixture
 
-    def assigned(z: Tensor, mixture: Mixture) -> Tensor:
+    def assigned(z: Tensor, mixture: GaussianMixture) -> Tensor:
         return assign(queries, mixture.log_likelihood(sums.centred, sums.centre), z, inner_iterations, temperature)
 
     for _ in range(iterations):
@@ -143,7 +143,7 @@ def solve(
     return Solution(log_z.exp(), mixture, log_z)
 
 
-def assign(queries: Queries, log_likelihood: Tensor, z: Tensor, steps: int, temperature: float) -> Tensor:
+def assign(queries: QueryImages, log_likelihood: Tensor, z: Tensor, steps: int, temperature: float) -> Tensor:
     """(Q, C) log z after some updates: the pull of text and support, the likelihood, and what the neighbours are.
 
     Args:
@@ -165,7 +165,7 @@ class _Sums:
     sum to 1. All is taken about the mean of the queries, or float32 would lose small variances.
     """
 
-    def __init__(self, features: Tensor, shots: Shots | None):
+    def __init__(self, features: Tensor, shots: ShotImages | None):
         self.centre = features.mean(dim=0)  # (D,)
         self.centred = features - self.centre  # (Q, D)
         self.squares = self.centred.square().mean(dim=0)  # (D,)
@@ -177,12 +177,12 @@ class _Sums:
             self.shot_sums = share * (shots.labels.T @ centred)  # (C, D)
             self.squares = self.squares + share * centred.square().sum(dim=0)
 
-    def mixture(self, z: Tensor, before: Mixture) -> Mixture:
+    def mixture(self, z: Tensor, before: GaussianMixture) -> GaussianMixture:
         mass = z.mean(dim=0) + self.shot_mass  # (C,)
         sums = z.T @ self.centred / len(z) + self.shot_sums  # (C, D)
         means = F.normalize(sums / mass.clamp_min(EMPTY)[:, None] + self.centre, dim=1)
         means = torch.where((mass > EMPTY)[:, None], means, before.means)
-        return Mixture(means, self._variance(mass.double(), sums.double(), (means - self.centre).double()))
+        return GaussianMixture(means, self._variance(mass.double(), sums.double(), (means - self.centre).double()))
 
     def _variance(self, mass: Tensor, sums: Tensor, means: Tensor) -> Tensor:
         spread = self.squares - 2 * (means * sums).sum(dim=0) + (mass[:, None] * means.square()).sum(dim=0)  # (D,)

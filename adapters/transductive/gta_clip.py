@@ -25,13 +25,13 @@ from ...core.training import (
     GlobalBatches,
     ImageSource,
     Remembered,
-    Task,
     TowerLayers,
+    TrainingTask,
     copy_of,
     image_features,
 )
 from ..selftraining._towers import SelfTrained
-from ._mixture import Mixture, Queries, Solution, first_mixture, solve
+from ._mixture import GaussianMixture, QueryImages, Solution, first_mixture, solve
 from ._neighbours import mutual_links
 from ._together import ANSWERS, answered, check_together, one_update, remember
 
@@ -184,7 +184,7 @@ class GtaClip(SelfTrained):
             logits: (Q, C) of the attributes.
         """
         start = Solution(logits.softmax(dim=1), first_mixture(features, logits, self.confident_images))
-        queries = Queries(features, logits.log_softmax(dim=1), mutual_links(features, self.n_neighbors))
+        queries = QueryImages(features, logits.log_softmax(dim=1), mutual_links(features, self.n_neighbors))
         how = {"iterations": self.iterations, "inner_iterations": self.inner_iterations}
         return solve(queries, start, None, temperature=self.temperature, **how)
 
@@ -201,7 +201,7 @@ class GtaClip(SelfTrained):
         """One epoch on the pairs."""
         steps = len(GlobalBatches(len(source), self.batch_size, seed, drop_last=False))
         view = self._view(images.train_transform, towers)
-        task = Task(source, losses={}, own={self.name: loss.to(towers.device)}, view=view, select=self._choose)
+        task = TrainingTask(source, losses={}, own={self.name: loss.to(towers.device)}, view=view, select=self._choose)
         rounds = self.epochs or self.default_epochs
 
         def on_step(step: int, total: int, values: dict[str, Any]) -> None:
@@ -217,7 +217,7 @@ class GtaClip(SelfTrained):
 
     def _outside(self, batch: Batch) -> Tensor:
         unit, centre = batch.features, self.means.mean(dim=0)
-        likelihood = Mixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
+        likelihood = GaussianMixture(self.means, self.variance).log_likelihood(unit - centre, centre) / self.temperature
         return one_update(self, unit, self.logit_scale * unit @ self.text.T, likelihood)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...core.contracts import FitReport, option
 from ._anchored import Anchor, Gaussians, Settings, solve_anchored
-from ._mixture import Queries
+from ._mixture import QueryImages
 from ._neighbours import mutual_links
 from ._together import ClassifiedTogether
 
@@ -80,7 +80,7 @@ class StatA(ClassifiedTogether):
         self.lambda_ = float(self.text_weight)
         links = mutual_links(self.queries, self.n_neighbors)
         links = replace(links, weights=self.neighbor_weight * links.weights)
-        queries = Queries(self.queries, self.lambda_ * logits.log_softmax(dim=1), links)
+        queries = QueryImages(self.queries, self.lambda_ * logits.log_softmax(dim=1), links)
         y = logits.softmax(dim=1)
         solution = solve_anchored(queries, y, Anchor.of(self.queries, y, self.text), self._settings)
         self.means, self.variances = solution.gaussians.means, solution.gaussians.variances

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import FitReport, Ties, has, option, require
 from ...core.data import nearest_rows, selection_split
 from ...core.metrics import best_setting
-from ._mixture import Mixture, Queries, Shots, Solution, first_mixture, solve
+from ._mixture import GaussianMixture, QueryImages, ShotImages, Solution, first_mixture, solve
 from ._neighbours import Links, mutual_links, support_links
 from ._together import ClassifiedTogether
 
@@ -115,7 +115,7 @@ class TransClip(ClassifiedTogether):
 
     def _log_likelihood(self, unit: Tensor) -> Tensor:
         centre = self.means.mean(dim=0)
-        mixture = Mixture(self.means, self.variance)
+        mixture = GaussianMixture(self.means, self.variance)
         return mixture.log_likelihood(unit - centre, centre) / self.temperature
 
     @property
@@ -145,11 +145,11 @@ class TransClip(ClassifiedTogether):
         if support is not None:
             labels = support.one_hot()
             labels = F.pad(labels, (0, logits.shape[1] - labels.shape[1])).to(logits.device)  # (S, C)
-            shots = Shots(support.unit, labels, gamma * self.temperature)
+            shots = ShotImages(support.unit, labels, gamma * self.temperature)
             pull = pull + support_links(shots.features, self.queries, self.n_neighbors).spread(labels)
         start = Solution(logits.softmax(dim=1), first_mixture(self.queries, logits, self.confident_images, shots))
         return solve(
-            Queries(self.queries, pull, links),
+            QueryImages(self.queries, pull, links),
             start,
             shots,
             iterations=self.iterations,

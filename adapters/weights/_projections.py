@@ -22,7 +22,7 @@ TINY = 1e-24
 
 
 @dataclass(frozen=True)
-class TextSide:
+class ProjectedTexts:
     """What images are scored against.
 
     Args:
@@ -40,7 +40,7 @@ class TextSide:
     width: int
 
     @classmethod
-    def of(cls, classifier: TextClassifier) -> TextSide:
+    def of(cls, classifier: TextClassifier) -> ProjectedTexts:
         """With negative prompts (several labels per image) a row is the positive minus the negative prompt."""
         rows, bias = classifier.weights, classifier.logit_bias or 0.0
         if classifier.negative is not None:
@@ -57,7 +57,7 @@ class TextSide:
 
 
 @dataclass(frozen=True)
-class Run:
+class ProjectionTraining:
     """One training: its peak learning rate, the weight of the squared change, and what came of it.
 
     Attributes:
@@ -78,11 +78,11 @@ class Run:
 def train_runs(
     images: Callable[[int], tuple[Tensor, Tensor]],
     labels: Tensor,
-    text: TextSide,
-    runs: Sequence[Run],
+    text: ProjectedTexts,
+    runs: Sequence[ProjectionTraining],
     epochs: int,
     priors: Tensor | None = None,
-) -> Iterator[Run]:
+) -> Iterator[ProjectionTraining]:
     """Train all runs, as many at once as memory allows; each is returned before the next group starts.
 
     Args:
@@ -98,11 +98,11 @@ def train_runs(
         group = runs[start : start + together]
         changes, losses = _train(images, labels, text, group, epochs, priors)
         for run, change, of_run in zip(group, changes, losses.T):
-            yield Run(run.lr, run.penalty, change.clone(), of_run)
+            yield ProjectionTraining(run.lr, run.penalty, change.clone(), of_run)
 
 
 def _train(
-    images, labels: Tensor, text: TextSide, runs: Sequence[Run], epochs: int, priors: Tensor | None
+    images, labels: Tensor, text: ProjectedTexts, runs: Sequence[ProjectionTraining], epochs: int, priors: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(G, R, W) changes and (epochs, G) losses of a full batch per epoch."""
     hidden, _ = images(0)

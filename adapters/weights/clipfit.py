@@ -12,7 +12,7 @@ from torch import nn
 
 from ...core.contracts import Backbone, ClassWeighting, RandomCrops, TrainingImages, has, option
 from ...core.errors import CapabilityError
-from ...core.training import Task, TowerAdapter
+from ...core.training import TowerAdapter, TrainingTask
 from ..published_sets import SETS, preset_option
 from ._norms import norms_of
 
@@ -87,7 +87,7 @@ class Clipfit(TowerAdapter):
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return dict(self.DASSL)
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         """Beside the loss on the labels the anchor, unless the user chose the losses."""
         if self.loss is not None or images is None or not self.anchor_:
             return task

@@ -31,9 +31,9 @@ from ...core.prompts import build_classifier
 from ...core.training import (
     ImageSource,
     Remembered,
-    Task,
     TowerAdapter,
     TowerLayers,
+    TrainingTask,
     epoch_batches,
     train_epochs,
 )
@@ -130,7 +130,7 @@ class Gist(TowerAdapter):
         rows = [row for row, texts in enumerate(matched) for _ in texts]
         captions = [f"{name}: {text}" for name, texts in zip(names, matched) for text in texts]
         items = [images.items[row] for row in rows]
-        task = Task(
+        task = TrainingTask(
             source=ImageSource(items, Remembered(images.load), captions),
             losses={"clip": 1.0},
             view=self._view(images.train_transform, backbone),

@@ -13,7 +13,7 @@ from ...core.contracts import Adapter, Backbone, Batch, ClassWeighting, FeatureS
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, DataError
 from ...core.training import copy_of
-from ._projections import Run, TextSide, train_runs
+from ._projections import ProjectedTexts, ProjectionTraining, train_runs
 
 RATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001, 0.0)
@@ -90,7 +90,7 @@ class Projection(Adapter):
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
         given = resources["pre_projection"]
         _check(backbone, given.support, support)
-        side = TextSide.of(classifier)
+        side = ProjectedTexts.of(classifier)
         self._note_what_stays(backbone, side)
         hidden = given.support.to(support.features.device)
         views = min(self.pool.views, 0 if hidden.views is None else hidden.views.shape[1])
@@ -117,7 +117,7 @@ class Projection(Adapter):
         notes = self._notes(backbone, views)
         return FitReport(self.name, chosen, words, reached, history, notes, self.change.numel())
 
-    def _note_what_stays(self, backbone: Backbone, side: TextSide) -> None:
+    def _note_what_stays(self, backbone: Backbone, side: ProjectedTexts) -> None:
         """The texts, and the projection as it was."""
         matrix, device = backbone.image_projection(), side.rows.device
         self.weight = None if matrix is None else matrix.weight.to(device)  # (W, D)
@@ -126,25 +126,27 @@ class Projection(Adapter):
         self.logit_scale, self.logit_bias = side.scale, side.bias
         self.backbone_ = backbone.fingerprint
 
-    def _runs(self, support: FeatureSet, selection: Selection) -> tuple[list[Run], str]:
+    def _runs(self, support: FeatureSet, selection: Selection) -> tuple[list[ProjectionTraining], str]:
         """Pairs to train, and on what one of them is chosen."""
         on_val = selection.val is not None and not selection.held_out
         rates = (self.lr,) if self.lr is not None else RATES if on_val else (DEFAULT_RATE,)
         penalty = self.penalty if self.penalty is not None or on_val else "1/K"
         penalty = BY_SHOTS[penalty](support.shots) if penalty in BY_SHOTS else penalty
         penalties = PENALTIES if penalty is None else (float(penalty),)
-        runs = [Run(rate, value) for rate in rates for value in penalties]
+        runs = [ProjectionTraining(rate, value) for rate in rates for value in penalties]
         if len(runs) > 1:
             return runs, selection.words
         given = self.lr is not None and self.penalty is not None
         return runs, "given as options" if given else "published choice without val"
 
-    def _score_on(self, val: FeatureSet, selection: Selection, side: TextSide) -> Callable[[Run], float]:
+    def _score_on(
+        self, val: FeatureSet, selection: Selection, side: ProjectedTexts
+    ) -> Callable[[ProjectionTraining], float]:
         _check_rows(val, selection.val, "val")
         hidden = val.features.to(side.rows.device)
         projected = self._projected(hidden)
 
-        def score(run: Run) -> float:
+        def score(run: ProjectionTraining) -> float:
             logits = side.logits(projected, (hidden @ run.change.T).unsqueeze(1))[:, 0]
             return self.weighting.val_score(logits, selection.val.labels)
 
@@ -179,7 +181,7 @@ class Projection(Adapter):
                 f"adapter '{self.name}' was fitted on features of width {len(self.change)} before the projection, "
                 f"these have {hidden.shape[-1]}; use the backbone of the fit"
             )
-        side = TextSide(self.text, self.columns, self.logit_scale, self.logit_bias, self.dim_)
+        side = ProjectedTexts(self.text, self.columns, self.logit_scale, self.logit_bias, self.dim_)
         return side.logits(self._projected(hidden), (hidden @ self.change).unsqueeze(1))[:, 0]
 
     def tuned(self, backbone: Backbone) -> Backbone:

@@ -32,7 +32,7 @@ from ...core.training import (
     GlobalBatches,
     LowRank,
     TowerAdapter,
-    Trained,
+    TrainingResult,
 )
 from ._norms import norms_of
 from ._one_way import ONE_WAY
@@ -138,7 +138,7 @@ class TwoStage(TowerAdapter):
 
     def _train_classifier(
         self, head: CosineHead, support: FeatureSet, images: TrainingImages, place: TrainingPlace, seed: int
-    ) -> Trained:
+    ) -> TrainingResult:
         """The second stage, of the classifier alone."""
         prompts, _ = self._class_texts(images, self._made)
         task = replace(
@@ -150,7 +150,7 @@ class TwoStage(TowerAdapter):
         steps, epochs = self._steps_an_epoch, self._epochs(self._steps_an_epoch, support.shots)
         return self._train_in_place(self._made, task, place, epochs=epochs, steps=steps, seed=seed)[0]
 
-    def _report_of_both(self, report: FitReport, done: Trained, first: int, head: CosineHead) -> FitReport:
+    def _report_of_both(self, report: FitReport, done: TrainingResult, first: int, head: CosineHead) -> FitReport:
         trained = report.trained_parameters + sum(parameter.numel() for parameter in head.parameters())
         chosen = {"steps": first + done.steps, "first stage": first, "lr": self.lr, "trained parameters": trained}
         history = [{**row, "stage": 1} for row in report.history] + [{**row, "stage": 2} for row in done.history]

@@ -25,7 +25,7 @@ from ...core.contracts import (
 )
 from ...core.data import Selection, selection_split
 from ...core.errors import CapabilityError, ConfigError
-from ...core.training import Remembered, Task, TowerAdapter, Trained
+from ...core.training import Remembered, TowerAdapter, TrainingResult, TrainingTask
 from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
@@ -179,7 +179,7 @@ class WiseFt(TowerAdapter):
             parameter.requires_grad_(True)
         return []
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         smoothed = {"cross-entropy": {"label_smoothing": self.label_smoothing}} if self.label_smoothing else {}
         return replace(task, class_scores=self._now.head, loss_options=smoothed)
 
@@ -218,7 +218,7 @@ class WiseFt(TowerAdapter):
         else:
             self._now.choice = (words, *best_alpha(score))
 
-    def _report(self, done: Trained, settings, notes: list[str]) -> FitReport:
+    def _report(self, done: TrainingResult, settings, notes: list[str]) -> FitReport:
         report = super()._report(done, settings, notes)
         words, alpha, score = self._now.choice
         count = report.trained_parameters + sum(parameter.numel() for parameter in self._now.head.parameters())

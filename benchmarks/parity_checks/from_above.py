@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt.core.metrics.retrieval import mean_recall, retrieval_metrics
-from vladapt.domains.remote_sensing.localization.heat import HeatMap, mean_cells, windows_of
+from vladapt.domains.remote_sensing.localization.heat import SentenceHeatMap, mean_cells, windows_of
 from vladapt.domains.remote_sensing.localization.scores import localization_scores, region_mask
 from vladapt.domains.remote_sensing.maps.blending import RowBlender, grid, window_weights
 
@@ -35,7 +35,7 @@ def selo_map(ref: Reference, f: Fixtures) -> Iterator[Check]:
     order = [place.get(tuple(window), 0) for window in windows.tolist()]
     yield ref.check(windows[np.argsort(order)], "windows")
     cosines = ref["similarity"].numpy()[order]
-    heat = HeatMap.of(size, windows, cosines, ref.setting("median"))
+    heat = SentenceHeatMap.of(size, windows, cosines, ref.setting("median"))
     rows, columns, mean = mean_cells(size, windows, cosines)
     step = max(1, round(size[0] / ref["average"].shape[0]))
     rows_of, columns_of = (

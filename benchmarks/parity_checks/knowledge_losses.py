@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vladapt.domains.medical.losses._co_attention import PADDING, ImageLayer, Pair, TextLayer, as_mask
+from vladapt.domains.medical.losses._co_attention import PADDING, ImageLayer, TextImagePair, TextLayer, as_mask
 from vladapt.domains.medical.losses._entity_graph import EntityGraph, EntityScores
 from vladapt.domains.medical.losses._patch_decoder import patch_errors, patches_of
 
@@ -81,7 +81,7 @@ def _reasoning(ref: Reference, hyper: dict[str, int], entities: Tensor) -> Itera
     yield ref.check(tokens, "entity_embeddings")
     leaves = ref.leaves({"text": "text_tokens"})
     masks = {"text_mask": as_mask(ref["text_mask"].bool()), "entity_mask": as_mask(there)}
-    pair = Pair(leaves["text"], ref["image_tokens"], tokens, covers=ref["position_matrix"].float(), **masks)
+    pair = TextImagePair(leaves["text"], ref["image_tokens"], tokens, covers=ref["position_matrix"].float(), **masks)
     text, known = text_layer(pair)
     (text.square().sum() + 0.5 * known.square().sum()).backward()
     yield ref.check(text, "layer.text")

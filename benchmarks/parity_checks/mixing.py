@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from vladapt.core.data.pairs.code_switch import CodeSwitch
-from vladapt.core.training.mixing import Counts, Mixture, Stage, shares_of
+from vladapt.core.training.mixing import Mixture, MixtureCounts, MixtureStage, shares_of
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -25,7 +25,9 @@ def mixing_sources(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(torch.tensor(factors)[of_shard], "weights")
     yield ref.check(torch.tensor(shares), "expected_share")
     names = tuple(map(str, range(len(sizes))))
-    taken = torch.from_numpy(Counts(Mixture(names, (Stage(None, shares),)), BATCH, seed=0).before(STEPS)[-1])
+    taken = torch.from_numpy(
+        MixtureCounts(Mixture(names, (MixtureStage(None, shares),)), BATCH, seed=0).before(STEPS)[-1]
+    )
     yield ref.check(taken / (STEPS * BATCH), "expected_share", "drawn", atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from vladapt.core.data import read_table
 from vladapt.domains.medical.layouts import chexpert_columns, finding_lists, reader_boxes, run_lengths
 from vladapt.domains.medical.layouts.certainty import written_findings
 from vladapt.domains.medical.layouts.entries import Annotated
-from vladapt.domains.medical.reading import Reading
+from vladapt.domains.medical.reading import MedicalReading
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -45,7 +45,7 @@ def radiographs(ref: Reference, f: Fixtures) -> Iterator[Check]:
             (folder / name).write_text(text, encoding="utf-8")
 
         def read(file: str, reader: Callable, **options) -> Annotated:
-            return reader((folder / file).parent, [folder / file], Reading(**options))
+            return reader((folder / file).parent, [folder / file], MedicalReading(**options))
 
         for name, (file, reader, meta) in SETS.items():
             yield _check(ref, f"{name}.labels", read(file, reader), ref.files_meta[meta])

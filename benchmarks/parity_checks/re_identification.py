@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vladapt.domains.person.camera_ranking import CameraRanking, Sought, ranked
+from vladapt.domains.person.camera_ranking import CameraRanking, SoughtPeople, ranked
 from vladapt.domains.person.random_erasing import RandomErasing
 from vladapt.domains.person.reciprocal import K1, K2, WEIGHT, re_ranked, re_ranked_by
 from vladapt.domains.person.samplers import balanced, naive, random_identity
@@ -39,7 +39,7 @@ def ranked_by_distance(
     gallery_cameras: Tensor | None = None,
 ) -> CameraRanking:
     """As `ranked`, of a matrix of distances (Q, G)."""
-    sought = Sought(query_ids, gallery_ids, query_cameras, gallery_cameras)
+    sought = SoughtPeople(query_ids, gallery_ids, query_cameras, gallery_cameras)
     return ranked(lambda rows: distance[rows], sought)
 
 

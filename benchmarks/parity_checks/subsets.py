@@ -11,7 +11,7 @@ from vladapt.core.curators import clipcov as clipcov_
 from vladapt.core.curators import got_d as got_d_
 from vladapt.core.curators import m4 as m4_
 from vladapt.core.curators import metaclip as metaclip_
-from vladapt.core.curators._entries import Entries, spaced
+from vladapt.core.curators._entries import EntryList, spaced
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -54,8 +54,8 @@ def metaclip(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check([len(spaced(text)) for text in texts], "spaced_text_length")
     kinds = {"matches": (False, False), "matches_ml": (True, False), "matches_ml_longest": (True, True)}
     for key, (unspaced, longest) in kinds.items():
-        yield ref.check(np.stack(Entries(entries, unspaced).matches(texts, longest), axis=1), key)
-    entry, text = Entries(entries, False).matches(texts)
+        yield ref.check(np.stack(EntryList(entries, unspaced).matches(texts, longest), axis=1), key)
+    entry, text = EntryList(entries, False).matches(texts)
     counts = np.bincount(entry, minlength=len(entries))
     yield ref.check(counts, "entry_count")
     for key, limit in ref.keys(r"t(\d+)\.entry_prob"):
@@ -85,7 +85,7 @@ def m4(ref: Reference, f: Fixtures) -> Iterator[Check]:
     counts = attributes.shape[1] * labels.shape[1], attributes.shape[1]
     bounds = np.repeat([ref.setting("eps_association"), ref.setting("eps_representation")], counts)
     moments = m4_.moments_of(attributes, labels, np.broadcast_to(ref.setting("target"), attributes.shape[1]))
-    problem = m4_.Problem(moments, bounds, utility, ref.setting("eta"), ref.setting("Q"))
+    problem = m4_.WeightProblem(moments, bounds, utility, ref.setting("eta"), ref.setting("Q"))
     share = np.full(len(utility), 1 / len(utility))
     q = problem.weights(problem.solve(share, ref.setting("V")))
     yield ref.check(q, "weight")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.adapters.transductive._anchored import Anchor, Settings, solve_anchored
-from vladapt.adapters.transductive._mixture import Queries, Shots, Solution, first_mixture, solve
+from vladapt.adapters.transductive._mixture import QueryImages, ShotImages, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import Links, mutual_links
 from vladapt.core.data.nearest import nearest_rows
 
@@ -43,7 +43,7 @@ def zero_shot(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(adapter.variance, "zs_var", "zero-shot variance")
     yield ref.check(f.accuracy(adapter), "zs_accuracy", "zero-shot accuracy")
     logits, links = _text_logits(ref, f), mutual_links(images.features, neighbours)
-    queries = Queries(images.features, ref.setting("lambda_zs") * logits.log_softmax(dim=1), links)
+    queries = QueryImages(images.features, ref.setting("lambda_zs") * logits.log_softmax(dim=1), links)
     start = Solution(logits.softmax(dim=1), first_mixture(images.features, logits, PUBLISHED.confident_images))
     for key, number in ref.keys(r"zs_z_iter(\d+)"):
         found = solve(queries, start, None, iterations=int(number), **_solving(ref)).assignments
@@ -65,14 +65,14 @@ def few_shot_as_released(ref: Reference, f: Fixtures) -> Iterator[Check]:
         features, logits = f.test_set.features, _text_logits(ref, f)
         strength = (ref.setting("n_neighbors"), ref.setting("lambda_fs"))
         queries = released_links(features, logits, support.features, labels, *strength)
-        shown = Shots(support.features, labels, 0.0)
+        shown = ShotImages(support.features, labels, 0.0)
         first = first_mixture(features, logits, PUBLISHED.confident_images, shown)
         solution = Solution(logits.softmax(dim=1), first)
         updated = solve(queries, solution, None, iterations=0, **_solving(ref))
         yield ref.check(updated.assignments, f"{name}_z_iter0", f"{shots} shots, first z")
         found = []
         for i, gamma in enumerate(ref.setting("gammas")):
-            given = Shots(support.features, labels, PUBLISHED.temperature * gamma)
+            given = ShotImages(support.features, labels, PUBLISHED.temperature * gamma)
             solution = solve(queries, solution, given, iterations=ref.setting("max_iter"), **_solving(ref))
             yield ref.check(solution.assignments, f"{name}_z_gamma{i}", f"{shots} shots, z at gamma {gamma}")
             guess = solution.assignments.argmax(dim=1)
@@ -95,7 +95,7 @@ def _solving(ref: Reference) -> dict:
 
 def released_links(
     features: Tensor, logits: Tensor, shots: Tensor, labels: Tensor, neighbours: int, text_weight: float
-) -> Queries:
+) -> QueryImages:
     """What the released code links to what: row r of its matrix, over (shots, queries), meets row r of z, over
     (queries, shots), whoever that is; and each shot has lost its nearest query, as if that were itself.
 
@@ -113,7 +113,7 @@ def released_links(
     dense = (affinity[:count] + affinity[:count].T) / (2 * neighbours)
     rows, columns = dense.nonzero().T
     pull = text_weight * logits.log_softmax(dim=1) + affinity[count:].T @ labels / (2 * neighbours)
-    return Queries(features, pull, Links.of(rows, columns, dense[rows, columns], count))
+    return QueryImages(features, pull, Links.of(rows, columns, dense[rows, columns], count))
 
 
 @compares("stat-a", "stata")
@@ -142,7 +142,7 @@ def anchored(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check(torch.stack(found), f"{name}_acc", f"{name}, accuracies")
         links = mutual_links(images.unit, adapter.n_neighbors)
         links = replace(links, weights=adapter.neighbor_weight * links.weights)
-        queries = Queries(images.unit, y.log(), links)
+        queries = QueryImages(images.unit, y.log(), links)
         anchor = Anchor.of(images.unit, y, text.weights)
         yield ref.check(anchor.variance, f"{name}_var0", f"{name}, first variance")
 

@@ -20,7 +20,7 @@ from vladapt.domains.video.adapters.action_clip import (
 )
 from vladapt.domains.video.adapters.clip2video import AlignmentBlock, Clip2VideoNetwork, DifferenceBlock
 from vladapt.domains.video.adapters.clip4clip import SequenceTransformer
-from vladapt.domains.video.adapters.efficient_prompt import Prompts, TemporalModelling, shifted
+from vladapt.domains.video.adapters.efficient_prompt import FreePrompts, TemporalModelling, shifted
 from vladapt.domains.video.adapters.mug import Guidance
 
 from .comparison import compares, published
@@ -165,7 +165,7 @@ def efficient_prompt(ref: Reference, f: Fixtures) -> Iterator[Check]:
     source, free = shifted(tokens, names, 1, ref.setting("prefix"), ref.setting("postfix"))
     moved = tokens.gather(1, source).masked_fill(free, 0)
     words = ref["action_token_embeddings"].gather(1, source[..., None].expand_as(ref["action_token_embeddings"]))
-    prompts = Prompts(moved, free, torch.ones_like(free))
+    prompts = FreePrompts(moved, free, torch.ones_like(free))
     yield ref.check(moved, "prompt_tokens")
     read = torch.arange(tokens.shape[1]) <= moved.argmax(dim=1, keepdim=True)  # a causal tower reads no further
     yield ref.check(

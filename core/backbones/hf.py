@@ -22,7 +22,7 @@ from ..errors import CapabilityError, DataError
 from .checkpoints import copy_files
 from .classifiers import Classifier, named_classifier, named_labels
 from .hf_image_only import ClipVisionTower, Dinov2Tower, Dinov3Tower, StagesTower, VitTower
-from .hf_source import TOKENIZER_FILES, Source, find_source, hf_tokenizer, quiet, weight_files
+from .hf_source import TOKENIZER_FILES, HfSource, find_source, hf_tokenizer, quiet, weight_files
 from .hf_towers import (
     AlignImageTower,
     BertTextTower,
@@ -103,7 +103,7 @@ class HfBackbone(TwoTower):
     native: Patches | None = None
     """How many patches images become that keep their aspect ratio; None: they are squares."""
 
-    def __init__(self, source: Source, spec: str, device: torch.device):
+    def __init__(self, source: HfSource, spec: str, device: torch.device):
         super().__init__()
         self.source, self.spec, self.device = source, spec, device
         self.transform, self.licence, self.has_text = source.transform, source.licence, source.has_text

@@ -73,7 +73,7 @@ LOCAL_WAY = "give a folder with the same files: hf:<folder>"
 
 
 @dataclass(frozen=True)
-class Source:
+class HfSource:
     """Everything about the model that is known before it is built.
 
     Args:
@@ -127,7 +127,7 @@ class Source:
         return min(positions, TRAINED_CONTEXT.get(self.kind, positions))
 
 
-def find_source(rest: str, image_size: ImageSize | None) -> Source:
+def find_source(rest: str, image_size: ImageSize | None) -> HfSource:
     """What `hf:<rest>` names.
 
     Raises:
@@ -144,7 +144,7 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
     native = _native_size(config, kind, folder)
     weights = weight_files(folder)
     tokenizer = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    return Source(
+    return HfSource(
         folder=folder,
         kind=kind,
         config=config,

@@ -35,14 +35,14 @@ from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positi
 from .hub import ModelFolder
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
-from .open_clip_source import Source, described_source, find_source
+from .open_clip_source import OpenClipSource, described_source, find_source
 from .open_clip_timm import TimmMapTower, timm_tower_class
 from .open_clip_towers import (
     RESNET_STRIDE,
-    BertTextTower,
+    OpenClipBertTower,
     OpenClipTextTower,
+    OpenClipVitTower,
     ResNetTower,
-    VitTower,
     resnet_grid,
 )
 from .tower_steps import ImageTower, TextTower, Undrawn, sized_like
@@ -91,7 +91,7 @@ class OpenClipBackbone(TwoTower):
 
     family = "open_clip"
 
-    def __init__(self, source: Source, spec: str, device: torch.device):
+    def __init__(self, source: OpenClipSource, spec: str, device: torch.device):
         super().__init__()
         text = source.config.get("text_cfg") or {}
         self.source, self.spec, self.device = source, spec, device
@@ -174,7 +174,7 @@ class OpenClipBackbone(TwoTower):
         if "prompt" in self.capabilities:
             if self.text_model is not None:
                 roberta = self.text_model["model_type"] != "bert"
-                return image_tower, BertTextTower(model.text, _pooler(text), roberta)
+                return image_tower, OpenClipBertTower(model.text, _pooler(text), roberta)
             owner = model.text if hasattr(model, "text") else model
             causal = not text.get("no_causal_mask", False)
             text_tower = OpenClipTextTower(owner, text.get("pool_type", "argmax"), causal)
@@ -261,7 +261,7 @@ def _image_tower_class(vision: dict) -> type[ImageTower] | None:
         return ResNetTower
     if isinstance(vision.get("attentional_pool"), str) or _custom_blocks(vision):
         return None
-    return VitTower
+    return OpenClipVitTower
 
 
 def _custom_blocks(tower: dict) -> bool:
@@ -278,7 +278,7 @@ def _pooler(text: dict) -> str:
     return text.get("hf_pooler_type") or "mean_pooler"
 
 
-def _read_text_model(source: Source) -> dict:
+def _read_text_model(source: OpenClipSource) -> dict:
     """config.json of the text tower that transformers builds, checked."""
     file = source.text_model / "config.json"
     stated = read_json(file, "copy or download it again")
@@ -289,7 +289,7 @@ def _read_text_model(source: Source) -> dict:
     return {"pad_token_id": padding, **stated}
 
 
-def _empty_model(source: Source) -> nn.Module:
+def _empty_model(source: OpenClipSource) -> nn.Module:
     """The architecture with random weights; asks no network."""
     config = deepcopy(source.config)
     if config["vision_cfg"].pop(LAST_STRIDE, None) == 1:
@@ -328,7 +328,7 @@ def _with_positions(model: nn.Module, vision: dict) -> nn.Module:
     return model
 
 
-def _resize(state: dict[str, Tensor], source: Source) -> None:
+def _resize(state: dict[str, Tensor], source: OpenClipSource) -> None:
     """Resample the image tower's positions to those of the configuration."""
     vision = source.config["vision_cfg"]
     trained = {**vision, LAST_STRIDE: None} if source.restrided else vision
@@ -350,7 +350,7 @@ def _grid(vision: dict, size: ImageSize) -> tuple[int, int]:
     return height // rows, width // columns
 
 
-def _set_timm_size(visual: nn.Module, source: Source) -> None:
+def _set_timm_size(visual: nn.Module, source: OpenClipSource) -> None:
     size = source.config["vision_cfg"]["image_size"]
     if not hasattr(visual, "set_input_size"):
         raise ConfigError(f"image_size={size}: this open_clip cannot resize {source.name}; update open_clip_torch")

@@ -54,7 +54,7 @@ LICENCES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class OpenClipSource:
     """Everything about the model that is known before it is built.
 
     Args:
@@ -88,7 +88,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def find_source(rest: str, image_size: ImageSize | None) -> Source:
+def find_source(rest: str, image_size: ImageSize | None) -> OpenClipSource:
     """What `open_clip:<rest>` names.
 
     Raises:
@@ -105,7 +105,7 @@ def find_source(rest: str, image_size: ImageSize | None) -> Source:
     return _sized(_with_text_model(source, spec), image_size)
 
 
-def described_source(description: dict[str, Any], weights: Path, image_size: ImageSize | None) -> Source:
+def described_source(description: dict[str, Any], weights: Path, image_size: ImageSize | None) -> OpenClipSource:
     """What a file of weights that were trained here says of itself.
 
     Raises:
@@ -114,27 +114,29 @@ def described_source(description: dict[str, Any], weights: Path, image_size: Ima
     check_config(description["config"], str(weights))
     transform = Preprocess(**description["pixels"])
     folder = weights.parent
-    source = Source(
+    source = OpenClipSource(
         description["name"], description["config"], weights, file_digests([weights]), transform, folder=folder
     )
     return _sized(_with_text_model(source, str(weights)), image_size)
 
 
-def _published_source(config_file: Path, weights: Path) -> Source:
+def _published_source(config_file: Path, weights: Path) -> OpenClipSource:
     """A model whose configuration and weights lie together."""
     config, overrides = _read_config(config_file)
     folder = config_file.parent
     digests = file_digests([weights])
     licence = ModelFolder(folder).licence
-    return Source(str(config_file), config, weights, digests, _transform(overrides), folder=folder, licence=licence)
+    return OpenClipSource(
+        str(config_file), config, weights, digests, _transform(overrides), folder=folder, licence=licence
+    )
 
 
-def _with_text_model(source: Source, spec: str) -> Source:
+def _with_text_model(source: OpenClipSource, spec: str) -> OpenClipSource:
     name = (source.config.get("text_cfg") or {}).get("hf_model_name")
     return replace(source, text_model=text_model_folder(name, source.folder, spec)) if name else source
 
 
-def _sized(source: Source, image_size: ImageSize | None) -> Source:
+def _sized(source: OpenClipSource, image_size: ImageSize | None) -> OpenClipSource:
     """The source with the image size in force."""
     trained_size = as_image_size(source.config["vision_cfg"].get("image_size", 224))
     size = image_size or trained_size
@@ -144,7 +146,7 @@ def _sized(source: Source, image_size: ImageSize | None) -> Source:
     return replace(source, config=config, transform=transform, resized=size != trained_size, trained_size=trained_size)
 
 
-def _local_source(rest: str) -> Source:
+def _local_source(rest: str) -> OpenClipSource:
     name, checkpoint = _split_local(rest)
     if name.endswith(".json"):
         config, overrides = _read_config(Path(name))
@@ -154,7 +156,9 @@ def _local_source(rest: str) -> Source:
         config, overrides, folder = _registered_config(name), _usual_preprocessing(name), None
     if (seed := random_seed(checkpoint)) is not None:
         identity = f"random weights, seed {seed}"
-        return Source(name, config, None, identity, _transform(overrides), folder=folder, licence="none", seed=seed)
+        return OpenClipSource(
+            name, config, None, identity, _transform(overrides), folder=folder, licence="none", seed=seed
+        )
     published = hub_checkpoint(checkpoint)
     weights = published or Path(checkpoint).expanduser()
     require_file(weights, "checkpoint file (.safetensors, or .pt of tensors only)")
@@ -165,7 +169,7 @@ def _local_source(rest: str) -> Source:
             config["quick_gelu"] = True
         elif published is None:
             notes = _quick_gelu_note(name, checkpoint)
-    return Source(name, config, weights, digests, _transform(overrides), folder=folder, notes=notes)
+    return OpenClipSource(name, config, weights, digests, _transform(overrides), folder=folder, notes=notes)
 
 
 def _quick_gelu_note(name: str, checkpoint: str) -> tuple[str, ...]:
@@ -235,7 +239,7 @@ def check_config(config: Any, where: str) -> None:
         )
 
 
-def _tagged_source(rest: str) -> Source:
+def _tagged_source(rest: str) -> OpenClipSource:
     import open_clip
 
     name, _, tag = rest.rpartition("/")
@@ -257,7 +261,7 @@ def _tagged_source(rest: str) -> Source:
     plain = config["quick_gelu"] and not _registered_config(name).get("quick_gelu")
     weights = _tagged_weights(f"{name}-quickgelu" if plain else name, tag, entry)
     licence = next((value for start, value in LICENCES.items() if tag.lower().startswith(start)), "unknown")
-    return Source(name, config, weights, dict(entry), _transform(entry), licence=licence)
+    return OpenClipSource(name, config, weights, dict(entry), _transform(entry), licence=licence)
 
 
 def _tagged_weights(name: str, tag: str, entry: dict[str, Any]) -> Path:

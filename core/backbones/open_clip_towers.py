@@ -35,7 +35,7 @@ def transformer_block(block: nn.Module) -> Block:
     )
 
 
-class VitTower(ImageTower):
+class OpenClipVitTower(ImageTower):
     """open_clip's own vision transformer."""
 
     prefix = 1
@@ -168,7 +168,7 @@ class OpenClipTextTower(TextTower):
         return projection(normal) if isinstance(projection, nn.Module) else normal @ projection
 
 
-class BertTextTower(TextTower):
+class OpenClipBertTower(TextTower):
     """A BERT or RoBERTa of transformers as open_clip's text tower, with its pooler and projection (BiomedCLIP).
 
     Args:

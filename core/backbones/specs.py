@@ -166,7 +166,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedModel:
     """One line of the table.
 
     Args:
@@ -278,13 +278,13 @@ class Published:
 
 
 @lru_cache(maxsize=1)
-def published() -> tuple[Published, ...]:
+def published() -> tuple[PublishedModel, ...]:
     """All lines of the table, in its order."""
     rows = json.loads(TABLE.read_text(encoding="utf-8"))
-    return tuple(Published(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
+    return tuple(PublishedModel(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}) for row in rows)
 
 
-def find_published(alias: str) -> Published | None:
+def find_published(alias: str) -> PublishedModel | None:
     """The model of an alias; None where nothing is called so."""
     alias = bare(alias).lower()
     return next((entry for entry in published() if entry.alias == alias), None)

@@ -129,7 +129,7 @@ def _is_text_encoder(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class TokenPooling:
     """How the tokens of a sentence become one vector.
 
     Args:
@@ -143,7 +143,7 @@ class Pooling:
     unit: bool = False
 
 
-def published_pooling(folder: Path) -> Pooling | None:
+def published_pooling(folder: Path) -> TokenPooling | None:
     """What `modules.json` says; None where there is none.
 
     Raises:
@@ -163,7 +163,7 @@ def published_pooling(folder: Path) -> Pooling | None:
             unit = True
         elif name != "Transformer":
             raise DataError(f"{folder / MODULES}: has a module '{name}', which is not known here; use another encoder")
-    return Pooling(mode, tuple(dense), unit)
+    return TokenPooling(mode, tuple(dense), unit)
 
 
 def _inside(folder: Path, path: str) -> Path:
@@ -237,7 +237,7 @@ class EncoderOfTexts(TextSide):
         return module.of_words(module.words(tokens), self.token_mask(tokens))
 
 
-def _agreed(spec: str, published: Pooling | None, pooling: str | None) -> Pooling:
+def _agreed(spec: str, published: TokenPooling | None, pooling: str | None) -> TokenPooling:
     if published is not None:
         if pooling not in (None, published.mode):
             raise ConfigError(f"--pooling {pooling}: {spec} was published with {published.mode}; omit it")
@@ -249,7 +249,7 @@ def _agreed(spec: str, published: Pooling | None, pooling: str | None) -> Poolin
             f"--text {spec}: does not say how its tokens become one vector (it has no {MODULES}); give --pooling "
             f"{', '.join(POOLINGS)}"
         )
-    return Pooling(pooling)
+    return TokenPooling(pooling)
 
 
 def _longest(folder: Path, stated: dict[str, Any]) -> int:
@@ -262,7 +262,7 @@ def _longest(folder: Path, stated: dict[str, Any]) -> int:
     return min(int(longest or LONGEST), int(positions))
 
 
-def _out_features(folder: Path, pooling: Pooling, stated: dict[str, Any]) -> int:
+def _out_features(folder: Path, pooling: TokenPooling, stated: dict[str, Any]) -> int:
     if pooling.dense:
         return int(read_json(folder / pooling.dense[-1] / "config.json")["out_features"])
     for name in ("hidden_size", "d_model", "dim", "emb_dim"):
@@ -307,7 +307,7 @@ def _dense(folder: Path) -> nn.Module:
 class _Sentences(nn.Module):
     """Words -> one vector of a sentence."""
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling, dense: Sequence[nn.Module]):
+    def __init__(self, encoder: nn.Module, pooling: TokenPooling, dense: Sequence[nn.Module]):
         super().__init__()
         self.encoder, self.dense, self.pooling = encoder, nn.Sequential(*dense), pooling
 

@@ -29,7 +29,7 @@ from .image_only import ImageModel, NamedEncoder, Weights, WholeTower, split_spe
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_timm import TimmMapTower, tower_class_of
 from .preprocessing import Preprocess
-from .timm_hub import CLASS_AND_PATCHES, PREFIX, ClassAndPatches, HubModel
+from .timm_hub import CLASS_AND_PATCHES, PREFIX, ClassAndPatches, TimmHubModel
 from .tower_steps import ImageTower
 from .two_tower import fingerprint
 
@@ -43,7 +43,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
     name, place = split_spec(rest, "timm")
     if name.startswith(PREFIX):
         given = Weights.of(place) if place else None
-        hub, file = HubModel.of(name, None if given is None else given.file)
+        hub, file = TimmHubModel.of(name, None if given is None else given.file)
         weights = Weights(file) if given is None else given
         return TimmBackbone(name, dict(hub.pixels), weights, spec, device, image_size, hub)
     config = _config(name)
@@ -56,7 +56,7 @@ def rebuild(
 ) -> TimmBackbone:
     """The backbone of weights that were trained here."""
     name, size = description["name"], image_size or as_image_size(description["image_size"])
-    hub = HubModel(**description["hub"]) if "hub" in description else None
+    hub = TimmHubModel(**description["hub"]) if "hub" in description else None
     config = _config(name) if hub is None else dict(hub.pixels)
     backbone = TimmBackbone(name, config, Weights(weights), spec, device, size, hub)
     if description["last_stride"] == 1:
@@ -90,7 +90,7 @@ class TimmBackbone(NamedEncoder):
         spec: str,
         device,
         image_size: ImageSize | None,
-        hub: HubModel | None = None,
+        hub: TimmHubModel | None = None,
     ):
         super().__init__()
         self.name, self.weights, self.spec, self.device, self.hub = name, weights, spec, device, hub

@@ -49,7 +49,7 @@ class ClassAndPatches(nn.Module):
 
 
 @dataclass(frozen=True)
-class HubModel:
+class TimmHubModel:
     """A model of timm as its repository describes it; JSON-able.
 
     Args:
@@ -69,7 +69,7 @@ class HubModel:
     licence: str = "unknown"
 
     @classmethod
-    def of(cls, name: str, place: Path | None) -> tuple[HubModel, Path | None]:
+    def of(cls, name: str, place: Path | None) -> tuple[TimmHubModel, Path | None]:
         """What `hf-hub:OWNER/NAME` stands for, and the file of its weights.
 
         Args:

@@ -20,9 +20,9 @@ def jobs(
 
     Example: vladapt jobs s3://bucket/features
     """
-    from ..shards import Place, jobs_below
+    from ..shards import ShardPlace, jobs_below
 
-    below = jobs_below(Place(place))
+    below = jobs_below(ShardPlace(place))
     if as_json:
         print_json({"jobs": [{**vars(job), "seconds_left": job.seconds_left} for job in below]})
         return

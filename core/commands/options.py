@@ -1,6 +1,6 @@
 """Options that commands share, and what they become.
 
-A parameter of a command that is annotated with a `Source` stands for many flags: those of a recipe, of a run that is
+A parameter of a command annotated with a `ParameterSource` stands for many flags: those of a recipe, of a run that is
 used again, of what a comparison varies. They are made from the fields of the contracts, which hold type, name and help.
 """
 
@@ -157,7 +157,7 @@ PANELS = (DATA, COMPARED, METHOD, JUDGING, OUTPUT)
 """Headings of a command's help, in order; those of domains follow."""
 
 
-class Source(ABC):
+class ParameterSource(ABC):
     """What a parameter of a command is made from, as the last word of its annotation."""
 
     @abstractmethod
@@ -206,7 +206,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class FromRecipe(Source):
+class FromRecipe(ParameterSource):
     """Flags of a recipe, and of the domain that it is for; they become a `Given`.
 
     Args:
@@ -274,7 +274,7 @@ def flag_of_place(place: str, given: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class FromUse(Source):
+class FromUse(ParameterSource):
     """Flags of a command on a run (or an index), which become keywords of the function that does it.
 
     Args:
@@ -301,7 +301,7 @@ class FromUse(Source):
 
 
 @dataclass(frozen=True)
-class FromOptions(Source):
+class FromOptions(ParameterSource):
     """Flags of a dataclass of options, which become keywords of the function that takes them.
 
     Args:
@@ -322,7 +322,7 @@ class FromOptions(Source):
 
 
 @dataclass(frozen=True)
-class FromEncoding(Source):
+class FromEncoding(ParameterSource):
     """Flags that say with which backbone pictures are encoded, and how; those given become keywords."""
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
@@ -331,7 +331,7 @@ class FromEncoding(Source):
 
 
 @dataclass(frozen=True)
-class FromTask(Source):
+class FromTask(ParameterSource):
     """Flags of a task's options.
 
     Args:
@@ -351,7 +351,7 @@ class FromTask(Source):
 
 
 @dataclass(frozen=True)
-class FromDoctors(Source):
+class FromDoctors(ParameterSource):
     """Flags that the doctors of domains declare; they become option -> text."""
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
@@ -359,7 +359,7 @@ class FromDoctors(Source):
 
 
 def with_flags(command: Callable, arguments: Sequence[str]) -> Callable:
-    """The command as Typer takes it: in place of each parameter that is annotated with a `Source`, its flags; and
+    """The command as Typer takes it: in place of each parameter annotated with a `ParameterSource`, its flags; and
     `--debug`, which `cli.py` reads. One that has `--debug` itself, as those of other packages may, stays as it is.
 
     Args:
@@ -450,8 +450,8 @@ def epilog_of(name: str, command: Callable) -> str | None:
     return f"Options of the {whose.format(name)}" if any(isinstance(source, FromUse) for source in sources) else None
 
 
-def _source(hint: Any) -> Source | None:
-    return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Source)), None)
+def _source(hint: Any) -> ParameterSource | None:
+    return next((each for each in getattr(hint, "__metadata__", ()) if isinstance(each, ParameterSource)), None)
 
 
 def _key(name: str, declared: Mapping[str, Declared]) -> str:

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .options import Flags, Source
+from .options import Flags, ParameterSource
 
 NEEDS = "# add what a job needs to both, such as --gpus=1 --cpus-per-task=12 --time=4:00:00"
 
 
 @dataclass(frozen=True)
-class SlurmArray(Source):
+class SlurmArray(ParameterSource):
     """The flag `--slurm N`; what is made of it are the lines to print, None where it is not given."""
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:

@@ -7,13 +7,13 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage survey_pairs tally",
         "facts": "PairFacts",
-        "lists": "Kept parts_of read_part write_list write_uids",
+        "lists": "KeptPairs parts_of read_part write_list write_uids",
         "peers": "PeerFiles",
         "recipes": "CurationRecipe RECIPES curation_recipe",
         "record": "StageDone chain_of last_of record_of stages_of write_record",
         "report": "curation_report unchecked",
         "tars": "write_tars",
-        "stored": "PairColumns PairFeatures",
+        "stored": "StoredColumns PairFeatures",
         "table": "HAS build_table decided open_table positions_kept",
     },
 )

@@ -16,7 +16,7 @@ from PIL import Image
 from ..backbones.load import resolve_device
 from ..errors import CapabilityError, ConfigError, DataError
 from ..shards import Stage, Unreadable
-from ..shards.sources import Row
+from ..shards.sources import ShardRow
 from .facts import eight_bits
 from .match import ITC, ITM, SCORER, Matcher, MatchStage
 from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
@@ -118,7 +118,7 @@ class CaptionStage(Stage):
         return captioner, None if self.matcher is None else self.matcher.start(threads)
 
     def run(
-        self, state: tuple[Captioner, Matcher | None], rows: Iterator[Row], batch_size: int
+        self, state: tuple[Captioner, Matcher | None], rows: Iterator[ShardRow], batch_size: int
     ) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 

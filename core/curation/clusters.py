@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contracts.curator import IMAGE_FEATURES, PairTable
 from ..data.nearest import faiss_library
-from .samples import Sample
+from .samples import StoredSample
 from .table import HAS
 
 SAMPLED, CLUSTERS, ROUNDS = 20_000, 8, 20
@@ -28,10 +28,10 @@ class Cluster:
     number: int
     before: int
     after: int
-    examples: tuple[Sample, ...]
+    examples: tuple[StoredSample, ...]
 
 
-def clusters(table: PairTable, kept: np.ndarray, shown: Sequence[Sample]) -> list[Cluster]:
+def clusters(table: PairTable, kept: np.ndarray, shown: Sequence[StoredSample]) -> list[Cluster]:
     """Clusters of the images that have features; none where there are too few.
 
     Args:
@@ -51,7 +51,7 @@ def clusters(table: PairTable, kept: np.ndarray, shown: Sequence[Sample]) -> lis
     stays = np.isin(sampled, kept)
     before = np.bincount(nearest, minlength=CLUSTERS)
     after = np.bincount(nearest[stays], minlength=CLUSTERS)
-    examples: dict[int, list[Sample]] = {}
+    examples: dict[int, list[StoredSample]] = {}
     if shown:
         places = np.array([each.place for each in shown])
         cells = (table.unit(IMAGE_FEATURES, places) @ means.centroids.T).argmax(axis=1)

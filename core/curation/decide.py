@@ -20,7 +20,7 @@ from ..contracts.curator import Curator, Decision, PairTable, Progress, Survey
 from ..errors import DataError
 from ..registry import build_curator
 from ..shards import Manifest, Stage
-from ..shards.sources import Row, Source
+from ..shards.sources import ShardRow, Source
 from ..shards.task import settings_hash
 from .stored import readable
 from .table import open_table, whole_folder
@@ -38,11 +38,11 @@ class TableRows(Source):
 
     KIND = "table"
 
-    def read(self, start: int, stop: int | None, columns: tuple[str, ...] = ()) -> Iterator[Row]:
+    def read(self, start: int, stop: int | None, columns: tuple[str, ...] = ()) -> Iterator[ShardRow]:
         return self._rows(start, stop, columns)
 
-    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[Row]:
-        return (Row(str(number)) for number in range(start, self.count_rows() if stop is None else stop))
+    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[ShardRow]:
+        return (ShardRow(str(number)) for number in range(start, self.count_rows() if stop is None else stop))
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class DecisionStage(Stage):
     def start(self, threads: int | None) -> AtWork:
         return AtWork(self.build(), self.pairs(), read_survey(Path(self.survey)))
 
-    def run(self, state: AtWork, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table]:
+    def run(self, state: AtWork, rows: Iterator[ShardRow], batch_size: int) -> Iterator[pyarrow.Table]:
         import pyarrow as pa
 
         for some in iter(lambda: list(islice(rows, batch_size)), []):

@@ -20,7 +20,7 @@ from ..data.perceptual_hash import perceptual_hashes
 from ..data.thumbnails import pictures_of, thumbnail
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
-from ..shards.sources import ParquetSource, Row
+from ..shards.sources import ParquetSource, ShardRow
 
 if TYPE_CHECKING:
     import pyarrow
@@ -106,7 +106,7 @@ class PairFacts(Stage):
         texts = [("id", pa.string()), (TEXT, pa.string())]
         return pa.schema([*texts, *((name, pa.type_for_alias(kind)) for name, kind in types.items())])
 
-    def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
+    def run(self, state: Any, rows: Iterator[ShardRow], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 
         while some := list(islice(rows, ROWS_AT_ONCE)):
@@ -124,7 +124,7 @@ class PairFacts(Stage):
             if made:
                 yield pa.Table.from_pylist(made, self.schema)
 
-    def _measured(self, row: Row) -> dict[str, Any]:
+    def _measured(self, row: ShardRow) -> dict[str, Any]:
         content = row.read()
         made: dict[str, Any] = {}
         if "bytes" in self.measured:

@@ -20,7 +20,7 @@ from ..data.pairs.pair_list import FORMAT, TAG, TYPES, list_schema
 from ..errors import DataError, first_of, printable
 from ..runtime.files import replacing, write_whole
 from ..runtime.remote import is_url
-from ..shards import Place
+from ..shards import ShardPlace
 from ..shards.sources import ParquetSource, Source
 from .decide import CAPTION
 from .stored import database
@@ -37,7 +37,7 @@ ROWS_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True, eq=False)
-class Kept:
+class KeptPairs:
     """The pairs that decisions keep, in ascending order of ids.
 
     Args:
@@ -54,7 +54,7 @@ class Kept:
         return len(self.ids)
 
     @classmethod
-    def of(cls, decisions: Sequence[Place]) -> Kept:
+    def of(cls, decisions: Sequence[ShardPlace]) -> KeptPairs:
         """Those that all of some folders of decisions keep: `part-*.parquet` with the columns id, keep and weight.
         Weights are multiplied; of several changed texts of a pair that of the last folder counts.
 
@@ -106,7 +106,7 @@ class Positions:
 
 
 def write_list(
-    kept: Kept, sources: Sequence[Source], out: Place, name: str = LIST, captions: Sequence[str] = ()
+    kept: KeptPairs, sources: Sequence[Source], out: ShardPlace, name: str = LIST, captions: Sequence[str] = ()
 ) -> int:
     """Write where each pair that is kept lies, in the order of the sources. Of tars nothing is read.
 
@@ -181,7 +181,7 @@ def _add_captions(listed: Path, files: Sequence[str]) -> int:
     return int(count[0])
 
 
-def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
+def write_uids(kept: KeptPairs, out: ShardPlace, name: str = UIDS) -> int:
     """Write the ids as DataComp's tools read them: a sorted .npy of dtype "u8,u8", the upper 64 bits of each id first.
 
     DataComp: In search of the next generation of multimodal datasets, 2023, arXiv 2304.14108.
@@ -204,7 +204,7 @@ def write_uids(kept: Kept, out: Place, name: str = UIDS) -> int:
     return len(kept)
 
 
-def check_uids(kept: Kept) -> None:
+def check_uids(kept: KeptPairs) -> None:
     """Raise the DataError of an id that is none of DataComp's."""
     import pyarrow.compute as pc
 
@@ -216,7 +216,7 @@ def check_uids(kept: Kept) -> None:
         )
 
 
-def _kept_by(decisions: Place) -> Kept:
+def _kept_by(decisions: ShardPlace) -> KeptPairs:
     """Those that one folder keeps."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -233,7 +233,7 @@ def _kept_by(decisions: Place) -> Kept:
         weights.append(chosen["weight"].to_numpy().astype(np.float32))
     whole, texts = (pa.chunked_array(each, kind).combine_chunks() for each in (ids, captions))
     order = pc.sort_indices(whole)
-    kept = Kept(whole.take(order), np.concatenate(weights)[order.to_numpy()], texts.take(order))
+    kept = KeptPairs(whole.take(order), np.concatenate(weights)[order.to_numpy()], texts.take(order))
     twice = pc.equal(kept.ids[1:], kept.ids[:-1]).to_numpy(zero_copy_only=False)
     if twice.any():
         name = kept.ids[int(twice.argmax())].as_py()
@@ -241,7 +241,7 @@ def _kept_by(decisions: Place) -> Kept:
     return kept
 
 
-def parts_of(decisions: Place) -> list[str]:
+def parts_of(decisions: ShardPlace) -> list[str]:
     """Names of the files of a folder of decisions, in order.
 
     Raises:
@@ -254,7 +254,7 @@ def parts_of(decisions: Place) -> list[str]:
 
 
 def read_part(
-    decisions: Place, name: str, columns: Sequence[str] | None = None, where_there: Sequence[str] = ()
+    decisions: ShardPlace, name: str, columns: Sequence[str] | None = None, where_there: Sequence[str] = ()
 ) -> pyarrow.Table:
     """Some columns of a part, or all.
 
@@ -277,7 +277,9 @@ def read_part(
         raise DataError(f"{decisions.path(name)}: not a part of decisions ({reason}); run the stage again") from error
 
 
-def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray) -> Iterator[list[dict[str, Any]]]:
+def _rows(
+    kept: KeptPairs, sources: Sequence[Source], out: ShardPlace, listed: np.ndarray
+) -> Iterator[list[dict[str, Any]]]:
     """Rows of the list, some at a time; `listed` becomes true where a pair was seen."""
     tars = [source for source in sources if not isinstance(source, ParquetSource)]
     positions: dict[str, np.ndarray] = {}
@@ -304,7 +306,7 @@ def _rows(kept: Kept, sources: Sequence[Source], out: Place, listed: np.ndarray)
 
 
 def _of_table(
-    kept: Kept, source: ParquetSource, place: str, out: Place, among: Positions, listed: np.ndarray
+    kept: KeptPairs, source: ParquetSource, place: str, out: ShardPlace, among: Positions, listed: np.ndarray
 ) -> Iterator[list[dict[str, Any]]]:
     def new(ids: list[str]) -> np.ndarray:
         where = among.of(ids)
@@ -330,7 +332,7 @@ def _of_table(
         ]
 
 
-def _relative(source: str, out: Place) -> str:
+def _relative(source: str, out: ShardPlace) -> str:
     """As the list names a source: relative to its folder where it lies in it, so that both can be moved together."""
     if is_url(source) or is_url(out.root):
         return source

@@ -15,7 +15,7 @@ from PIL import Image
 from ..backbones.load import resolve_device
 from ..errors import CapabilityError, ConfigError, DataError
 from ..shards import Stage, Unreadable
-from ..shards.sources import Row
+from ..shards.sources import ShardRow
 from .facts import eight_bits
 from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
 
@@ -76,7 +76,7 @@ class MatchStage(Stage):
     def start(self, threads: int | None) -> Matcher:
         return Matcher.load(Path(self.model), resolve_device(self.device), getattr(torch, self.precision), self.tokens)
 
-    def run(self, state: Matcher, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
+    def run(self, state: Matcher, rows: Iterator[ShardRow], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         import pyarrow as pa
 
         while batch := list(islice(rows, batch_size)):

@@ -13,7 +13,7 @@ DECONTAMINATE = "decontaminate"
 
 
 @dataclass(frozen=True)
-class Stage:
+class CuratorStage:
     """A curator of a recipe."""
 
     curator: str
@@ -30,7 +30,7 @@ class CurationRecipe:
 
     name: str
     text: str
-    stages: tuple[Stage, ...]
+    stages: tuple[CuratorStage, ...]
 
     def with_options(self, options: Mapping[str, Any]) -> CurationRecipe:
         """With options of its curators, "curator.option" -> value.
@@ -43,7 +43,7 @@ class CurationRecipe:
             if key.partition(".")[0] not in names:
                 raise ConfigError(f"--set {key}: write CURATOR.OPTION=VALUE with one of {', '.join(names)}")
         stages = [
-            Stage(
+            CuratorStage(
                 stage.curator,
                 {**stage.options, **{k.partition(".")[2]: v for k, v in options.items() if _of(k) == stage.curator}},
             )
@@ -62,17 +62,22 @@ RECIPES = {
             "small-domain",
             "For the pairs of one field, thousands to a few millions, of which none is superfluous: copies go, and a "
             "tenth whose images and texts agree least.",
-            (Stage("exact"), Stage("near"), Stage(DECONTAMINATE), Stage("s-cliploss", {"keep_first": 0.9})),
+            (
+                CuratorStage("exact"),
+                CuratorStage("near"),
+                CuratorStage(DECONTAMINATE),
+                CuratorStage("s-cliploss", {"keep_first": 0.9}),
+            ),
         ),
         CurationRecipe(
             "datacomp-like",
             "For pairs of the web, many millions: rules on texts and sizes, copies, then the three tenths that agree "
             "best, and of these the fifth of all that is most like the rest of the pool.",
             (
-                Stage("basic"),
-                Stage("exact"),
-                Stage(DECONTAMINATE),
-                Stage("s-cliploss", {"keep_first": 0.3, "target": "pool", "keep": 0.2}),
+                CuratorStage("basic"),
+                CuratorStage("exact"),
+                CuratorStage(DECONTAMINATE),
+                CuratorStage("s-cliploss", {"keep_first": 0.3, "target": "pool", "keep": 0.2}),
             ),
         ),
     )

@@ -27,9 +27,9 @@ from .clusters import Cluster, clusters
 from .decide import SCORE
 from .recipes import DECONTAMINATE
 from .record import StageDone, stages_of
-from .samples import SIDE, Sample, pictured, samples
+from .samples import SIDE, StoredSample, pictured, samples
 from .table import open_table, positions_kept
-from .tallies import Tally, sizes, thresholds, words_by
+from .tallies import DecisionTally, sizes, thresholds, words_by
 
 Row = Sequence[str | float | int | Cell | None]
 DEDUP = "dedup"
@@ -110,7 +110,7 @@ def _rules(stage: StageDone) -> TableSection:
     return TableSection(f"Why {stage.name} dropped pairs", ["Rule", "Pairs", "of those before it"], rows, sub=True)
 
 
-def _examples(stages: Sequence[StageDone], shown: Sequence[Sample]) -> list[PictureSection]:
+def _examples(stages: Sequence[StageDone], shown: Sequence[StoredSample]) -> list[PictureSection]:
     groups: list[tuple[str, tuple[str, ...]]] = [("Kept, for comparison", ())]
     groups += [
         (f"Dropped by {stage.name}: {rule}", (stage.name, rule)) for stage in stages for rule in stage.record["dropped"]
@@ -154,7 +154,7 @@ def _copies(stages: Sequence[StageDone]) -> list[TableSection]:
     return [TableSection("Copies", ["Found by", "Pairs", "of those before it"], rows)] if rows else []
 
 
-def _before_and_after(title: str, name: str, tallies: Sequence[Tally]) -> TableSection:
+def _before_and_after(title: str, name: str, tallies: Sequence[DecisionTally]) -> TableSection:
     before, after = sum(each.before for each in tallies), sum(each.after for each in tallies)
     rows: list[Row] = [
         [each.name, each.before, Cell(_percent(each.before, before)), each.after, Cell(_percent(each.after, after))]
@@ -163,7 +163,7 @@ def _before_and_after(title: str, name: str, tallies: Sequence[Tally]) -> TableS
     return TableSection(title, [name, "Pairs", "", "Kept", ""], rows)
 
 
-def _clusters(table: PairTable, kept: np.ndarray, shown: Sequence[Sample]) -> list[Any]:
+def _clusters(table: PairTable, kept: np.ndarray, shown: Sequence[StoredSample]) -> list[Any]:
     if IMAGE_FEATURES not in table:
         return []
     made: list[Cluster] = clusters(table, kept, shown)

@@ -14,7 +14,7 @@ from ..contracts.curator import PairTable
 from ..data.images import decode_bytes
 from ..errors import DataError, shortened
 from ..runtime.remote import is_object_store, is_url
-from ..shards.sources import Row, Source
+from ..shards.sources import ShardRow, Source
 from .record import record_of
 from .stored import database
 from .table import decided
@@ -26,7 +26,7 @@ MOST_WORDS, SIDE = 90, 210
 
 
 @dataclass(frozen=True)
-class Sample:
+class StoredSample:
     """A pair, its image not yet decoded.
 
     Args:
@@ -35,7 +35,7 @@ class Sample:
         faces: whether its picture stays as it is.
     """
 
-    row: Row
+    row: ShardRow
     dropped_by: tuple[str, str] | tuple[()]
     place: int
     faces: bool
@@ -58,13 +58,13 @@ class Sample:
         return np.asarray(image) if self.faces else mosaic(np.asarray(image))
 
 
-def pictured(some: Sequence[Sample], most: int) -> list[tuple[np.ndarray, str]]:
+def pictured(some: Sequence[StoredSample], most: int) -> list[tuple[np.ndarray, str]]:
     """(picture, caption) of the first that have one."""
     with_one = ((picture, each.caption) for each in some if (picture := each.picture()) is not None)
     return list(islice(with_one, most))
 
 
-def samples(sources: Sequence[Source], table: PairTable, stages: Sequence[Path], faces: bool) -> list[Sample]:
+def samples(sources: Sequence[Source], table: PairTable, stages: Sequence[Path], faces: bool) -> list[StoredSample]:
     """The first pairs of a few sources.
 
     Args:
@@ -76,7 +76,7 @@ def samples(sources: Sequence[Source], table: PairTable, stages: Sequence[Path],
         return []
     reasons = _reasons([row.id for row in rows], stages)
     places = _places([row.id for row in rows], table)
-    return [Sample(row, reasons.get(row.id, ()), places[row.id], faces) for row in rows if row.id in places]
+    return [StoredSample(row, reasons.get(row.id, ()), places[row.id], faces) for row in rows if row.id in places]
 
 
 def mosaic(image: np.ndarray, squares: int = SQUARES) -> np.ndarray:
@@ -96,7 +96,7 @@ def mosaic(image: np.ndarray, squares: int = SQUARES) -> np.ndarray:
     return np.asarray(small.resize((width, height), Image.Resampling.NEAREST))
 
 
-def _rows(sources: Sequence[Source]) -> Iterator[Row]:
+def _rows(sources: Sequence[Source]) -> Iterator[ShardRow]:
     chosen = np.unique(np.linspace(0, len(sources) - 1, min(SOURCES, len(sources))).round().astype(int))
     for place in chosen.tolist():
         source = sources[place]

@@ -85,7 +85,7 @@ class PairFeatures:
 
 
 @dataclass(frozen=True)
-class PairColumns:
+class StoredColumns:
     """Columns that are known of pairs by their ids, such as scores that read pixels.
 
     Args:
@@ -99,7 +99,7 @@ class PairColumns:
     of_all: bool = False
 
     @classmethod
-    def of(cls, folder: str | Path, of_all: bool = False) -> PairColumns:
+    def of(cls, folder: str | Path, of_all: bool = False) -> StoredColumns:
         """The shards of a folder, or of the only such folder in it: numbers, flags and strings.
 
         Raises:
@@ -121,7 +121,7 @@ class PairColumns:
         return [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
 
 
-def joined(facts: str, columns: Sequence[PairColumns]) -> tuple[str, list[list[str]]]:
+def joined(facts: str, columns: Sequence[StoredColumns]) -> tuple[str, list[list[str]]]:
     """A query for pairs with further columns, NULL where a pair has none and need not have them; and the files that it
     reads behind those of `facts`.
 

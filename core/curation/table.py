@@ -25,7 +25,7 @@ from ..contracts.curator import PairTable
 from ..errors import DataError
 from ..runtime.files import MARKER, PARTIAL, claimed, remove_abandoned
 from ..runtime.process import need_package
-from .stored import PARQUET, PairColumns, PairFeatures, database, joined, readable
+from .stored import PARQUET, PairFeatures, StoredColumns, database, joined, readable
 
 if TYPE_CHECKING:
     import duckdb
@@ -43,7 +43,7 @@ def build_table(
     facts: Sequence[str],
     features: PairFeatures | None,
     say: Callable[[str], None] = lambda line: None,
-    columns: Sequence[PairColumns] = (),
+    columns: Sequence[StoredColumns] = (),
 ) -> PairTable:
     """The table in a folder, made unless it is there as a whole.
 
@@ -107,7 +107,9 @@ def whole_folder(folder: Path, last: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _gather(folder: Path, facts: Sequence[str], features: PairFeatures | None, columns: Sequence[PairColumns]) -> None:
+def _gather(
+    folder: Path, facts: Sequence[str], features: PairFeatures | None, columns: Sequence[StoredColumns]
+) -> None:
     with database(folder) as base:
         path = str(folder / SORTED)
         own, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))

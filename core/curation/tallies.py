@@ -19,7 +19,7 @@ MOST_NAMED = 12
 
 
 @dataclass(frozen=True)
-class Tally:
+class DecisionTally:
     """Pairs of one kind."""
 
     name: str
@@ -45,7 +45,7 @@ def thresholds(decisions: Path) -> dict[str, tuple[list[float], list[float]]]:
     return made
 
 
-def words_by(table: PairTable, column: str, kept: np.ndarray) -> list[Tally]:
+def words_by(table: PairTable, column: str, kept: np.ndarray) -> list[DecisionTally]:
     """Pairs by what stands in a column of strings, the most frequent first; the rest is one row.
 
     Args:
@@ -59,14 +59,16 @@ def words_by(table: PairTable, column: str, kept: np.ndarray) -> list[Tally]:
         for some in (values, values.take(kept))
     ]
     names = sorted(counts[0], key=lambda name: -counts[0][name])
-    tallies = [Tally(str(name or "not told"), counts[0][name], counts[1].get(name, 0)) for name in names[:MOST_NAMED]]
+    tallies = [
+        DecisionTally(str(name or "not told"), counts[0][name], counts[1].get(name, 0)) for name in names[:MOST_NAMED]
+    ]
     rest = names[MOST_NAMED:]
     if rest:
-        tallies.append(Tally("others", *(sum(each.get(name, 0) for name in rest) for each in counts)))
+        tallies.append(DecisionTally("others", *(sum(each.get(name, 0) for name in rest) for each in counts)))
     return tallies
 
 
-def sizes(table: PairTable, kept: np.ndarray) -> list[Tally]:
+def sizes(table: PairTable, kept: np.ndarray) -> list[DecisionTally]:
     """Pairs by the shorter side of their images in pixels.
 
     Args:
@@ -78,5 +80,5 @@ def sizes(table: PairTable, kept: np.ndarray) -> list[Tally]:
     counts = [np.bincount(some, minlength=len(SIZES) + 2) for some in (bins, bins[kept])]
     between = (f"{low} to {high - 1}" for low, high in pairwise(SIZES))
     names = [f"below {SIZES[0]}", *between, f"{SIZES[-1]} and more", "not known"]
-    tallies = [Tally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]
+    tallies = [DecisionTally(name, int(before), int(after)) for name, before, after in zip(names, *counts)]
     return tallies if counts[0][-1] else tallies[:-1]

@@ -16,15 +16,15 @@ from typing import Any
 from PIL import Image
 
 from ..data.pairs.pair_list import FILES, TARS, count_list, kind_of_source, list_rows
-from ..data.pairs.record_fields import Columns
+from ..data.pairs.record_fields import RecordColumns
 from ..data.pairs.shard_index import TEXT_EXTENSIONS
 from ..data.pairs.shard_list import SIZES
 from ..data.pairs.shard_reader import members_of
 from ..errors import ConfigError, DataError
 from ..runtime.remote import shown
-from ..shards import Place
+from ..shards import ShardPlace
 from ..shards.place import STATE
-from ..shards.sources import Row, parquet_source
+from ..shards.sources import ShardRow, parquet_source
 
 SAMPLES = 10_000
 """Of a tar, about 1 GB of images of the web."""
@@ -47,7 +47,7 @@ class Tars:
 
 def write_tars(
     listed: str | Path,
-    out: Place,
+    out: ShardPlace,
     samples: int = SAMPLES,
     part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -103,7 +103,7 @@ def _pairs_of(listed: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _check_made_of(out: Place, made_of: dict[str, Any]) -> None:
+def _check_made_of(out: ShardPlace, made_of: dict[str, Any]) -> None:
     """Raise the ConfigError of a folder with tars of something else."""
     if out.create(MADE_OF, json.dumps(made_of).encode()):
         return
@@ -196,7 +196,7 @@ def _with_caption(record: bytes, text: str) -> bytes:
     """A `.json` with another caption, if it has one; the one that it had stays under another name."""
     try:
         fields = json.loads(record)
-        name = Columns(fields).of.get("caption") if isinstance(fields, dict) else None
+        name = RecordColumns(fields).of.get("caption") if isinstance(fields, dict) else None
     except ValueError:
         return record
     if name is None:
@@ -210,12 +210,12 @@ def _header(name: str, content: bytes) -> tarfile.TarInfo:
     return info
 
 
-def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, Row]]:
+def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[tuple[int, ShardRow]]:
     """(place in the list, sample) of images of their own, or of a Parquet file, with the texts of the list; its columns
     are the text that it had before, if curation changed it."""
     if not source:
         for place, row in rows:
-            yield place, Row(row["id"], row["source"], text=row["caption"])
+            yield place, ShardRow(row["id"], row["source"], text=row["caption"])
         return
     listed = {row["row"]: (place, row["caption"]) for place, row in rows}
     first = min(listed)
@@ -226,7 +226,7 @@ def _of_files(source: str, rows: list[tuple[int, dict[str, Any]]]) -> Iterator[t
             yield place, replace(sample, text=text, columns=original)
 
 
-def _new_members(key: str, row: Row) -> Iterator[tuple[tarfile.TarInfo, Any]]:
+def _new_members(key: str, row: ShardRow) -> Iterator[tuple[tarfile.TarInfo, Any]]:
     image = row.read()
     contents = {_extension(image): image}
     if row.text is not None:

@@ -97,7 +97,7 @@ class Automaton:
                 yield position, ends[state]
 
 
-class Entries:
+class EntryList:
     """A list of entries, which a text contains or not: " ENTRY " is a substring of the spaced text; upper and lower
     case differ.
 

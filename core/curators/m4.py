@@ -14,7 +14,7 @@ import numpy as np
 from ..contracts.curator import TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, DataError, first_of
-from ._entries import Entries, read_entries
+from ._entries import EntryList, read_entries
 
 SHOWN = 5
 FEW_UTILITIES = 4096
@@ -134,8 +134,8 @@ class M4(Curator):
         return {name: [word.lower() for word in words] for name, words in lists.items()}
 
     @cached_property
-    def _words(self) -> Mapping[str, Entries]:
-        return {name: Entries(words, True) for name, words in self._strings.items()}
+    def _words(self) -> Mapping[str, EntryList]:
+        return {name: EntryList(words, True) for name, words in self._strings.items()}
 
     def _words_without_match(self) -> tuple[str, ...]:
         """A note of the words that no text can contain, or nothing."""
@@ -159,11 +159,11 @@ class M4(Curator):
     def _names(self) -> list[str]:
         return [f"{s} x {y}" for s in self.attributes for y in self.labels] + list(self.attributes)
 
-    def _problem(self, flags: np.ndarray, useful: np.ndarray) -> Problem:
+    def _problem(self, flags: np.ndarray, useful: np.ndarray) -> WeightProblem:
         count = len(self.attributes)
         moments = moments_of(flags[:, :count], flags[:, count:], np.broadcast_to(self.targets, count))
         bounds = np.repeat([self.association, self.representation], [count * len(self.labels), count])
-        return Problem(moments, bounds, useful, self.mean, self.most)
+        return WeightProblem(moments, bounds, useful, self.mean, self.most)
 
     def _facts(self, pairs: PairTable, rounds: bool) -> tuple[np.ndarray, np.ndarray]:
         """(N, m + c) flags of attributes and labels, and (N,) utilities, rounded or not."""
@@ -238,7 +238,7 @@ def moments_of(attributes: np.ndarray, labels: np.ndarray, targets: Sequence[flo
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class WeightProblem:
     """What the weights (L,) of L kinds of pairs are to be.
 
     Args:

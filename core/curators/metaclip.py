@@ -16,7 +16,7 @@ from ..contracts.curator import TEXT, Curator, Decision, PairTable, Progress, Su
 from ..contracts.options import option
 from ..errors import ConfigError, first_of
 from ._captions import LANGUAGE, language_code
-from ._entries import Entries, read_entries
+from ._entries import EntryList, read_entries
 
 SHOWN = 5
 
@@ -129,9 +129,9 @@ class Metaclip(Curator):
         return read_entries(Path(str(self.metadata)))
 
     @cached_property
-    def _lists(self) -> Mapping[str, Entries]:
+    def _lists(self) -> Mapping[str, EntryList]:
         """Language -> its entries; "" where there is one list for all."""
-        return {language: Entries(entries, self.unspaced) for language, entries in self._strings.items()}
+        return {language: EntryList(entries, self.unspaced) for language, entries in self._strings.items()}
 
     def _lists_of(self, tag: str) -> tuple[str, ...]:
         """The languages of the lists that hold for a text: of the same tag, else of the same code."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Part:
+class ItemGroup:
     """What must stay together.
 
     Args:
@@ -24,7 +24,7 @@ class Part:
         return sum(self.counts.values())
 
 
-def allocate(parts: Sequence[Part], shares: Mapping[str, float], reserve_test: bool) -> list[str]:
+def allocate(parts: Sequence[ItemGroup], shares: Mapping[str, float], reserve_test: bool) -> list[str]:
     """The split of each part.
 
     First every class that lies in two parts gets a test part (if asked for), then every class a train part, the rarest
@@ -47,7 +47,7 @@ def allocate(parts: Sequence[Part], shares: Mapping[str, float], reserve_test: b
 
 
 class _State:
-    def __init__(self, parts: Sequence[Part], shares: Mapping[str, float]):
+    def __init__(self, parts: Sequence[ItemGroup], shares: Mapping[str, float]):
         self.parts = parts
         self.split_of = [""] * len(parts)
         self.holders: dict[int, list[int]] = defaultdict(list)  # class -> parts that hold it, by size and rank
@@ -81,13 +81,13 @@ class _State:
             if label >= 0
         )
 
-    def neediest(self, part: Part) -> str:
+    def neediest(self, part: ItemGroup) -> str:
         """The split whose squared distance from the wanted numbers, relative to class sizes, shrinks most."""
         if not part.counts:
             return "train"
         return min(self.got, key=lambda split: self._cost(part, split))
 
-    def _cost(self, part: Part, split: str) -> float:
+    def _cost(self, part: ItemGroup, split: str) -> float:
         cost = 0.0
         for label, count in part.counts.items():
             over = self.got[split][label] - self.wanted[label][split]

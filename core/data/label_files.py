@@ -37,7 +37,7 @@ MOST_ROUND = 1_000_000
 
 
 @dataclass(frozen=True)
-class Source:
+class TableSource:
     """Where the images of a table come from.
 
     Args:
@@ -122,13 +122,13 @@ class Answer:
     round: int = 1
 
 
-def todo_text(rows: Sequence[Todo], source: Source) -> str:
+def todo_text(rows: Sequence[Todo], source: TableSource) -> str:
     """The table of images to label, as CSV."""
     cells = [{**asdict(row), "confidence": "" if row.confidence is None else f"{row.confidence:.4f}"} for row in rows]
     return _csv_text(cells, TODO_COLUMNS, source)
 
 
-def labels_text(rows: Iterable[Answer], source: Source) -> str:
+def labels_text(rows: Iterable[Answer], source: TableSource) -> str:
     """The table of labels, as CSV."""
     cells = []
     for row in rows:
@@ -146,7 +146,7 @@ def is_label_file(path: str | Path) -> bool:
     return read_start(path, 200).decode("utf-8-sig", "replace").startswith(",".join(LABEL_COLUMNS))
 
 
-def read_todo(path: str | Path) -> tuple[list[Todo], Source]:
+def read_todo(path: str | Path) -> tuple[list[Todo], TableSource]:
     """The images of a table that `todo_text` wrote.
 
     Raises:
@@ -168,7 +168,7 @@ def read_todo(path: str | Path) -> tuple[list[Todo], Source]:
     return rows, source
 
 
-def read_answers(path: str | Path) -> tuple[list[Answer], Source]:
+def read_answers(path: str | Path) -> tuple[list[Answer], TableSource]:
     """The rows of a table that `labels_text` wrote.
 
     Raises:
@@ -244,7 +244,7 @@ def _by_folders(data: DomainData, rows: Sequence[Answer], classes: Sequence[str]
     return [Answer(item.id, (classes[item.class_label()],)) for item in items if item.class_label() is not None]
 
 
-def read_source(table: Path, source: Source, domain: Domain, task: str, reading: Mapping[str, Any]) -> DomainData:
+def read_source(table: Path, source: TableSource, domain: Domain, task: str, reading: Mapping[str, Any]) -> DomainData:
     """The images that a table is about.
 
     Raises:
@@ -267,7 +267,7 @@ def read_source(table: Path, source: Source, domain: Domain, task: str, reading:
     return domain.sample_as(task, source.reading) if place == SAMPLE else domain.read(place, task, **source.reading)
 
 
-def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: Source, classes: Sequence[str]) -> list[str]:
+def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: TableSource, classes: Sequence[str]) -> list[str]:
     notes = []
     for answer in ANSWERS[1:]:
         count = sum(row.answer == answer for row in rows if row not in said)
@@ -280,13 +280,13 @@ def _notes(rows: Sequence[Answer], said: Sequence[Answer], source: Source, class
     return notes
 
 
-def _csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], source: Source) -> str:
+def _csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], source: TableSource) -> str:
     names = [*columns, *SOURCE_COLUMNS]
     filled = ({**row, **(source.cells() if place == 0 else {})} for place, row in enumerate(rows))
     return csv_text(names, ([row.get(name, "") for name in names] for row in filled))
 
 
-def _read(path: Path, columns: Sequence[str], made_by: str) -> tuple[Table, Source]:
+def _read(path: Path, columns: Sequence[str], made_by: str) -> tuple[Table, TableSource]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give one that {made_by} wrote")
     table = read_table(path)
@@ -300,7 +300,7 @@ def _read(path: Path, columns: Sequence[str], made_by: str) -> tuple[Table, Sour
     if not named or len(set(classes)) != len(classes) or len(classes) < 2 or not isinstance(reading, dict):
         raise DataError(f"{first.place}: columns 'classes' and 'reading' are not a list of names and an object")
     texts = (first.text(name) for name in ("data", "domain", "task"))
-    return table, Source(*texts, tuple(classes), reading, first.text("labelled") == "yes")
+    return table, TableSource(*texts, tuple(classes), reading, first.text("labelled") == "yes")
 
 
 def _id(row: Row) -> str:

@@ -24,7 +24,7 @@ from .perceptual_hash import NO_HASH, perceptual_hashes
 from .registration import (
     COMPARED,
     NO_AGREEMENT,
-    Prepared,
+    PreparedThumbnails,
     agreements,
     cut_spectra,
     low_spectra,
@@ -315,7 +315,7 @@ def _agreements_of(
     best = np.full((3, len(pairs)), -np.inf)
     for start in range(0, len(pairs), AT_ONCE):
         used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
-        prepared, own = Prepared.of(every.take(used)), own.reshape(-1, 2)
+        prepared, own = PreparedThumbnails.of(every.take(used)), own.reshape(-1, 2)
         for turn in range(TURNS):
             some = np.flatnonzero(of_sample | (likeness[start : start + AT_ONCE, turn] >= LEAST_LIKENESS))
             if len(some):

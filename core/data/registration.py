@@ -99,7 +99,7 @@ def turned(images: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedThumbnails:
     """N thumbnails as they are compared, made once for all others that each is compared with.
 
     Attributes:
@@ -115,7 +115,7 @@ class Prepared:
     colour: np.ndarray
 
     @classmethod
-    def of(cls, pictures: Pictures) -> Prepared:
+    def of(cls, pictures: Pictures) -> PreparedThumbnails:
         equalised = _equalised(pictures.grey)
         blocks = _blocks(_detail(equalised))
         blocks = blocks - blocks.mean(axis=2, keepdims=True)
@@ -124,16 +124,16 @@ class Prepared:
         detail = blocks.reshape(-1, side, side, BLOCK, BLOCK).swapaxes(2, 3).reshape(equalised.shape)
         return cls(equalised, detail, _shown(pictures.grey).reshape(-1, side, side), pictures.colour)
 
-    def take(self, rows: np.ndarray) -> Prepared:
+    def take(self, rows: np.ndarray) -> PreparedThumbnails:
         """Those at some positions."""
-        return Prepared(*(each[rows] for each in vars(self).values()))
+        return PreparedThumbnails(*(each[rows] for each in vars(self).values()))
 
-    def turned(self, symmetries: np.ndarray) -> Prepared:
+    def turned(self, symmetries: np.ndarray) -> PreparedThumbnails:
         """Each turned by its symmetry, (N,)."""
-        return Prepared(*(turned(each, symmetries) for each in vars(self).values()))
+        return PreparedThumbnails(*(turned(each, symmetries) for each in vars(self).values()))
 
 
-def agreements(one: Prepared, other: Prepared, likeness: np.ndarray) -> np.ndarray:
+def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.ndarray) -> np.ndarray:
     """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
 
     `NO_AGREEMENT` where they show too little; in the spectra, where the detail differs. Colours do not count.

@@ -23,7 +23,7 @@ import numpy as np
 from ..contracts.items import DomainData, Item, ThumbnailStore
 from ..errors import DataError, first_of
 from ..runtime.process import collecting_seldom
-from .allocation import Part, allocate
+from .allocation import ItemGroup, allocate
 from .file_hashes import FileHashes
 from .near_copies import remembered_near_copies
 from .verify import content_key, content_of, part_text
@@ -43,7 +43,7 @@ ALL, NO_LABEL = -1, -2  # balanced beside the labels where an image has several
 
 
 @collecting_seldom()
-def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: Links | None = None) -> DomainData:
+def assign_splits(data: DomainData, *, seed: int, hashes: FileHashes, links: ItemLinks | None = None) -> DomainData:
     """The set with every item's split filled in, and notes on what a user should know.
 
     * No split given, or only one: every class that lies in two groups gets a test image first, then a train image;
@@ -110,7 +110,7 @@ def share_out(data: DomainData, parts: Sequence[list[int]], shares: dict[str, fl
         shares: split -> share of each class, "train" among them.
     """
     as_parts = [
-        Part(
+        ItemGroup(
             counts=Counter(label for position in part for label in _balanced(data.items[position], data.kind)),
             rank=min(data.items[position].rank(seed) for position in part),
         )
@@ -129,7 +129,7 @@ def _balanced(item: Item, kind: str) -> tuple[int, ...]:
     return classes if kind in ("labels", "clips") else (*(classes or (NO_LABEL,)), ALL)
 
 
-def _repair(data: DomainData, given: Sequence[str], links: Links, seed: int, notes: list[str]) -> list[str]:
+def _repair(data: DomainData, given: Sequence[str], links: ItemLinks, seed: int, notes: list[str]) -> list[str]:
     """Given splits without straddling; "" for what is left out. Adds to `notes` what was changed.
 
     Args:
@@ -189,7 +189,7 @@ def _check_both_sides(items: Sequence[Item], name: str, unreviewed: int) -> None
         )
 
 
-def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
+def _notes_on_copies(items: Sequence[Item], links: ItemLinks) -> list[str]:
     notes = []
     if links.copies:
         extra = sum(len(positions) - 1 for positions in links.copies)
@@ -209,7 +209,7 @@ def _notes_on_copies(items: Sequence[Item], links: Links) -> list[str]:
     return notes
 
 
-def _notes_on_divided(splits: Sequence[str], links: Links) -> list[str]:
+def _notes_on_divided(splits: Sequence[str], links: ItemLinks) -> list[str]:
     """A warning where given splits divide near copies."""
     notes = []
     for split, others in (("test", ("train", "val")), ("val", ("train",))):
@@ -247,7 +247,7 @@ def _notes_on_classes(items: Sequence[Item], class_names: Sequence[str]) -> list
 
 
 @dataclass(frozen=True)
-class Links:
+class ItemLinks:
     """Positions of items, in lists.
 
     Args:
@@ -265,7 +265,7 @@ class Links:
     near_count: int = 0
 
 
-def links_of(data: DomainData, hashes: FileHashes) -> Links:
+def links_of(data: DomainData, hashes: FileHashes) -> ItemLinks:
     """What belongs together in a set: groups, copies, and near copies where it has thumbnails."""
     sources, parts = _source_keys(data.items, hashes), list(map(part_text, data.items))
     links = _linked(data.items, sources, parts)
@@ -279,12 +279,12 @@ def links_of(data: DomainData, hashes: FileHashes) -> Links:
     return _with_near_copies(links, data.items, by_content, data.thumbnails)
 
 
-def link_items(items: Sequence[Item], hashes: FileHashes) -> Links:
+def link_items(items: Sequence[Item], hashes: FileHashes) -> ItemLinks:
     """What belongs together, told from groups and from the bytes of the files."""
     return _linked(items, _source_keys(items, hashes), list(map(part_text, items)))
 
 
-def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str]) -> Links:
+def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str]) -> ItemLinks:
     """By the key of each item's source, and what part of it the item is."""
     by_key: dict[Hashable, list[int]] = defaultdict(list)
     by_content: dict[Hashable, list[int]] = defaultdict(list)
@@ -296,12 +296,12 @@ def _linked(items: Sequence[Item], sources: Sequence[str], parts: Sequence[str])
             by_key["group", item.group].append(position)
     copies = [positions for positions in by_content.values() if len(positions) > 1]
     linked = connected(len(items), by_key.values())
-    return Links(linked, copies, near_parts=linked)
+    return ItemLinks(linked, copies, near_parts=linked)
 
 
 def _with_near_copies(
-    links: Links, items: Sequence[Item], by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore
-) -> Links:
+    links: ItemLinks, items: Sequence[Item], by_content: Mapping[str, list[int]], thumbnails: ThumbnailStore
+) -> ItemLinks:
     """The links, and those of near copies among the images that have thumbnails; windows of one picture are none.
 
     Args:

@@ -66,7 +66,7 @@ class FewClasses(Tasks):
 
 
 @dataclass(frozen=True)
-class Stream(Tasks):
+class TestStream(Tasks):
     """All test images in batches one after another, the images of a class near each other.
 
     Args:
@@ -151,9 +151,9 @@ TASKS: tuple[Tasks, ...] = (
     FewClasses("5-25 of 1000", "batches of 1000 images, 5 to 25 classes", 1000, 5, 25, 1000),
     FewClasses("25-50 of 1000", "batches of 1000 images, 25 to 50 classes", 1000, 25, 50, 1000),
     FewClasses("50-100 of 1000", "batches of 1000 images, 50 to 100 classes", 1000, 50, 100, 1000),
-    Stream("stream, low", "batches of 128 one after another, low correlation (gamma 0.1)", 100, 0.1, 128),
-    Stream("stream, medium", "the same, medium correlation (gamma 0.01)", 100, 0.01, 128),
-    Stream("stream, high", "the same, high correlation (gamma 0.001)", 100, 0.001, 128),
-    Stream("stream, separate", "the same, one class after the other", 100, None, 128),
+    TestStream("stream, low", "batches of 128 one after another, low correlation (gamma 0.1)", 100, 0.1, 128),
+    TestStream("stream, medium", "the same, medium correlation (gamma 0.01)", 100, 0.01, 128),
+    TestStream("stream, high", "the same, high correlation (gamma 0.001)", 100, 0.001, 128),
+    TestStream("stream, separate", "the same, one class after the other", 100, None, 128),
 )
 """Kinds, sizes and counts as published."""

@@ -18,10 +18,10 @@ from ..contracts.shown import in_short
 from ..curation import (
     HAS,
     DecisionStage,
-    PairColumns,
     PairFacts,
     PairFeatures,
     PeerFiles,
+    StoredColumns,
     build_table,
     decided,
     positions_kept,
@@ -42,7 +42,7 @@ from ..runtime.files import replacing
 from ..runtime.process import need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Job, Manifest, Place
+from ..shards import Job, Manifest, ShardPlace
 from ..shards.sources import version_of_source
 from ..shards.task import settings_hash
 from .options import CurateOptions
@@ -152,7 +152,7 @@ class NeededColumns:
 
     reads: frozenset[str]
     may_read: frozenset[str]
-    further: tuple[PairColumns, ...]
+    further: tuple[StoredColumns, ...]
 
     @classmethod
     def of(
@@ -169,7 +169,7 @@ class NeededColumns:
         """
         reads = frozenset(reads).union(*(each.reads for each in curators))
         may_read = frozenset(may_read).union(*(each.may_read for each in curators))
-        return cls(reads, may_read, tuple(map(PairColumns.of, folders)))
+        return cls(reads, may_read, tuple(map(StoredColumns.of, folders)))
 
     @property
     def names(self) -> frozenset[str]:
@@ -200,7 +200,7 @@ class _Reading:
     """
 
     built: Curator
-    place: Place
+    place: ShardPlace
     asked: CurateOptions
     reporter: Reporter
     unreadable: int = 0
@@ -272,7 +272,7 @@ def _with_measured(reading: _Reading, needed: NeededColumns, peers: Sequence[Pee
         return needed
     manifest = manifest_of(tars, reading.place)
     folder = reading.facts(PairFacts.of(manifest, missing), manifest)
-    return replace(needed, further=(*needed.further, PairColumns.of(folder, of_all=True)))
+    return replace(needed, further=(*needed.further, StoredColumns.of(folder, of_all=True)))
 
 
 def _from_peers(
@@ -313,7 +313,7 @@ def _still_there(table: PairTable, reads: Sequence[str], after: Sequence[str]) -
 
 
 def _decide(
-    made: DecisionStage, count: int, place: Place, asked: CurateOptions, reporter: Reporter
+    made: DecisionStage, count: int, place: ShardPlace, asked: CurateOptions, reporter: Reporter
 ) -> tuple[Path, tuple[str, ...]]:
     """Survey and decisions of so many pairs. Returns the folder of these, and what the curator has to say."""
     made = replace(made, survey=str(Path(place.root) / SURVEYS / made.hash))
@@ -361,7 +361,7 @@ def _digests(path: Path) -> list[tuple[str, str]]:
     ]
 
 
-def _job(stage: DecisionStage, place: Place) -> Job:
+def _job(stage: DecisionStage, place: ShardPlace) -> Job:
     """The job of decisions; what a curator gives besides is told by its decisions of the first pairs."""
     state = stage.start(None)
     first = state.decide(slice(0, min(len(state.pairs), DECIDED_AT_ONCE)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..contracts.options import options_from
 from ..contracts.shown import in_short
-from ..curation import Kept, chain_of, last_of, record_of, write_list, write_tars, write_uids
+from ..curation import KeptPairs, chain_of, last_of, record_of, write_list, write_tars, write_uids
 from ..curation.lists import LIST, UIDS, captions_in, check_uids
 from ..curation.peers import is_clip_retrieval
 from ..errors import ConfigError, DataError
@@ -17,7 +17,7 @@ from ..runtime.files import write_whole
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_bytes
 from ..runtime.remote import is_url
-from ..shards import Manifest, Place
+from ..shards import Manifest, ShardPlace
 from ..sharing.card import check_licence
 from ..sharing.dataset_card import CuratedSet, dataset_card
 from .options import WriteOptions
@@ -70,13 +70,13 @@ def write_kept(
     check_licence("--licence", asked.licence)
     if is_url(str(out)):
         raise ConfigError(f"--out {out}: lists are written to a folder of this machine; give one")
-    reporter, out, place = reporter or Reporter(quiet=True), Path(out), Place(str(Path(out).absolute()))
+    reporter, out, place = reporter or Reporter(quiet=True), Path(out), ShardPlace(str(Path(out).absolute()))
     place.check()
     _check_card(out / CARD)
     last = last_of(Path(decisions))
     files = [] if asked.captions is None else captions_in(Path(asked.captions))
     manifest = _manifest(last, sources, place, asked.write, bool(files))
-    kept = Kept.of([Place(str(folder)) for folder in chain_of(last)])
+    kept = KeptPairs.of([ShardPlace(str(folder)) for folder in chain_of(last)])
     if "uids" in asked.write:
         check_uids(kept)
     written: dict[str, Path] = {}
@@ -99,7 +99,7 @@ def write_kept(
 
 
 def _manifest(
-    last: Path, sources: Sequence[str | Path], place: Place, write: Sequence[str], captions: bool
+    last: Path, sources: Sequence[str | Path], place: ShardPlace, write: Sequence[str], captions: bool
 ) -> Manifest | None:
     """Where the pairs are; None where ids alone can be written.
 

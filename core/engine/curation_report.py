@@ -9,7 +9,7 @@ from ..curation import curation_report, last_of, record_of
 from ..errors import DataError
 from ..runs.run_sections import write_report
 from ..runtime.reading import read_json
-from ..shards import Place
+from ..shards import ShardPlace
 from ..shards.sources import Source
 from .shard_jobs import manifest_of
 
@@ -57,6 +57,6 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
 def _there(named: Sequence[str], folder: Path) -> Sequence[Source]:
     """The sources, as far as they are still there: a page needs no pictures."""
     try:
-        return manifest_of(named, Place(str(folder.parent))).sources if named else ()
+        return manifest_of(named, ShardPlace(str(folder.parent))).sources if named else ()
     except DataError:
         return ()

@@ -34,16 +34,16 @@ from ..contracts.items import DomainData, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError
-from ..features.extract import BatchSizeTuner, Encoded, Job, averaged, encoder, extract
+from ..features.extract import BatchSizeTuner, DecodeJob, Encoded, averaged, encoder, extract
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec, view_seed
 from ..recipes.resolve import task_of
 from ..retrieval import Entry, ImageReader
 from ..retrieval.sharded import ENTRY, entry_line
 from ..runtime.progress import Reporter
-from ..shards import Manifest, Place, Stage, Summary, Unreadable
+from ..shards import Manifest, ShardPlace, Stage, Summary, Unreadable
 from ..shards.place import STATE
-from ..shards.sources import Row
+from ..shards.sources import ShardRow
 from ..tasks.classification.task import prepared_images
 from .options import EmbedOptions
 from .shard_jobs import BATCH, job_of, manifest_of, place_of_shards, run_job
@@ -57,7 +57,7 @@ CLASSES = f"{STATE}/classes.safetensors"
 
 
 @dataclass(frozen=True)
-class Encoder:
+class ShardEncoder:
     """One backbone, as the plan names it.
 
     Args:
@@ -94,7 +94,7 @@ class EmbedStage(Stage):
     """
 
     recipe: Recipe
-    encoders: tuple[Encoder, ...]
+    encoders: tuple[ShardEncoder, ...]
     transforms: tuple[str, ...]
     captions: bool = False
     images: bool = True
@@ -163,7 +163,7 @@ class EmbedStage(Stage):
                 raise ConfigError(f"backbone {each.spec}: has changed since the plan was made; start again")
         return _Towers(self, task, backbones, threads)
 
-    def run(self, state: _Towers, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+    def run(self, state: _Towers, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
         return state.images(rows, batch_size) if self.images else state.texts(rows, batch_size)
 
 
@@ -191,17 +191,17 @@ class _Towers:
         _ = backbone.model  # built once, before several threads ask for it
         return OnCores(encode, self.threads or torch.get_num_threads())
 
-    def images(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
-        held: dict[bytes, Row] = {}
+    def images(self, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
+        held: dict[bytes, ShardRow] = {}
         pixels: dict[bytes, list[Tensor]] = {}  # what the further backbones see of an image under way
 
-        def jobs() -> Iterator[Job]:
+        def jobs() -> Iterator[DecodeJob]:
             for number, row in enumerate(rows):
                 key = number.to_bytes(8, "big")
                 held[key] = row
-                yield Job(Item(row.id, Path(row.path)), (key,), (None,))
+                yield DecodeJob(Item(row.id, Path(row.path)), (key,), (None,))
 
-        def render(job: Job) -> list[Tensor]:
+        def render(job: DecodeJob) -> list[Tensor]:
             row, view = held[job.keys[0]], self.stage.view
             decoded = self.reader.load(row)
             drawn = {} if view is None else {"seed": view_seed(0, row.id, view)}
@@ -229,11 +229,11 @@ class _Towers:
                         pixels.pop(key, None)
                         yield Unreadable(held.pop(key).id, result.reason)
 
-    def texts(self, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+    def texts(self, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
         while batch := list(islice(rows, batch_size)):
             yield from self._tables(batch, [])
 
-    def _tables(self, rows: list[Row], features: list[np.ndarray]) -> Iterator[Any]:
+    def _tables(self, rows: list[ShardRow], features: list[np.ndarray]) -> Iterator[Any]:
         """A table of the rows whose numbers are all finite, and what is wrong with the others."""
         texts = [row.text or "" for row in rows]
         captions = [read(texts).cpu().numpy() for read in self.readers] if self.stage.captions else []
@@ -248,7 +248,7 @@ class _Towers:
             if not good:
                 yield Unreadable(row.id, f"the backbone gives NaN or infinity for it, as {self.stage.dtype}")
 
-    def _table(self, rows: list[Row], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
+    def _table(self, rows: list[ShardRow], features: list, captions: list, fine: np.ndarray) -> pyarrow.Table:
         import pyarrow as pa
 
         stage, rows = self.stage, [row for row, good in zip(rows, fine) if good]
@@ -268,7 +268,7 @@ class _Towers:
         return pa.table(made, stage.schema)
 
 
-def _entry(row: Row) -> Entry:
+def _entry(row: ShardRow) -> Entry:
     """What an index says of an image: one in a tar or a table is known by its id."""
     return Entry(row.id, row.path or row.id, captions=() if row.text is None else (row.text,))
 
@@ -306,7 +306,7 @@ def _lists(rows: np.ndarray, there: Sequence[bool] | None = None) -> pyarrow.Arr
 
 def embed_shards(
     recipe: Recipe, out: str, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
-) -> tuple[Summary, Place, EmbedStage, list[tuple[str, str]]]:
+) -> tuple[Summary, ShardPlace, EmbedStage, list[tuple[str, str]]]:
     """Write features as shards, under torchrun with the other ranks.
 
     Args:
@@ -336,7 +336,7 @@ def embed_shards(
 
 
 def _planned(
-    recipe: Recipe, task: Task, place: Place, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
+    recipe: Recipe, task: Task, place: ShardPlace, images: Sequence[str | Path], asked: EmbedOptions, reporter: Reporter
 ) -> tuple[EmbedStage, Manifest, bytes | None]:
     specs = [recipe.backbone] if os.path.exists(recipe.backbone) else recipe.backbone.split(",")
     if asked.fast_decode:
@@ -398,14 +398,14 @@ def _transform(domain: Domain, backbone: Backbone, augmented: bool, task: str) -
     return CropTransform.unflipped(transform) if augmented else transform
 
 
-def _named(backbones: list[Backbone]) -> tuple[Encoder, ...]:
+def _named(backbones: list[Backbone]) -> tuple[ShardEncoder, ...]:
     if len({backbone.fingerprint for backbone in backbones}) < len(backbones):
         raise ConfigError("--backbone: the same model is given twice; give each once")
     suffixes = [""] * len(backbones)
     if len(backbones) > 1:
         words = ["_" + re.sub(r"\W+", "_", backbone.spec).strip("_").lower() for backbone in backbones]
         suffixes = [w if words.count(w) == 1 else f"{w}_{b.fingerprint[:8]}" for w, b in zip(words, backbones)]
-    return tuple(Encoder(b.spec, b.fingerprint, b.embed_dim, s) for b, s in zip(backbones, suffixes))
+    return tuple(ShardEncoder(b.spec, b.fingerprint, b.embed_dim, s) for b, s in zip(backbones, suffixes))
 
 
 def _data(

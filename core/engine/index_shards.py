@@ -32,11 +32,11 @@ from ..retrieval.writing import SegmentsWriter
 from ..runtime.distributed import all_gather_json, world_size
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Place
+from ..shards import ShardPlace
 from ..shards.driver import PLAN
 from ..shards.manifest import holds_shards
 from ..shards.run import DONE, done_before
-from .embed_shards import EmbedStage, Encoder
+from .embed_shards import EmbedStage, ShardEncoder
 from .options import IndexOptions
 from .shard_jobs import BATCH, MOST_SKIPPED, job_of, manifest_of, place_of_shards, run_job
 from .shard_rows import is_read_by, manifest_of_items
@@ -162,7 +162,7 @@ def features_of(
         listed = images.paths
     if asked.features is not None and (standing := _standing(place, manifest.digest, backbone, transform)) is not None:
         return standing
-    encoder = Encoder(backbone.spec, backbone.fingerprint, backbone.embed_dim)
+    encoder = ShardEncoder(backbone.spec, backbone.fingerprint, backbone.embed_dim)
     stage = EmbedStage(
         recipe, (encoder,), (transform,), dtype="float32", listed=listed, index=reader, fast_decode=asked.fast_decode
     )
@@ -215,7 +215,7 @@ def write_segments(
     return there
 
 
-def _standing(place: Place, digest: str | None, backbone: Backbone, transform: str) -> ShardedFeatures | None:
+def _standing(place: ShardPlace, digest: str | None, backbone: Backbone, transform: str) -> ShardedFeatures | None:
     """Features that are there, whole, of these inputs by this encoder.
 
     Args:
@@ -248,7 +248,7 @@ def _standing(place: Place, digest: str | None, backbone: Backbone, transform: s
     return None
 
 
-def _plan_in(place: Place) -> dict[str, Any] | None:
+def _plan_in(place: ShardPlace) -> dict[str, Any] | None:
     """What the plan of features of images says; None where there is none."""
     content = place.read(PLAN)
     try:
@@ -258,7 +258,7 @@ def _plan_in(place: Place) -> dict[str, Any] | None:
         raise DataError(f"{place}/{PLAN}: damaged; remove {place}, and give the images") from None
 
 
-def _shards_of(place: Place, column: str, has_entries: bool, dims: int) -> FeatureShards:
+def _shards_of(place: ShardPlace, column: str, has_entries: bool, dims: int) -> FeatureShards:
     """The shards that are done; their markers are read by threads, since an object store takes its time."""
     names = sorted(place.listed(DONE))
     with ThreadPoolExecutor(READERS) as threads:

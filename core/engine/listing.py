@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..backbones.specs import Published, find_published, published
+from ..backbones.specs import PublishedModel, find_published, published
 from ..contracts.families import FAMILIES
 from ..contracts.options import Option, options_of
 from ..curation import RECIPES, curation_recipe
 from ..errors import ConfigError, UnknownNameError, did_you_mean
 from ..registry import catalogue
-from ..registry.catalogue import Entry
+from ..registry.catalogue import NameOrigin
 
 SINGLE = (
     *("adapter", "selector", "curator", "composition", "benchmark"),
@@ -28,7 +28,7 @@ SINGULAR = (*PLURALS, "backbone", "recipe", "curation")
 
 
 @dataclass
-class Shown:
+class NameFacts:
     """What there is to know of a name.
 
     Attributes:
@@ -96,7 +96,7 @@ def backbones(domain: str | None = None, can: str | None = None) -> list[dict[st
     return [*families, *(entry.to_dict() for entry in entries)]
 
 
-def _made_for(domain: str, entries: list[Published]) -> list[Published]:
+def _made_for(domain: str, entries: list[PublishedModel]) -> list[PublishedModel]:
     named = domain.replace("_", "-").lower()
     domains = {each for entry in entries for each in entry.domains} | set(catalogue.domains())
     if named not in domains:
@@ -117,7 +117,7 @@ def kinds_of(name: str) -> list[str]:
     return kinds
 
 
-def shown(kind: str, name: str) -> Shown:
+def shown(kind: str, name: str) -> NameFacts:
     """The description, options and facts of an adapter, selector, curator, benchmark, loss, metric, judgement, domain,
     task or backbone.
 
@@ -138,15 +138,15 @@ def shown(kind: str, name: str) -> Shown:
     if kind == "task":
         options = [] if cls.options is None else list(options_of(cls.options))
         facts = [("takes", ", ".join(sorted(cls.takes))), ("compares", ", ".join(sorted(cls.compares)) or "nothing")]
-        return Shown(kind, name, text, options, "--set NAME=value", facts)
+        return NameFacts(kind, name, text, options, "--set NAME=value", facts)
     if kind == "selector":
-        return Shown(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
+        return NameFacts(kind, name, text, list(options_of(cls)), "--set method.NAME=value")
     if kind == "benchmark":
-        return Shown(kind, name, text, list(options_of(cls)), f"--set {name}.NAME=value", [("for", "bench")])
+        return NameFacts(kind, name, text, list(options_of(cls)), f"--set {name}.NAME=value", [("for", "bench")])
     if kind == "composition":
-        return Shown(kind, name, text, list(options_of(cls)), f"search --compose {name}:NAME=value")
+        return NameFacts(kind, name, text, list(options_of(cls)), f"search --compose {name}:NAME=value")
     if kind == "curator":
-        return Shown(kind, name, text, list(options_of(cls)), "--set NAME=value", [("for", f"curate {cls.stage}")])
+        return NameFacts(kind, name, text, list(options_of(cls)), "--set NAME=value", [("for", f"curate {cls.stage}")])
     how = "--set adapter.NAME=value" if kind == "adapter" else f"--set loss.{name}.NAME=value"
     facts = [("experimental", cls.experimental)] if cls.experimental else []
     if kind == "adapter":
@@ -156,7 +156,7 @@ def shown(kind: str, name: str) -> Shown:
 
         if (crops := part_of(cls, RandomCrops)) is not None and (crop := crops.published_crop) is not None:
             facts.append(("published with random crops of", f"{crop[0]:.0%} to {crop[1]:.0%} of the area"))
-    return Shown(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
+    return NameFacts(kind, name, text, list(options_of(cls)), how, [(term, words) for term, words in facts if words])
 
 
 def _description(cls: type) -> str:
@@ -165,12 +165,12 @@ def _description(cls: type) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _curation(name: str) -> Shown:
+def _curation(name: str) -> NameFacts:
     from ..runs.sections import in_words  # numpy, which no other list needs
 
     recipe = curation_recipe(name)
     stages = [(each.curator, in_words(each.options) or "its defaults") for each in recipe.stages]
-    return Shown("curation", name, recipe.text, facts=stages)
+    return NameFacts("curation", name, recipe.text, facts=stages)
 
 
 def only_kind(name: str) -> str:
@@ -189,11 +189,11 @@ def only_kind(name: str) -> str:
     return kinds[0]
 
 
-def _entries(plural: str) -> dict[str, Entry]:
+def _entries(plural: str) -> dict[str, NameOrigin]:
     return getattr(catalogue, plural)()
 
 
-def _row(name: str, entry: Entry) -> dict[str, str]:
+def _row(name: str, entry: NameOrigin) -> dict[str, str]:
     if entry.file is None:
         return {"name": name, "what": f"from {entry.origin}"}
     row = {"name": name, "what": _first_line(entry.file)}
@@ -205,57 +205,57 @@ def _row(name: str, entry: Entry) -> dict[str, str]:
     return row
 
 
-def _domain(name: str) -> Shown:
+def _domain(name: str) -> NameFacts:
     from ..registry import load_domain
 
     domain = load_domain(name)
     facts = [("tasks", ", ".join(domain.task_names)), ("recipes", ", ".join(domain.recipes) or "none")]
     facts.append(("default adapter", domain.default_adapter))
     text = inspect.cleandoc(type(domain).__doc__ or "").partition("\n\nArgs:")[0]
-    return Shown("domain", name, text, list(options_of(domain.reading)), "--set data.NAME=value", facts)
+    return NameFacts("domain", name, text, list(options_of(domain.reading)), "--set data.NAME=value", facts)
 
 
-def _metric(name: str) -> Shown:
+def _metric(name: str) -> NameFacts:
     from ..registry import build_metric
 
     metric = build_metric(name)
     takes = "one label or several per image" if metric.multilabel else "one label per image"
-    return Shown("metric", name, inspect.cleandoc(type(metric).__doc__ or ""), facts=[("takes", takes)])
+    return NameFacts("metric", name, inspect.cleandoc(type(metric).__doc__ or ""), facts=[("takes", takes)])
 
 
-def _judgement(name: str) -> Shown:
+def _judgement(name: str) -> NameFacts:
     from ..registry import judgement_class
 
     cls = judgement_class(name)
     ways = {"fit": "--set NAME=value of fit", "eval": "--NAME value of eval", "predict": "--NAME value of predict"}
     given_by = ", ".join(words for at, words in ways.items() if at in cls.at)
     facts = [("made by", ", ".join(sorted(cls.at))), ("in the report", cls.place.value)]
-    return Shown("judgement", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), given_by, facts)
+    return NameFacts("judgement", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), given_by, facts)
 
 
-def _output(name: str) -> Shown:
+def _output(name: str) -> NameFacts:
     from ..registry import output_class
 
     cls = output_class(name)
     facts = [("made of", cls.made_of), ("names the patient", "yes" if cls.identifies else "no")]
     how = f"predict --as {name}:NAME=value"
-    return Shown("output", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), how, facts)
+    return NameFacts("output", name, inspect.cleandoc(cls.__doc__ or ""), list(options_of(cls)), how, facts)
 
 
-def _backbone(name: str) -> Shown:
+def _backbone(name: str) -> NameFacts:
     if (entry := find_published(name)) is not None:
-        return Shown("backbone", name, f"Trained on {entry.trained_on}.", facts=_facts(entry))
+        return NameFacts("backbone", name, f"Trained on {entry.trained_on}.", facts=_facts(entry))
     first, others = name.partition(":")[0], catalogue.backbones()
     if first in others:
-        return Shown("backbone", name, f"From {others[first].origin}.", facts=[("given as", f"{first}:<name>")])
+        return NameFacts("backbone", name, f"From {others[first].origin}.", facts=[("given as", f"{first}:<name>")])
     family = FAMILIES.get(first)
     if family is None:
         names = [*FAMILIES, *others, *(entry.alias for entry in published())]
         raise UnknownNameError(f"unknown backbone '{name}'; {did_you_mean(name, names)}")
-    return Shown("backbone", name, family["what"], facts=[("given as", family["spec"])])
+    return NameFacts("backbone", name, family["what"], facts=[("given as", family["spec"])])
 
 
-def _facts(entry: Published) -> list[tuple[str, str]]:
+def _facts(entry: PublishedModel) -> list[tuple[str, str]]:
     """(term, words) of a published model."""
     licence = entry.licence + (", non-commercial use only" if entry.non_commercial else "")
     return [

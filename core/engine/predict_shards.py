@@ -27,8 +27,8 @@ from ..recipes.resolve import task_of_run
 from ..runs.folder import open_run
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Manifest, Place, Stage, Unreadable
-from ..shards.sources import OpenedParquet, Row
+from ..shards import Manifest, ShardPlace, Stage, Unreadable
+from ..shards.sources import OpenedParquet, ShardRow
 from ..shards.stage import arrow_type
 from .options import ShardOptions
 from .shard_jobs import BATCH, MOST_SKIPPED, job_of, manifest_of, place_of_shards, run_job
@@ -72,7 +72,7 @@ class PredictedShards:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per image, read from the shards."""
-        place = Place(self.folder)
+        place = ShardPlace(self.folder)
         names = sorted(name for name in place.listed("") if name.endswith(".parquet"))
         return [row for name in names for row in _rows_in(place.path(name))]
 
@@ -141,7 +141,7 @@ class PredictStage(Stage):
             raise ConfigError(f"{self.folder}: has changed since the plan was made; start again")
         return _Model(self, task, predictor, threads or torch.get_num_threads())
 
-    def run(self, state: _Model, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+    def run(self, state: _Model, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
         while some := list(islice(rows, BATCHES_AT_ONCE * batch_size)):
             yield from state.answers(some, batch_size)
 
@@ -160,7 +160,7 @@ class _Model:
         self.use = Use(predictor.run, ("",), **wishes, judging=stage.judging)
         self.on_cpu = predictor.backbone.device.type == "cpu"
 
-    def answers(self, rows: Sequence[Row], batch_size: int) -> Iterator[Any]:
+    def answers(self, rows: Sequence[ShardRow], batch_size: int) -> Iterator[Any]:
         """A table of the rows that can be answered, and what is wrong with the others."""
         try:
             made = self._predicted(rows, batch_size)
@@ -178,7 +178,7 @@ class _Model:
             yield self._table(made)
             yield from (Unreadable(*each) for each in made.skipped)
 
-    def _predicted(self, rows: Sequence[Row], batch_size: int) -> Any:
+    def _predicted(self, rows: Sequence[ShardRow], batch_size: int) -> Any:
         use, data = replace(self.use, batch_size=batch_size), self.reader.samples(rows)
         before = torch.get_num_threads()
         torch.set_num_threads(1 if self.on_cpu else before)  # the same numbers from any number of cores
@@ -235,7 +235,7 @@ def predict_shards(
 
 
 def _planned(
-    use: Use, task: Task, predictor: Any, place: Place, backbone: str | None, domain: Domain | None
+    use: Use, task: Task, predictor: Any, place: ShardPlace, backbone: str | None, domain: Domain | None
 ) -> tuple[PredictStage, Manifest]:
     own, data, reading = domain_of(task), None, predictor.recipe.reading
     if is_read_by(own, use.images):

@@ -9,7 +9,7 @@ from ..contracts.domain import Domain
 from ..contracts.options import keywords, options_from
 from ..recipes.resolve import task_of_run
 from ..runs.folder import Run
-from ..sharing.card import Told
+from ..sharing.card import PublisherWords
 from ..sharing.push import Pushed
 from ..sharing.push import push as push_run
 from .options import PushOptions
@@ -37,7 +37,7 @@ def push(
         ConfigError, CapabilityError, DataError: one line each; see `core/sharing/push.py`.
     """
     asked, opened = options_from(PushOptions, given, "push"), Run.open(run)
-    card_facts = Told(repo, asked.licence, asked.data_licence, asked.dataset)
+    card_facts = PublisherWords(repo, asked.licence, asked.data_licence, asked.dataset)
     return push_run(
         opened, task_of_run(opened, domain), card_facts, out=asked.out, upload_it=asked.upload, public=asked.public
     )

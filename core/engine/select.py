@@ -26,7 +26,7 @@ from ..data.file_hashes import FileHashes
 from ..data.label_files import (
     RANDOM,
     Answer,
-    Source,
+    TableSource,
     Todo,
     is_label_file,
     read_answers,
@@ -35,7 +35,7 @@ from ..data.label_files import (
 from ..data.pools import named_classes, pool_of_classes, read_pool
 from ..data.splits import links_of
 from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shortened
-from ..labelling.curve import Payoff, Point, payoff
+from ..labelling.curve import CurvePoint, Payoff, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import require_cleanlab
 from ..recipes.asked_for import read_data, readable_samples
@@ -84,7 +84,7 @@ class Selected:
     classes: tuple[str, ...]
     pool: int
     labelled: int
-    curve: list[Point] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
     payoff: Payoff | None = None
     notes: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
@@ -256,18 +256,18 @@ class _Rows:
             self.notes.append(f"Labelled images that are no longer in the data, not counted: {gone}.")
         self.probabilities = None if self.several else self._predicted()
 
-    def curve(self) -> list[Point]:
+    def curve(self) -> list[CurvePoint]:
         """After each round so far: the model of the labels until then, on all images drawn at random."""
         judged = [row for row in sorted(self.random) if len(self.labels[row]) == 1]
         if not judged or self.several:
             return []
         truth = torch.tensor([self.labels[row][0] for row in judged])
-        points: dict[int, Point] = {}
+        points: dict[int, CurvePoint] = {}
         for number in range(max(self.round.values()) + 1):
             rows = [row for row in self._teaching() if self.round[row] <= number]
             if len(rows) not in points and (logits := self._model(rows)) is not None:
                 right = logits(self.features.select(judged)).argmax(dim=1).cpu() == truth
-                points[len(rows)] = Point(len(rows), right)
+                points[len(rows)] = CurvePoint(len(rows), right)
         return list(points.values())
 
     def _teaching(self) -> list[int]:
@@ -327,7 +327,7 @@ def _adapter(recipe: Recipe, name: str) -> Callable[[], Adapter]:
     return lambda: build_adapter(name, **options)
 
 
-def _classes(recipe: Recipe, task: Task, source: Source | None) -> tuple[str, ...]:
+def _classes(recipe: Recipe, task: Task, source: TableSource | None) -> tuple[str, ...]:
     if recipe.classes is None and source is not None:
         return source.classes
     if recipe.classes is None and recipe.data_path == SAMPLE:
@@ -336,7 +336,7 @@ def _classes(recipe: Recipe, task: Task, source: Source | None) -> tuple[str, ..
 
 
 def _check_labels(
-    answers: Sequence[Answer], source: Source | None, classes: Sequence[str], file: str | Path | None, task: Task
+    answers: Sequence[Answer], source: TableSource | None, classes: Sequence[str], file: str | Path | None, task: Task
 ) -> None:
     if source is None:
         return
@@ -350,12 +350,12 @@ def _check_labels(
             raise DataError(f"--labelled {file}: label '{shortened(name)}' is not among --classes; {near}")
 
 
-def _source(recipe: Recipe, task: Task, classes: Sequence[str], out: Path, labelled: bool) -> Source:
+def _source(recipe: Recipe, task: Task, classes: Sequence[str], out: Path, labelled: bool) -> TableSource:
     path = recipe.data_path
     if path != SAMPLE:
         path = Path(os.path.relpath(Path(path).resolve(), out.resolve().parent)).as_posix()
     reading = {name: value for name, value in recipe.reading.items() if name != "root"}
-    return Source(path, task.domain.name, task.name, tuple(classes), reading, labelled)
+    return TableSource(path, task.domain.name, task.name, tuple(classes), reading, labelled)
 
 
 def _todo(rows: _Rows, chosen: Round, method: str, number: int, seed: int) -> list[Todo]:

@@ -13,7 +13,7 @@ from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
 from ..export.folder import is_export
-from ..serving.server import PORT, Settings, check_token, listening, require_server, run
+from ..serving.server import PORT, ServerSettings, check_token, listening, require_server, run
 from ..serving.uploads import Limits
 from .options import ServeOptions
 
@@ -78,20 +78,22 @@ def serve(
         address = f"http://{name}:{made.getsockname()[1]}/"
         opened(address)
         load = partial(load_export, folder) if exported else partial(load_run, folder, backbone=backbone)
-        run(Settings(load, serving, token, loopback, asked.workers, asked.batch_size, limits, address), made, told)
+        run(
+            ServerSettings(load, serving, token, loopback, asked.workers, asked.batch_size, limits, address), made, told
+        )
     finally:
         made.close()
 
 
 def load_export(folder: Path, serving: Serving) -> Served:
     """An export; nothing of torch is imported."""
-    from ..serving.exported import ServedBags, ServedExport, has_bags
+    from ..serving.exported import ExportedBags, ServedExport, has_bags
     from ..serving.exported_finder import ServedFinder, has_finder
-    from ..serving.exported_numbers import ServedNumbers, has_numbers
+    from ..serving.exported_numbers import ExportedNumbers, has_numbers
 
     if has_numbers(folder):
-        return ServedNumbers(folder, serving)
-    kind = ServedFinder if has_finder(folder) else ServedBags if has_bags(folder) else ServedExport
+        return ExportedNumbers(folder, serving)
+    kind = ServedFinder if has_finder(folder) else ExportedBags if has_bags(folder) else ServedExport
     return kind(folder, serving)
 
 

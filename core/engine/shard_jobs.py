@@ -15,7 +15,7 @@ from ..runtime.distributed import all_gather_json, rank, together, world_size
 from ..runtime.process import cores
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
-from ..shards import Executor, Job, Manifest, Place, Stage, Summary, drive, function_stage
+from ..shards import Executor, Job, Manifest, ShardPlace, Stage, Summary, drive, function_stage
 from .options import ShardOptions
 
 MOST_SKIPPED = 100
@@ -85,24 +85,29 @@ def run_over_shards(
     return together(on_this_rank)
 
 
-def place_of_shards(out: str | Path) -> Place:
+def place_of_shards(out: str | Path) -> ShardPlace:
     """Where shards are to be written; checked.
 
     Raises:
         ConfigError: no place for shards. DataError: it cannot be made.
     """
-    place = Place(str(out) if is_url(str(out)) else os.path.abspath(out))
+    place = ShardPlace(str(out) if is_url(str(out)) else os.path.abspath(out))
     place.check()
     return place
 
 
-def manifest_of(sources: Sequence[str | Path], place: Place) -> Manifest:
+def manifest_of(sources: Sequence[str | Path], place: ShardPlace) -> Manifest:
     """As `Manifest.of`, with counts of tars kept in the cache."""
     return Manifest.of(sources, place, FeatureStore.default_root().parent)
 
 
 def job_of(
-    stage: Stage, manifest: Manifest, place: Place, asked: ShardOptions, batch_size: int, threads: int | None = None
+    stage: Stage,
+    manifest: Manifest,
+    place: ShardPlace,
+    asked: ShardOptions,
+    batch_size: int,
+    threads: int | None = None,
 ) -> Job:
     """The job of this process: of the shards that are asked for, its rank's."""
     return Job.of(
@@ -130,7 +135,7 @@ def run_job(job: Job, executor: Executor, tolerate: float, reporter: Reporter, t
     return summary
 
 
-def _check(summary: Summary, tolerate: float, place: Place) -> None:
+def _check(summary: Summary, tolerate: float, place: ShardPlace) -> None:
     if summary.aside:
         number, reason = next(iter(summary.aside.items()))
         raise DataError(

@@ -16,9 +16,9 @@ from ..data.images import LEAST_SIDE, decode_bytes
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError
 from ..runtime.remote import is_url
-from ..shards import Manifest, Place
+from ..shards import Manifest, ShardPlace
 from ..shards.manifest import listing
-from ..shards.sources import Row
+from ..shards.sources import ShardRow
 
 OF_ITEMS = dict.fromkeys(("path", "id", "decode", "split", "groups", "version"), "string")
 """Columns of a list of samples -> type, besides labels."""
@@ -56,7 +56,7 @@ def images_listed(domain: Domain, images: Sequence[str | Path], reading: Mapping
 
 
 def manifest_of_items(
-    data: DomainData, place: Place, further: Mapping[str, Callable[[Item], str]] | None = None
+    data: DomainData, place: ShardPlace, further: Mapping[str, Callable[[Item], str]] | None = None
 ) -> Manifest:
     """The samples of a domain, listed in a place.
 
@@ -85,7 +85,7 @@ class RowReader:
         limit = vars(domain.reading_of(reading)).get("max_pixels", Item.MAX_PIXELS)
         self._decode = {"max_pixels": limit, **self._reduced}
 
-    def load(self, row: Row) -> Decoded:
+    def load(self, row: ShardRow) -> Decoded:
         """Decode a row.
 
         Raises:
@@ -96,11 +96,11 @@ class RowReader:
         item = self.item(row)
         return self.data.load(item.with_(decode={**item.decode, **self._reduced}))
 
-    def item(self, row: Row) -> Item:
+    def item(self, row: ShardRow) -> Item:
         """The sample of a row of a list."""
         return Item(row.id, Path(row.path), json.loads(row.columns["decode"]))
 
-    def samples(self, rows: Sequence[Row]) -> DomainData:
+    def samples(self, rows: Sequence[ShardRow]) -> DomainData:
         """Rows as samples that are known by their ids: no file is read to know them."""
         by_id = {row.id: row for row in rows}
         own = [Item(row.id, Path(row.path)) if self.data is None else self.item(row) for row in rows]

@@ -34,7 +34,7 @@ MOST_AHEAD = 1024
 
 
 @dataclass(frozen=True)
-class Job:
+class DecodeJob:
     """One image to decode, and what is wanted of it.
 
     Args:
@@ -94,7 +94,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableKeys:
     """Keys without features, and why in one line."""
 
     keys: tuple[bytes, ...]
@@ -102,14 +102,14 @@ class Unreadable:
 
 
 def extract(
-    jobs: Iterable[Job],
-    render: Callable[[Job], list[Tensor]],
+    jobs: Iterable[DecodeJob],
+    render: Callable[[DecodeJob], list[Tensor]],
     encode: Callable[[Tensor], Tensor],
     tuner: BatchSizeTuner,
     workers: int | None = None,
     pin: bool = False,
     each_part: bool = False,
-) -> Generator[Encoded | Counted | Unreadable, None, None]:
+) -> Generator[Encoded | Counted | UnreadableKeys, None, None]:
     """Features of all jobs, batch by batch, in the order of the jobs.
 
     Args:
@@ -161,11 +161,11 @@ class PartMeans:
         return (self._sums.pop(key) / of).astype(np.float32)
 
 
-def averaged(results: Iterator[Encoded | Counted | Unreadable]) -> Iterator[Encoded | Unreadable]:
+def averaged(results: Iterator[Encoded | Counted | UnreadableKeys]) -> Iterator[Encoded | UnreadableKeys]:
     """What `extract` gives, with one row per sample: of samples with parts, the mean of these."""
     means = PartMeans()
     for result in results:
-        if isinstance(result, Unreadable):
+        if isinstance(result, UnreadableKeys):
             yield result
         elif isinstance(result, Encoded):
             rows = {
@@ -179,10 +179,10 @@ def averaged(results: Iterator[Encoded | Counted | Unreadable]) -> Iterator[Enco
 
 def renderer(
     load: Callable[[Item], Decoded], transform: Callable, view_transform: Callable | None
-) -> Callable[[Job], list[Tensor]]:
+) -> Callable[[DecodeJob], list[Tensor]]:
     """Job -> pixels, decoding its image once."""
 
-    def render(job: Job) -> list[Tensor]:
+    def render(job: DecodeJob) -> list[Tensor]:
         decoded = load(job.item)
         return [transform(decoded) if seed is None else view_transform(decoded, seed=seed) for seed in job.seeds]
 
@@ -254,12 +254,14 @@ def check_amp(amp: str | None) -> None:
 class _Window:
     """Rendered pixels in the order of the jobs, some way ahead of who takes them and no further."""
 
-    def __init__(self, threads: ThreadPoolExecutor, count: int, jobs: Iterable[Job], render, pin: bool, each: bool):
+    def __init__(
+        self, threads: ThreadPoolExecutor, count: int, jobs: Iterable[DecodeJob], render, pin: bool, each: bool
+    ):
         self._threads, self._count, self._render, self._pin, self._each = threads, count, render, pin, each
         self._waiting = _small_jobs(jobs)
-        self._running: deque[tuple[Job, Future]] = deque()
+        self._running: deque[tuple[DecodeJob, Future]] = deque()
         self._ready: deque[tuple[Piece, Tensor]] = deque()
-        self._news: list[Counted | Unreadable] = []
+        self._news: list[Counted | UnreadableKeys] = []
         self._per_key = 1  # pieces, as far as the last decoded sample shows
 
     def take(self, size: int, settle: bool) -> tuple[list[Piece], Tensor] | None:
@@ -277,7 +279,7 @@ class _Window:
             except (CacheError, SourceError):
                 raise
             except Exception as error:  # a decoder of any library may raise anything on a damaged file
-                self._news.append(Unreadable(job.keys, one_line(error)))
+                self._news.append(UnreadableKeys(job.keys, one_line(error)))
                 continue
             self._sort_out(job, decoded)
         if not self._ready:
@@ -288,12 +290,12 @@ class _Window:
             wait([future for _, future in self._running])
         return [piece for piece, _ in taken], self._stacked([pixels for _, pixels in taken])
 
-    def news(self) -> list[Counted | Unreadable]:
+    def news(self) -> list[Counted | UnreadableKeys]:
         """What was met since the last call and needs no tower."""
         news, self._news = self._news, []
         return news
 
-    def _sort_out(self, job: Job, decoded: list[list[tuple[Piece, Tensor]]]) -> None:
+    def _sort_out(self, job: DecodeJob, decoded: list[list[tuple[Piece, Tensor]]]) -> None:
         """Keep what is to be encoded."""
         for pieces, stored in zip(decoded, job.stored or repeat(frozenset())):
             self._per_key = len(pieces)
@@ -319,12 +321,12 @@ class _Window:
             ahead += self._per_key * len(job.keys)
 
 
-def _small_jobs(jobs: Iterable[Job]) -> Iterator[Job]:
+def _small_jobs(jobs: Iterable[DecodeJob]) -> Iterator[DecodeJob]:
     """Jobs of a few views each: an image with very many views is decoded more than once rather than held in all."""
     for job in jobs:
         for i in range(0, len(job.keys), VIEWS_A_JOB):
             some = slice(i, i + VIEWS_A_JOB)
-            yield Job(job.item, job.keys[some], job.seeds[some], job.stored[some])
+            yield DecodeJob(job.item, job.keys[some], job.seeds[some], job.stored[some])
 
 
 def _pieces(key: bytes, pixels: Tensor, each: bool = False) -> list[tuple[Piece, Tensor]]:
@@ -364,11 +366,11 @@ def _within_memory(encode, pixels: Tensor, tuner: BatchSizeTuner) -> Tensor:
     return torch.cat([_within_memory(encode, part, tuner) for part in (pixels[:half], pixels[half:])])
 
 
-def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | Unreadable]:
+def _finite_rows(pieces: list[Piece], rows: np.ndarray) -> Iterator[Encoded | UnreadableKeys]:
     finite = np.isfinite(rows).all(axis=1)
     for i in (~finite).nonzero()[0]:
         what = "it" if pieces[i].part is None else f"part {pieces[i].part} of it"
-        yield Unreadable((pieces[i].key,), f"the backbone gives NaN or infinity for {what}")
+        yield UnreadableKeys((pieces[i].key,), f"the backbone gives NaN or infinity for {what}")
     if finite.all():
         yield Encoded(pieces, rows)
     elif finite.any():

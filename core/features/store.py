@@ -25,13 +25,13 @@ from ..runtime.files import filled_once, write_cached
 from ..runtime.process import keeps
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
-from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, Unreadable, encoder, extract, renderer
+from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, UnreadableKeys, encoder, extract, renderer
 from .on_cores import OnCores
 from .table import (
     PART_COUNTS,
+    FeatureTable,
     Request,
     Share,
-    Table,
     canonical_json,
     folder_name,
     gathered,
@@ -168,7 +168,7 @@ class FeatureStore:
         positions = list(range(first, len(items), step))
 
         def on_this_rank() -> Share:
-            table = Table(request, [items[i] for i in positions], self.hashes)
+            table = FeatureTable(request, [items[i] for i in positions], self.hashes)
             computed = self._fill(table, fixed, progress)
             return Share.of(table, positions, computed, backbone.embed_dim)
 
@@ -215,7 +215,7 @@ class FeatureStore:
             Position in `items` -> number of images or parts; a sample never met before counts as one.
         """
         request = Request(data, backbone, transform, None, tap, 0, 0, amp, workers, True)
-        table = Table(request, items, self.hashes)
+        table = FeatureTable(request, items, self.hashes)
         _look_up_counts(table, self.folder_of(PART_COUNTS))
         found = all_gather_json(table.lacking(self.folder_of(request.space).known(table.missing())))[0]
         return {int(position): pieces for position, pieces in found.items()}  # one answer for all ranks
@@ -280,7 +280,7 @@ class FeatureStore:
                 write_cached(path, canonical_json(fact).encode())
         return fact
 
-    def _fill(self, table: Table, fixed: BatchSizeTuner | None, progress: Progress | None) -> int:
+    def _fill(self, table: FeatureTable, fixed: BatchSizeTuner | None, progress: Progress | None) -> int:
         """Find or compute all cells; returns how many were computed. What is computed is stored, come what may.
 
         Args:
@@ -306,7 +306,7 @@ class FeatureStore:
         try:
             with closing(extract(jobs, render, encode, tuner, request.workers, pin, each_part)) as results:
                 for result in results:
-                    if isinstance(result, Unreadable):
+                    if isinstance(result, UnreadableKeys):
                         table.fail(result.keys, result.reason)
                     else:
                         counted.add(*table.learn(result.pieces))
@@ -343,14 +343,14 @@ class FeatureStore:
         return self._tuners[work]
 
 
-def _look_up(table: Table, folder: ShardFolder | NoShards, counts: ShardFolder | NoShards) -> None:
+def _look_up(table: FeatureTable, folder: ShardFolder | NoShards, counts: ShardFolder | NoShards) -> None:
     """Find what is stored: how many parts each sample has, then features of images and of parts."""
     _look_up_counts(table, counts)
     for keys, rows in folder.find(table.missing()):
         table.put(keys, rows)
 
 
-def _look_up_counts(table: Table, counts: ShardFolder | NoShards) -> None:
+def _look_up_counts(table: FeatureTable, counts: ShardFolder | NoShards) -> None:
     cells = table.count_keys()
     for keys, rows in counts.find(cells):
         for key, row in zip(keys, rows):

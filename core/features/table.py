@@ -26,7 +26,7 @@ from ..data.verify import contents_of
 from ..errors import ConfigError, DataError, one_line
 from ..runtime.distributed import all_gather_json, all_gather_rows, world_size
 from ..runtime.process import collecting_seldom
-from .extract import Job, PartMeans, Piece, check_amp, check_tap, cores
+from .extract import DecodeJob, PartMeans, Piece, check_amp, check_tap, cores
 
 FORMAT = 1
 PART_COUNTS = "numbers of parts"
@@ -175,7 +175,7 @@ class Request:
         return None if column == 0 else view_seed(self.seed, content, column - 1)
 
 
-class Table:
+class FeatureTable:
     """Cells (N, 1 + V), each found by its key; images with the same content share keys, so each is computed once.
 
     A cell is one image, stored under its key, or the mean of a sample's parts, each stored under a key of its own.
@@ -272,7 +272,7 @@ class Table:
         whole = [key for key, cells in self._cells.items() if not self._counts.get(key) and not self._filled[cells[0]]]
         return [*whole, *self._lacking]
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[DecodeJob]:
         """What is to be computed: of each image all that is missing."""
         by_row: dict[int, list[tuple[bytes, int]]] = {}
         for key in filter(self._is_open, self._cells):
@@ -282,7 +282,7 @@ class Table:
         for row, wanted in by_row.items():
             seeds = tuple(self.request.seed_of(self._contents[row], column) for _, column in wanted)
             keys = tuple(key for key, _ in wanted)
-            jobs.append(Job(self.items[row], keys, seeds, tuple(map(self._stored, keys))))
+            jobs.append(DecodeJob(self.items[row], keys, seeds, tuple(map(self._stored, keys))))
         self._todo = {key for job in jobs for key in job.keys}
         return jobs
 
@@ -396,7 +396,7 @@ class Share:
         return torch.arange(self.parts.shape[1]) < torch.tensor(self.counts).clamp(min=1)[:, None]
 
     @classmethod
-    def of(cls, table: Table, positions: list[int], computed: int, width: int) -> Share:
+    def of(cls, table: FeatureTable, positions: list[int], computed: int, width: int) -> Share:
         """A filled table whose rows stand at `positions` of the whole; `width` is D where no row could be read."""
         kept = table.kept
         values = torch.zeros(0, table.request.columns, width) if table.values is None else table.values

@@ -28,7 +28,7 @@ from ..data.class_folders import read_class_folders
 from ..data.file_hashes import FileHashes
 from ..data.verify import check_tolerated, drop_unreadable
 from ..errors import DataError
-from ..features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, renderer
+from ..features.extract import AMP, BatchSizeTuner, DecodeJob, Encoded, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier
 from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
@@ -148,7 +148,7 @@ class GenericProbe:
 
     def _encoded(self, backbone: Backbone, batch_size: int | None, workers: int | None, amp: str | None) -> Tensor:
         """(N, D) unit features on the CPU, in the order of the items."""
-        jobs = [Job(item, (str(i).encode(),), (None,)) for i, item in enumerate(self.data.items)]
+        jobs = [DecodeJob(item, (str(i).encode(),), (None,)) for i, item in enumerate(self.data.items)]
         render = renderer(self.data.load, backbone.preprocess(), None)
         best = getattr(backbone, "best_batch_size", BATCH_SIZE)
         tuner = BatchSizeTuner(best if batch_size is None else batch_size)

@@ -32,7 +32,7 @@ NOTE = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class AurocPair:
     """AUROCs of both runs.
 
     Attributes:
@@ -70,14 +70,14 @@ class AgainstRun(Record):
     key: ClassVar[str] = "against"
     other: str
     in_its_fit: str
-    pairs: Mapping[str, Pair]
-    mean: Pair | None = None
+    pairs: Mapping[str, AurocPair]
+    mean: AurocPair | None = None
 
     @classmethod
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         values = metrics[cls.key]
-        pairs, mean = {name: Pair(**of) for name, of in values["pairs"].items()}, values["mean"]
-        return cls(values["other"], values["in_its_fit"], pairs, mean and Pair(**mean))
+        pairs, mean = {name: AurocPair(**of) for name, of in values["pairs"].items()}, values["mean"]
+        return cls(values["other"], values["in_its_fit"], pairs, mean and AurocPair(**mean))
 
     def rows(self) -> Iterator[tuple[Any, ...]]:
         """Of a table."""
@@ -160,13 +160,13 @@ def _ranking(logits: Tensor, several: bool) -> Tensor:
     return logits if several else log_odds(logits)
 
 
-def _pair(test: PairedAurocs, p_holm: float) -> Pair:
-    return Pair(test.first, test.second, test.difference, test.interval, test.p_value, p_holm)
+def _pair(test: PairedAurocs, p_holm: float) -> AurocPair:
+    return AurocPair(test.first, test.second, test.difference, test.interval, test.p_value, p_holm)
 
 
-def _mean(run: Tensor, other: Tensor, truth: Tensor, groups: Sequence[str] | None) -> Pair:
+def _mean(run: Tensor, other: Tensor, truth: Tensor, groups: Sequence[str] | None) -> AurocPair:
     """Of the mean over all classes."""
     after, before = Aurocs.of(run, truth, groups), Aurocs.of(other, truth, groups)
     gain = auroc_difference(before, after)
     interval = gain.bounds or [-1.0, 1.0]
-    return Pair(after.macro, before.macro, gain.value, interval, gain.p_value, gain.p_value)
+    return AurocPair(after.macro, before.macro, gain.value, interval, gain.p_value, gain.p_value)

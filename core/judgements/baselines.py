@@ -80,7 +80,7 @@ class Baseline(Record):
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(Record, Verdict):
+class BaselineComparison(Record, Verdict):
     """The adapted model and its baselines on one test set.
 
     Attributes:
@@ -285,17 +285,17 @@ class Comparison(Record, Verdict):
 class Baselines(Judgement):
     """The adapted model against each baseline in the metric that decides."""
 
-    record: ClassVar = Comparison
+    record: ClassVar = BaselineComparison
     needs: ClassVar = frozenset({"labelled"})
     place: ClassVar = Place.VERDICT
 
-    def compute(self, fit: JudgedClassifier) -> Comparison:
+    def compute(self, fit: JudgedClassifier) -> BaselineComparison:
         comparison = compared(fit.scores, fit.class_names, fit.deciding)
         grouped = fit.metrics.get("possible_groups")
         return replace(comparison, if_grouped=grouped, classes=len(fit.class_names))
 
 
-def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> Comparison:
+def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> BaselineComparison:
     """The adapted model against its baselines.
 
     Args:
@@ -314,7 +314,7 @@ def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> 
     return replace(_one_label(scores, class_names, sides, deciding or deciding_metric(scores.labels)), **of)
 
 
-def _one_label(scores: Scores, names: Sequence[str], sides: Mapping[str, Tensor], deciding: str) -> Comparison:
+def _one_label(scores: Scores, names: Sequence[str], sides: Mapping[str, Tensor], deciding: str) -> BaselineComparison:
     """Answers compared, and their confidence."""
     labels, groups, classes = scores.labels, scores.groups, len(names)
     answers = {side: logits.argmax(dim=1) for side, logits in sides.items()}
@@ -331,7 +331,7 @@ def _one_label(scores: Scores, names: Sequence[str], sides: Mapping[str, Tensor]
             reached = values[LINEAR] if name == LINEAR else _shares(right[name], labels)
             of_class = names[largest] if name == LARGEST else None
             baselines[name] = Baseline(reached, gain.value, gain.bounds, gain.p_value, of_class, of=name)
-    return Comparison(
+    return BaselineComparison(
         intervals={side: of["accuracy"] for side, of in between.items()},
         metric_intervals=between,
         deciding=deciding,
@@ -347,7 +347,7 @@ def _shares(right: Tensor, labels: Tensor) -> dict[str, float]:
     return {key: float((right.double() * of).sum()) for key, of in weights.items()}
 
 
-def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[str, Tensor]) -> Comparison:
+def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[str, Tensor]) -> BaselineComparison:
     """AUROCs compared."""
     labels, groups = given.labels, given.groups
     values = {side: multilabel_metrics(logits, labels, list(class_names)) for side, logits in sides.items()}
@@ -362,7 +362,7 @@ def _several_labels(given: Scores, class_names: Sequence[str], sides: Mapping[st
         if name in values and ranked:
             gain = auroc_difference(aurocs.get(name), aurocs["adapted"])
             baselines[name] = Baseline(values[name], gain.value, gain.bounds, gain.p_value, of=name)
-    return Comparison(
+    return BaselineComparison(
         intervals={side: of.get("auroc") for side, of in between.items()},
         metric_intervals=between,
         deciding="auroc",

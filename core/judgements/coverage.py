@@ -55,7 +55,7 @@ class Trusted(_Asked):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers(_Asked):
+class CoveredAnswers(_Asked):
     """Of each image.
 
     Attributes:
@@ -126,15 +126,15 @@ class Coverage(Judgement):
     def _per_class(self) -> bool:
         return self.coverage_per == "class"
 
-    def compute(self, judged: JudgedClassifier | JudgedPredictions) -> Trusted | Answers | None:
+    def compute(self, judged: JudgedClassifier | JudgedPredictions) -> Trusted | CoveredAnswers | None:
         if isinstance(judged, JudgedPredictions):
             return self._answers(judged)
         return self._trusted(judged) if judged.labelled and judged.own_classes else None
 
-    def _answers(self, predictions: JudgedPredictions) -> Answers:
+    def _answers(self, predictions: JudgedPredictions) -> CoveredAnswers:
         sets, of_sets = self._sets(predictions)
         left_open, of_answers = self._left_open(predictions)
-        return Answers([*of_sets, *of_answers], left_open, sets)
+        return CoveredAnswers([*of_sets, *of_answers], left_open, sets)
 
     def _sets(self, predictions: JudgedPredictions) -> tuple[list[list[str]] | None, list[str]]:
         calibration, several = predictions.calibration, predictions.answers is not None

@@ -30,7 +30,7 @@ from ..runs.sections import Cell, Line, Mark, Measure, Plot, PlotSection, TableS
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ..metrics.operating_point import Rates
+    from ..metrics.operating_point import ThresholdRates
 
 WITHOUT = {"absence", "absent", "benign", "control", "healthy", "negative", "no", "non", "none", "normal", "not"}
 WITHOUT |= {"unaffected", "uninfected", "unremarkable", "without"}
@@ -88,7 +88,7 @@ class FindingScore:
         )
         return (f"{self.present:,} of {self.images:,}", *(_cell(*score) for score in scores))
 
-    def plots(self, title: str, rates: Rates | None = None) -> list[Plot]:
+    def plots(self, title: str, rates: ThresholdRates | None = None) -> list[Plot]:
         """Both curves of ranking, and the decision curve.
 
         Args:
@@ -111,7 +111,7 @@ class FindingScore:
         ]
 
 
-def _marks(rates: Rates | None) -> tuple[Mark | None, Mark | None]:
+def _marks(rates: ThresholdRates | None) -> tuple[Mark | None, Mark | None]:
     """Of the ROC curve, and of precision over recall, where anything is called positive."""
     if rates is None or rates.sensitivity is None or rates.specificity is None:
         return None, None
@@ -138,7 +138,7 @@ class FindingScores(Record):
     reason: str
     calibrated: bool
     scores: Mapping[str, FindingScore]
-    marked: Mapping[str, Rates] | None = beside()
+    marked: Mapping[str, ThresholdRates] | None = beside()
 
     def among(self, others: Mapping[str, Record]) -> FindingScores:
         """With the operating points marked, where there are some."""

@@ -23,7 +23,7 @@ from ..errors import ConfigError, DataError
 from ..metrics.intervals import units_of
 from ..metrics.operating_point import (
     PredictiveValues,
-    Rates,
+    ThresholdRates,
     decision_curve,
     least_units,
     predictive_values_at,
@@ -94,7 +94,7 @@ class Point:
     threshold: float
     chosen_on: int
     reached: Sequence[float]
-    rates: Rates | None = None
+    rates: ThresholdRates | None = None
     with_it: int = 0
     without_it: int = 0
     needed: Mapping[str, int] | None = None
@@ -106,7 +106,7 @@ class Point:
     def read(cls, values: Mapping[str, Any]) -> Self:
         """From metrics.json."""
         rates, at = values["rates"], values["at_prevalence"]
-        nested = {"rates": rates and Rates(**rates), "at_prevalence": at and PredictiveValues(**at)}
+        nested = {"rates": rates and ThresholdRates(**rates), "at_prevalence": at and PredictiveValues(**at)}
         return cls(**{**values, **nested})
 
     def rows(self) -> list[tuple[str, str, str, str]]:

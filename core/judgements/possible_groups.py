@@ -60,7 +60,7 @@ class IfGrouped(Record):
 
 
 @dataclass(eq=False, kw_only=True)
-class PossibleGroups(Judgement):
+class GroupProbe(Judgement):
     """A linear probe on the features of the fit, by image and by group."""
 
     record: ClassVar = IfGrouped

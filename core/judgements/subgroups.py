@@ -19,7 +19,7 @@ from ..data.group_columns import UNKNOWN
 from ..errors import ConfigError, UnknownNameError, did_you_mean, shortened
 from ..metrics.intervals import units_of
 from ..metrics.significance import holm, p_words
-from ..metrics.subgroups import LEAST_UNITS, QUARTERS, Part, Subgroups, quartiles, shrunk_shares, subgroups
+from ..metrics.subgroups import LEAST_UNITS, QUARTERS, Subgroup, Subgroups, quartiles, shrunk_shares, subgroups
 from ..robustness.image_factors import FACTORS, check_factors, factor_values
 from ..runs.sections import Cell, Measure, TableSection, plural
 from ._holistic import WORST
@@ -124,7 +124,7 @@ class ByColumns(Record):
     def from_json(cls, metrics: Mapping[str, Any]) -> Self:
         def shares(of: Mapping[str, Any]) -> dict[str, Subgroups]:
             return {
-                name: Subgroups(**{**each, "parts": tuple(Part(**part) for part in each["parts"])})
+                name: Subgroups(**{**each, "parts": tuple(Subgroup(**part) for part in each["parts"])})
                 for name, each in of.items()
             }
 
@@ -333,7 +333,7 @@ def _worst_of_zero_shot(of: Subgroups) -> list[float]:
     return [min(shrunk_shares(*map(list, zip(*shares))))] if shares else []
 
 
-def _points(best: Part, worst: Part) -> str:
+def _points(best: Subgroup, worst: Subgroup) -> str:
     """The gap between shrunken shares."""
     assert best.shrunk is not None and worst.shrunk is not None
     return f"{100 * (best.shrunk - worst.shrunk):.1f} points"

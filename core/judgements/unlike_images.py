@@ -11,7 +11,7 @@ from ..runs.sections import plural
 
 
 @dataclass(frozen=True, eq=False)
-class Unlike(Record):
+class UnlikeRecord(Record):
     """Which images are unlike those of the fit."""
 
     unlike: tuple[bool, ...]
@@ -31,14 +31,14 @@ class Unlike(Record):
 class UnlikeImages(Judgement):
     """Of runs that know how far ordinary images are from those of the fit; see `core/confidence/selective.py`."""
 
-    record: ClassVar = Unlike
+    record: ClassVar = UnlikeRecord
     judges: ClassVar = JudgedPredictions
     at: ClassVar = frozenset({PREDICT})
     columns: ClassVar = {"unlike": "unlike the fit"}
     needs: ClassVar = frozenset({"calibration"})
 
-    def compute(self, predictions: JudgedPredictions) -> Unlike | None:
+    def compute(self, predictions: JudgedPredictions) -> UnlikeRecord | None:
         unlike = predictions.calibration.unlike
         if unlike is None or unlike.support.shape[1] != predictions.features.shape[1]:
             return None
-        return Unlike(tuple(unlike.flags(predictions.features).tolist()))
+        return UnlikeRecord(tuple(unlike.flags(predictions.features).tolist()))

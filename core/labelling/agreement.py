@@ -10,7 +10,7 @@ from ..errors import DataError
 
 
 @dataclass(frozen=True)
-class Agreement:
+class AnnotatorAgreement:
     """Two files of labels compared.
 
     Args:
@@ -27,7 +27,7 @@ class Agreement:
     disagreements: list[tuple[str, str, str]]
 
 
-def compare_labels(first: str | Path, second: str | Path) -> Agreement:
+def compare_labels(first: str | Path, second: str | Path) -> AnnotatorAgreement:
     """Two files that `vladapt label` wrote.
 
     Raises:
@@ -43,7 +43,7 @@ def compare_labels(first: str | Path, second: str | Path) -> Agreement:
     alone = len({word for pair in pairs for word in pair}) < 2
     kappa = None if alone else float(cohen_kappa_score(*zip(*pairs)))
     apart = [(id_, *pair) for id_, pair in zip(both, pairs) if pair[0] != pair[1]]
-    return Agreement(len(both), len(both) - len(apart), kappa, apart)
+    return AnnotatorAgreement(len(both), len(both) - len(apart), kappa, apart)
 
 
 def _words(row: Answer) -> str:

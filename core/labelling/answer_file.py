@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ..contracts.recipe import SAMPLE
-from ..data.label_files import ANSWERS, Answer, Source, Todo, labels_text, read_answers
+from ..data.label_files import ANSWERS, Answer, TableSource, Todo, labels_text, read_answers
 from ..errors import ConfigError, DataError, did_you_mean, shortened
 from ..runtime.files import claimed, place_of, write_whole
 
@@ -32,7 +32,7 @@ class AnswerFile:
     """
 
     def __init__(
-        self, path: Path, todo: Sequence[Todo], source: Source, table: Path, labeller: str, several: bool = False
+        self, path: Path, todo: Sequence[Todo], source: TableSource, table: Path, labeller: str, several: bool = False
     ):
         if path.suffix.lower() != ".csv":
             raise ConfigError(f"--out {path}: labels are written as .csv; give a name that ends in .csv")
@@ -126,7 +126,7 @@ class AnswerFile:
         self._rows = rows
 
 
-def _relative_to(source: Source, table: Path, path: Path) -> Source:
+def _relative_to(source: TableSource, table: Path, path: Path) -> TableSource:
     """The source as seen from another file's folder."""
     if source.data == SAMPLE:
         return source
@@ -134,5 +134,5 @@ def _relative_to(source: Source, table: Path, path: Path) -> Source:
     return replace(source, data=Path(os.path.relpath(data, path.resolve().parent)).as_posix())
 
 
-def _place(source: Source, path: Path) -> str:
+def _place(source: TableSource, path: Path) -> str:
     return source.data if source.data == SAMPLE else str((path.resolve().parent / source.data).resolve())

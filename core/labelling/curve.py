@@ -15,7 +15,7 @@ PAYS, PAYS_NOT, UNKNOWN = "pays", "pays not", "unknown"
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """A model on the images drawn at random.
 
     Args:
@@ -57,7 +57,7 @@ class Payoff:
     interval: tuple[float, float]
 
 
-def payoff(points: Sequence[Point]) -> Payoff | None:
+def payoff(points: Sequence[CurvePoint]) -> Payoff | None:
     """Whether further labels pay, by the last model and the one with half as many labels or fewer.
 
     They do not where the interval of the gain ends below `WORTH`. They do where the gain is above 0 beyond chance. Else

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..contracts.items import Item
 from ..contracts.selector import Pool, Selector
-from ..data.splits import Links
+from ..data.splits import ItemLinks
 from ..errors import ConfigError
 
 EVERY = 5
@@ -42,7 +42,7 @@ class Known:
     features: Tensor
     labels: dict[int, tuple[int, ...]]
     random: frozenset[int]
-    links: Links
+    links: ItemLinks
     num_classes: int
     probabilities: Tensor | None = None
 

@@ -22,7 +22,7 @@ Parameter", Huber 1964)."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Number(Loss):
+class NumberHeadLoss(Loss):
     """The mean error of a linear layer's answers to `image_features` (B, D), against `number` (B,); NaN marks an image
     without a number, which is left out.
 

@@ -48,7 +48,7 @@ class Estimate:
     interval: tuple[float, float] | None
 
 
-class Remembering:
+class ContinualScores:
     """Scores of several sets after each stage of a training on one set after the other.
 
     Args:
@@ -118,7 +118,7 @@ class Remembering:
         bounds = percentiles(mean[1:])
         if bounds is not None and bounds[0] == bounds[1]:  # draws that all agree would claim certainty
             width = exact_interval(0, sum(self._columns[number].units for number in values))[1]
-            bounds = bounds[0] - width, bounds[1] + width
+            bounds = max(-1.0, bounds[0] - width), min(1.0, bounds[1] + width)
         return Estimate(float(mean[0]), bounds)
 
     def _at(self, stage: int, number: int) -> Tensor | None:

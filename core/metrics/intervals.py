@@ -225,13 +225,13 @@ def share_interval(values: Tensor, groups: Sequence[str] | Tensor | None = None,
         groups: N keys of images that belong together, or None.
         level: how often such intervals hold the true share.
     """
-    low, high = Clusters.of(values, torch.zeros(len(values), dtype=torch.int64), 1, groups).limits(level)
+    low, high = ClusterSums.of(values, torch.zeros(len(values), dtype=torch.int64), 1, groups).limits(level)
     return [float(low[0]), float(high[0])]
 
 
 def effective_number(right: Tensor, groups: Sequence[str] | Tensor | None = None) -> float:
     """So many independent images tell as much of a share, by Korn and Graubard; arguments as for `share_interval`."""
-    clusters = Clusters.of(right, torch.zeros(len(right), dtype=torch.int64), 1, groups)
+    clusters = ClusterSums.of(right, torch.zeros(len(right), dtype=torch.int64), 1, groups)
     return float(clusters.total[0] if clusters.independent else clusters.effective(LEVEL)[0])
 
 
@@ -246,7 +246,7 @@ def class_intervals(
         classes: C.
         groups: N keys of images that belong together, or None.
     """
-    clusters = Clusters.of(right, of, classes, groups)
+    clusters = ClusterSums.of(right, of, classes, groups)
     low, high = clusters.limits(level)
     bounds = zip(low.tolist(), high.tolist(), clusters.total.tolist())
     return [[first, last] if rows else None for first, last, rows in bounds]
@@ -263,7 +263,7 @@ def balanced_interval(
         groups: N keys of images that belong together, or None.
     """
     present = labels.unique(return_inverse=True)[1]
-    clusters = Clusters.of(right, present, int(present.max()) + 1, groups)
+    clusters = ClusterSums.of(right, present, int(present.max()) + 1, groups)
     low, high = mover(clusters.share, clusters.limits(level), clusters.together)
     return [max(0.0, float(low)), min(1.0, float(high))]
 
@@ -298,7 +298,7 @@ def paired_shares(
     if fits > 1:
         groups = units_of(groups, images)[0].repeat(fits)
     of = torch.zeros(images, dtype=torch.int64) if labels is None else labels.unique(return_inverse=True)[1]
-    clusters = Clusters.of(gains.flatten(), of.repeat(fits), int(of.max()) + 1, groups)
+    clusters = ClusterSums.of(gains.flatten(), of.repeat(fits), int(of.max()) + 1, groups)
     gained, lost = (of.repeat(fits)[(gains.flatten() == sign)].bincount(minlength=clusters.classes) for sign in (1, -1))
     counts = gained.double().numpy() / clusters.design, lost.double().numpy() / clusters.design
     value, size, independent = float(clusters.share.mean()), clusters.total / clusters.design, clusters.independent
@@ -332,7 +332,7 @@ def p_of_loss(before: Tensor, after: Tensor, margin: float, groups: Sequence[str
         groups: N keys of images that belong together, or None.
     """
     gains = after.double() - before.double()
-    clusters = Clusters.of(gains, torch.zeros(len(gains), dtype=torch.int64), 1, groups)
+    clusters = ClusterSums.of(gains, torch.zeros(len(gains), dtype=torch.int64), 1, groups)
     if not clusters.independent and clusters.units[0] < 2:
         return 1.0
     gained, lost, total = (each / clusters.design[0] for each in (*_gained_and_lost(gains), clusters.total[0]))
@@ -358,7 +358,7 @@ def _below(statistic: float, freedom: float | None) -> float:
 
 
 @dataclass(frozen=True, eq=False)
-class Clusters:
+class ClusterSums:
     """Values of rows, those of one class and one unit (an image, a patient) added up to a cell.
 
     Attributes:
@@ -380,7 +380,9 @@ class Clusters:
     independent: bool
 
     @classmethod
-    def of(cls, values: Tensor, labels: Tensor, classes: int, groups: Sequence[str] | Tensor | None = None) -> Clusters:
+    def of(
+        cls, values: Tensor, labels: Tensor, classes: int, groups: Sequence[str] | Tensor | None = None
+    ) -> ClusterSums:
         """Of values (N,), labels (N,) and keys (N,)."""
         unit, units = units_of(groups, len(values))
         value, label = values.double().cpu().numpy(), labels.cpu().numpy()

@@ -126,7 +126,7 @@ def _reached(units: int, below: float) -> tuple[float, float]:
 
 
 @dataclass(frozen=True)
-class Rates:
+class ThresholdRates:
     """What a threshold does on test images; each share with the [low, high] of its interval, None where no image tells.
 
     Attributes:
@@ -146,7 +146,7 @@ class Rates:
     counts: tuple[int, int, int, int]
 
 
-def rates_at(threshold: float, probs: Tensor, present: Tensor, groups: Sequence[str] | None = None) -> Rates:
+def rates_at(threshold: float, probs: Tensor, present: Tensor, groups: Sequence[str] | None = None) -> ThresholdRates:
     """What a threshold does.
 
     Args:
@@ -175,7 +175,7 @@ def rates_at(threshold: float, probs: Tensor, present: Tensor, groups: Sequence[
         int((~called & present).sum()),
         int((~called & ~present).sum()),
     )
-    return Rates(threshold=threshold, intervals=intervals, counts=counts, **values)
+    return ThresholdRates(threshold=threshold, intervals=intervals, counts=counts, **values)
 
 
 @dataclass(frozen=True)

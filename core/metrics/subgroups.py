@@ -21,7 +21,7 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Part:
+class Subgroup:
     """One part of the test set.
 
     Attributes:
@@ -54,7 +54,7 @@ class Subgroups:
         p_value: of parts that do not differ, as many patients having been dealt to them by chance; None for one part.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[Subgroup, ...]
     left_out: int
     p_value: float | None
 
@@ -64,7 +64,7 @@ class Subgroups:
         return self.p_value is not None and self.p_value < SIGNIFICANT
 
     @property
-    def gap(self) -> tuple[Part, Part] | None:
+    def gap(self) -> tuple[Subgroup, Subgroup] | None:
         """The best and the worst part, where parts differ by more than chance."""
         if not self.differ:
             return None
@@ -135,7 +135,7 @@ def subgroups(
             theirs = None if owners is None else [owners[row] for row in own.tolist()]
             interval = share_interval(values[own] > 0, theirs, level)
             count = units_of(theirs, len(own))[1]
-            parts.append(Part(name, len(own), count, float(values[own].mean()), interval))
+            parts.append(Subgroup(name, len(own), count, float(values[own].mean()), interval))
             numbers.append(effective_number(values[own] > 0, theirs))
     parts = [replace(part, shrunk=of) for part, of in zip(parts, shrunk_shares([p.share for p in parts], numbers))]
     parts.sort(key=lambda part: -part.images)

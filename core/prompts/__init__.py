@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classifier": "Layout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
+        "classifier": "TokenLayout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
         "context": "PromptLearner",
         "descriptions": "read_class_json",
         "languages": "ClassWords",

@@ -118,7 +118,7 @@ def _weights(encoded: dict[str, Tensor], texts: list[list[str]]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """What a tokenizer adds: `lead` tokens before the first word, `trail` after the last, `stop` for a full stop.
 
     Class attributes:
@@ -137,7 +137,7 @@ class Layout:
     single: int
 
     @classmethod
-    def of(cls, backbone: Backbone) -> Layout:
+    def of(cls, backbone: Backbone) -> TokenLayout:
         tokens = backbone.tokenize(
             [cls.PLACEHOLDER, "dog", "red", f"{cls.PLACEHOLDER}.", f"{cls.PLACEHOLDER} {cls.PLACEHOLDER}"]
         )
@@ -169,7 +169,7 @@ class Layout:
         return max(1, cls.CHUNK_TOKENS // tokens.shape[1])
 
 
-def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -> tuple[Tensor, Tensor]:
+def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: TokenLayout) -> tuple[Tensor, Tensor]:
     """Tokens (C, L) of the prompts "X ... X name.", and how many tokens each name takes, (C,).
 
     Raises:
@@ -179,7 +179,7 @@ def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -
     context_length = backbone.context_length
     # Counted behind another word, as it stands in the prompt: some tokenizers split a text's first word differently.
     lengths = (
-        layout.words(backbone.tokenize([f"{Layout.PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
+        layout.words(backbone.tokenize([f"{TokenLayout.PLACEHOLDER} {name}" for name in names]).to(backbone.device)) - 1
     )
     room = context_length - layout.lead - layout.trail - layout.stop - n_ctx
     if int(lengths.max()) > room:
@@ -189,7 +189,7 @@ def tokenize(backbone, class_names: Sequence[str], n_ctx: int, layout: Layout) -
             f"{max(room, 0)} are left beside {n_ctx} of context in this tower's {context_length}; shorten the text, or "
             "the context (n_ctx, ctx_init)"
         )
-    place = " ".join([Layout.PLACEHOLDER] * n_ctx)
+    place = " ".join([TokenLayout.PLACEHOLDER] * n_ctx)
     return backbone.tokenize([f"{place} {name}." for name in names]).to(backbone.device), lengths
 
 

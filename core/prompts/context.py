@@ -16,7 +16,7 @@ from ..contracts.backbone import Backbone, Block
 from ..contracts.items import spoken
 from ..contracts.options import require
 from ..errors import DataError
-from .classifier import POSITIONS, Layout, arrange, before, tokenize
+from .classifier import POSITIONS, TokenLayout, arrange, before, tokenize
 
 
 class PromptLearner(nn.Module):
@@ -85,13 +85,13 @@ class PromptLearner(nn.Module):
         require(class_chunk is None or class_chunk >= 1, "class_chunk", class_chunk, wanted)
         if not class_names:
             raise DataError("there are no class names to learn prompts for")
-        layout = Layout.of(backbone)
+        layout = TokenLayout.of(backbone)
         start = _given_start(backbone, ctx, ctx_init, layout)
         n_ctx = n_ctx if start is None else start.shape[-2]
         tokens, name_lengths = tokenize(backbone, class_names, n_ctx, layout)  # (C, L), (C,)
         mask = backbone.token_mask(tokens)
         self._trim = trim and "trim" in backbone.capabilities
-        longest = int(Layout.used_lengths(mask).max()) if self._trim else tokens.shape[1]
+        longest = int(TokenLayout.used_lengths(mask).max()) if self._trim else tokens.shape[1]
         tokens, mask = tokens[:, :longest], mask[:, :longest]
         order, slots = arrange(position, name_lengths, n_ctx, layout.lead, longest)  # (C, L), (C, M)
         self._backbone, self.class_chunk, self.checkpointing = backbone, class_chunk, checkpointing
@@ -137,7 +137,7 @@ class PromptLearner(nn.Module):
 
     def at_once(self) -> int:
         """Prompts that go through the tower at once, where no activations are kept."""
-        return self.class_chunk or Layout.at_once(self.mask)
+        return self.class_chunk or TokenLayout.at_once(self.mask)
 
     def _all(self) -> Tensor:
         return torch.arange(len(self.tokens), device=self.tokens.device)
@@ -156,13 +156,13 @@ class PromptLearner(nn.Module):
             return encode(rows)
         keeps_all = torch.is_grad_enabled() and not self.checkpointing and self.class_chunk is None
         chunk = len(rows) if keeps_all else max(1, self.at_once() // groups)
-        lengths = Layout.used_lengths(self.mask)[rows]
+        lengths = TokenLayout.used_lengths(self.mask)[rows]
         return self.encoded_in_chunks(encode, rows, lengths, chunk, recompute=self.checkpointing)
 
     def _encode_part(self, ctx: Tensor, rows: Tensor, normalize: bool) -> Tensor:
         mask = self.mask[rows]
         if self._trim and not torch.compiler.is_exporting():
-            mask = mask[:, : int(Layout.used_lengths(mask).max())]
+            mask = mask[:, : int(TokenLayout.used_lengths(mask).max())]
         prompts = self._prompts(ctx, rows, mask.shape[1])  # (G, R, L, W)
         if self._alike:
             return encode_sharing(self._backbone, prompts, mask, self._alike, normalize)
@@ -215,7 +215,7 @@ def check_context_options(n_ctx: int, position: str, ctx_init: str | None) -> No
     PromptLearner.check_words(ctx_init)
 
 
-def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, layout: Layout) -> Tensor | None:
+def _given_start(backbone: Backbone, ctx: Tensor | None, ctx_init: str | None, layout: TokenLayout) -> Tensor | None:
     """The context to start from, (M, W) or (C, M, W), where one is given."""
     if ctx is not None:
         return ctx.detach().float()

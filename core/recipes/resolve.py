@@ -37,7 +37,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, alternatives, check_given, did_you_mean
 from ..prompts.languages import read_language
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
-from ..registry.catalogue import Entry, find, is_place, literal_in
+from ..registry.catalogue import NameOrigin, find, is_place, literal_in
 from ..runs.places import HUB, run_folder
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
@@ -201,7 +201,7 @@ def check_recipe(recipe: Recipe) -> None:
         _check_packages_of("adapter", name, catalogue.adapters())
 
 
-def _check_packages_of(kind: str, name: str, entries: dict[str, Entry]) -> None:
+def _check_packages_of(kind: str, name: str, entries: dict[str, NameOrigin]) -> None:
     """Refuse a method or a task of which a package is missing, without importing it."""
     check_packages(f"{kind} '{name}'", literal_in(find(name, entries, kind), "packages") or {})
 

@@ -21,7 +21,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 from ..runtime.process import need_package
 from . import catalogue
-from .catalogue import PACKAGE, Entry, find, is_place
+from .catalogue import PACKAGE, NameOrigin, find, is_place
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -185,7 +185,7 @@ def build_loss(name: str, dims: Mapping[str, int] | None = None, **options: Any)
     return cls(dims, **chosen(cls, options, f"loss '{name}'"))
 
 
-def build_backbone(entry: Entry, name: str) -> Backbone:
+def build_backbone(entry: NameOrigin, name: str) -> Backbone:
     """What a family of backbones of another package makes of the name behind its own.
 
     Raises:
@@ -389,7 +389,7 @@ def divided(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[
     return own, {key: getattr(made[owners[key][0]], key) for key in judging}
 
 
-def _class(name: str, entries: dict[str, Entry], base: type) -> Any:
+def _class(name: str, entries: dict[str, NameOrigin], base: type) -> Any:
     """The subclass of `base` that has a name, which it learns.
 
     Raises:
@@ -400,7 +400,7 @@ def _class(name: str, entries: dict[str, Entry], base: type) -> Any:
     return cls
 
 
-def _load(entry: Entry, base: type):
+def _load(entry: NameOrigin, base: type):
     """The class (or, from an entry point, the instance) of `base` that an entry names."""
     if entry.entry_point is not None:
         loaded = _imported(entry, entry.entry_point)
@@ -421,7 +421,7 @@ def _load(entry: Entry, base: type):
     return _only_subclass(module, base, entry)
 
 
-def _imported(entry: Entry, point: EntryPoint) -> Any:
+def _imported(entry: NameOrigin, point: EntryPoint) -> Any:
     """What an entry point stands for."""
     try:
         return point.load()
@@ -430,7 +430,7 @@ def _imported(entry: Entry, point: EntryPoint) -> Any:
 
 
 @cache
-def _only_subclass(module: ModuleType, base: type, entry: Entry) -> type:
+def _only_subclass(module: ModuleType, base: type, entry: NameOrigin) -> type:
     subclasses = [
         value
         for value in vars(module).values()

@@ -35,7 +35,7 @@ DEFAULT_DOMAIN = "natural"
 
 
 @dataclass(frozen=True)
-class Entry:
+class NameOrigin:
     """Where a name comes from: a module of this package, or an entry point.
 
     Args:
@@ -66,71 +66,71 @@ class Entry:
         return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-PUBLISHED_RUN = Entry("published run", "adapter", "core.sharing.published_adapter")
+PUBLISHED_RUN = NameOrigin("published run", "adapter", "core.sharing.published_adapter")
 """The method that stands for a published run, which is named by its place."""
 
 
-def adapters() -> dict[str, Entry]:
+def adapters() -> dict[str, NameOrigin]:
     """Adapter name -> entry."""
     return _named("adapter", "adapters/*/*.py", "domains/*/adapters/*.py")
 
 
-def domains() -> dict[str, Entry]:
+def domains() -> dict[str, NameOrigin]:
     """Domain name -> entry."""
     return _named("domain", "domains/*/__init__.py")
 
 
-def losses() -> dict[str, Entry]:
+def losses() -> dict[str, NameOrigin]:
     """Loss name -> entry."""
     return _named("loss", "core/losses/*.py", "domains/*/losses/*.py")
 
 
-def tasks() -> dict[str, Entry]:
+def tasks() -> dict[str, NameOrigin]:
     """Task name -> entry."""
     return _named("task", "core/tasks/*/task.py", "domains/*/tasks/*.py")
 
 
-def metrics() -> dict[str, Entry]:
+def metrics() -> dict[str, NameOrigin]:
     """Metric name -> entry, of those that domains bring."""
     return _named("metric", "domains/*/metrics/*.py")
 
 
-def judgements() -> dict[str, Entry]:
+def judgements() -> dict[str, NameOrigin]:
     """Judgement name -> entry."""
     return _named("judgement", "core/judgements/*.py", "domains/*/judgements/*.py")
 
 
-def outputs() -> dict[str, Entry]:
+def outputs() -> dict[str, NameOrigin]:
     """Kind of output -> entry, of what `predict --as` writes."""
     return _named("output", "core/outputs/*.py", "domains/*/outputs/*.py")
 
 
-def commands() -> dict[str, Entry]:
+def commands() -> dict[str, NameOrigin]:
     """Command name -> entry, of those that domains bring."""
     return _named("command", "domains/*/commands/*.py")
 
 
-def selectors() -> dict[str, Entry]:
+def selectors() -> dict[str, NameOrigin]:
     """Selector name -> entry, of those that choose images to label."""
     return _named("selector", "adapters/selection/selectors/*.py")
 
 
-def curators() -> dict[str, Entry]:
+def curators() -> dict[str, NameOrigin]:
     """Curator name -> entry, of those that choose pairs of image and text."""
     return _named("curator", "core/curators/*.py", "domains/*/curators/*.py")
 
 
-def benchmarks() -> dict[str, Entry]:
+def benchmarks() -> dict[str, NameOrigin]:
     """Kind of benchmark set -> entry, of what `bench` scores backbones on."""
     return _named("benchmark", "core/bench/sets/*.py", "domains/*/benchmarks/*.py")
 
 
-def compositions() -> dict[str, Entry]:
+def compositions() -> dict[str, NameOrigin]:
     """Composition name -> entry, of ways in which an image and words become one query."""
     return _named("composition", "core/retrieval/compositions/*.py")
 
 
-def backbones() -> dict[str, Entry]:
+def backbones() -> dict[str, NameOrigin]:
     """Family of backbones -> entry, of those that other packages bring; our own are `FAMILIES`.
 
     Raises:
@@ -155,7 +155,7 @@ def is_place(name: object) -> bool:
     return text.startswith("hf:") or "/" in text or os.sep in text
 
 
-def find(name: str, entries: dict[str, Entry], kind: str) -> Entry:
+def find(name: str, entries: dict[str, NameOrigin], kind: str) -> NameOrigin:
     """The entry of a name.
 
     Raises:
@@ -174,7 +174,7 @@ def assigned(file: Path, name: str) -> ast.expr | None:
     return None
 
 
-def literal_in(entry: Entry, name: str) -> Any:
+def literal_in(entry: NameOrigin, name: str) -> Any:
     """The same as a value; None of an entry point, or where it is computed."""
     value = None if entry.file is None else assigned(entry.file, name)
     with suppress(ValueError):
@@ -186,12 +186,12 @@ def kebab(stem: str) -> str:
     return stem.replace("_", "-")
 
 
-def _named(kind: str, *patterns: str) -> dict[str, Entry]:
+def _named(kind: str, *patterns: str) -> dict[str, NameOrigin]:
     """Files of this package and entry points; a name taken twice is an error that names both."""
     plural = "losses" if kind == "loss" else f"{kind}s"
     points = _points(tuple(sys.path), f"vladapt.{plural}")
-    outside = [Entry(point.name, kind, entry_point=point) for point in points]
-    named: dict[str, Entry] = {}
+    outside = [NameOrigin(point.name, kind, entry_point=point) for point in points]
+    named: dict[str, NameOrigin] = {}
     for entry in [*_in_folder(kind, PACKAGE_ROOT, patterns), *outside]:
         if entry.name in named and named[entry.name].origin != entry.origin:
             raise ConfigError(
@@ -235,16 +235,18 @@ def _extends_us(folder: str) -> bool:
 
 
 @cache
-def _in_folder(kind: str, root: Path, patterns: tuple[str, ...]) -> tuple[Entry, ...]:
+def _in_folder(kind: str, root: Path, patterns: tuple[str, ...]) -> tuple[NameOrigin, ...]:
     files = [file.relative_to(root) for pattern in patterns for file in sorted(root.glob(pattern))]
     return tuple(_entry(kind, file) for file in files if kind == "domain" or not file.stem.startswith("_"))
 
 
-def _entry(kind: str, file: Path) -> Entry:
+def _entry(kind: str, file: Path) -> NameOrigin:
     """Of `domains/<d>/__init__.py` and `core/tasks/<t>/task.py` the folder has the name, else the file."""
     by_folder = file.name in ("__init__.py", "task.py") and len(file.parts) > 2
     named = file.parent if by_folder and (kind != "task" or file.parts[0] == "core") else file.with_suffix("")
     module = file.parent if file.name == "__init__.py" else file.with_suffix("")
     inside = file.parts[0] == "domains" and kind != "domain"
     group = file.parts[1] if kind == "adapter" and not inside else ""
-    return Entry(kebab(named.name), kind, ".".join(module.parts), group, domain=kebab(file.parts[1]) if inside else "")
+    return NameOrigin(
+        kebab(named.name), kind, ".".join(module.parts), group, domain=kebab(file.parts[1]) if inside else ""
+    )

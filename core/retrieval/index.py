@@ -58,7 +58,7 @@ class Hit:
     cluster: int | None = None
 
 
-class Entries:
+class IndexRows:
     """What each row of an index is. By its number, which counts deleted rows too; iterated, deleted rows are left out.
 
     Args:
@@ -93,7 +93,7 @@ class RetrievalIndex:
 
     def __init__(self, path: Path, info: dict[str, Any], segments: list[Segment], quantiser: Any = None):
         self.path, self.info, self.segments, self.quantiser = path, info, segments, quantiser
-        self.entries = Entries(segments)
+        self.entries = IndexRows(segments)
 
     @staticmethod
     def is_in(folder: Path) -> bool:

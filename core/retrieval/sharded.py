@@ -20,9 +20,9 @@ import numpy as np
 
 from ..data.nearest import faiss_library
 from ..errors import SourceError
-from ..shards import Manifest, Place, Stage
+from ..shards import Manifest, ShardPlace, Stage
 from ..shards.manifest import listing
-from ..shards.sources import OpenedParquet, Row
+from ..shards.sources import OpenedParquet, ShardRow
 from .build import written_to
 from .entries import Entry
 from .head import SEGMENTS
@@ -152,7 +152,7 @@ class SegmentStage(Stage):
         texts = dict.fromkeys(("id", "record", "about"), pa.string())
         return pa.schema({**texts, "already_there": pa.int64()})
 
-    def listed(self, place: Place) -> Manifest:
+    def listed(self, place: ShardPlace) -> Manifest:
         """One row per segment, listed in a place."""
         files = enumerate(self.features.segments(self.kind))
         rows = ({"path": names[0], "id": f"{number:08d}", "files": json.dumps(names)} for number, names in files)
@@ -164,7 +164,7 @@ class SegmentStage(Stage):
         quantiser = mapped(Path(self.folder) / self.quantiser) if self.quantiser else None
         return quantiser, RetrievalIndex.open(self.before) if self.before else None
 
-    def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+    def run(self, state: Any, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
         import pyarrow as pa
 
         quantiser, before = state
@@ -174,7 +174,7 @@ class SegmentStage(Stage):
             yield pa.table({"id": [row.id], **{name: [value] for name, value in made.items()}}, self.schema)
 
     def _written(
-        self, name: str, row: Row, quantiser: Any, before: RetrievalIndex | None
+        self, name: str, row: ShardRow, quantiser: Any, before: RetrievalIndex | None
     ) -> tuple[dict[str, Any] | None, Facts, int]:
         """The record of a segment, None where no row is new; what is known of its entries; how many are not new."""
         place, facts, there = Path(self.folder) / SEGMENTS / name, Facts(), 0
@@ -211,7 +211,7 @@ def trained_file(writer: SegmentsWriter, features: FeatureShards) -> str:
     return writer.train(features.drawn(), len(features))
 
 
-def take_segments(writer: SegmentsWriter, place: Place) -> int:
+def take_segments(writer: SegmentsWriter, place: ShardPlace) -> int:
     """Give a writer the segments that tasks wrote; returns how many entries were left out.
 
     Args:

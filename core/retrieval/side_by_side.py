@@ -16,9 +16,9 @@ import numpy as np
 
 from ..data.nearest import faiss_library
 from ..errors import ConfigError
-from ..shards import Manifest, Place, Stage
+from ..shards import Manifest, ShardPlace, Stage
 from ..shards.manifest import listing
-from ..shards.sources import OpenedParquet, Row
+from ..shards.sources import OpenedParquet, ShardRow
 from .head import CHUNK_BYTES, DIGEST
 from .index import RetrievalIndex
 from .wanted import Wanted
@@ -82,7 +82,7 @@ class SearchStage(Stage):
         found = {"scores": pa.list_(pa.float32()), "places": pa.list_(pa.int64())}
         return pa.schema({"id": pa.string(), **found})
 
-    def listed(self, place: Place, queries: int, segments: int) -> Manifest:
+    def listed(self, place: ShardPlace, queries: int, segments: int) -> Manifest:
         """One row per block and group, listed in a place: all groups of a block follow each other."""
         each = -(-segments // MOST_GROUPS)
         rows = (
@@ -100,7 +100,7 @@ class SearchStage(Stage):
             raise ConfigError(f"{self.index}: another process has changed this index meanwhile; run the command again")
         return opened, np.load(self.queries, mmap_mode="r", allow_pickle=False)
 
-    def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[Any]:
+    def run(self, state: Any, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:
         import pyarrow as pa
 
         opened, queries = state
@@ -114,7 +114,7 @@ class SearchStage(Stage):
 
 
 def merged(
-    stage: SearchStage, opened: RetrievalIndex, queries: np.ndarray, place: Place
+    stage: SearchStage, opened: RetrievalIndex, queries: np.ndarray, place: ShardPlace
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Cosines and numbers (n, top) of the nearest rows of some queries after the others, -1 where there is none.
 
@@ -132,7 +132,7 @@ def merged(
             yield opened.ranked(rows, scores, places, stage.top, stage.refine)
 
 
-def _table(place: Place, name: str) -> Any:
+def _table(place: ShardPlace, name: str) -> Any:
     with closing(OpenedParquet(place.path(name))) as opened:
         return opened.file.read(["scores", "places"])
 

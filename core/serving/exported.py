@@ -128,7 +128,7 @@ class ServedExport(ServedPictures):
         }
 
 
-class ServedBags(ServedExport):
+class ExportedBags(ServedExport):
     """The same of one that takes bags: files with the features of a sample's parts. One is read at a time, when it is
     answered."""
 

@@ -27,7 +27,7 @@ from .exported import ServedPictures
 COLUMN = "column"
 
 
-class ServedNumbers(ServedPictures):
+class ExportedNumbers(ServedPictures):
     """The folder that `vladapt export` wrote.
 
     Raises:

@@ -41,7 +41,7 @@ CANNOT_START = 3
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Of a server.
 
     Args:
@@ -116,7 +116,7 @@ def require_server() -> None:
         need_package("`vladapt serve`", module, "serve", package)
 
 
-def run(settings: Settings, made: socket.socket, told: Callable[[str], None]) -> None:
+def run(settings: ServerSettings, made: socket.socket, told: Callable[[str], None]) -> None:
     """Serve at a socket until SIGTERM or Ctrl-C, and finish what was taken in.
 
     Args:
@@ -173,7 +173,7 @@ class Worker:
         parent: the process that started it.
     """
 
-    settings: Settings
+    settings: ServerSettings
     place: Path
     parent: int
 

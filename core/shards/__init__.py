@@ -12,7 +12,7 @@ __getattr__, __dir__ = lazy_exports(
         "driver": "Job Summary drive",
         "executors": "Completed Executor build_executor",
         "manifest": "Manifest",
-        "place": "Place",
+        "place": "ShardPlace",
         "progress": "Progress jobs_below",
         "stage": "Stage Unreadable function_stage",
         "task": "ShardTask",

@@ -18,7 +18,7 @@ from ..errors import CapabilityError, ConfigError, DataError, VladaptError, prin
 from ..runtime.process import keeps
 from .executors.executor import Completed, Executor
 from .manifest import Manifest
-from .place import STATE, Place, PlaceError
+from .place import STATE, PlaceError, ShardPlace
 from .run import DONE, ShardReport, Work, done_before
 from .task import ShardTask, settings_hash
 
@@ -96,7 +96,7 @@ class Job:
         cls,
         stage: Any,
         manifest: Manifest,
-        out: Place,
+        out: ShardPlace,
         *,
         shard_size: int,
         batch_size: int,
@@ -303,7 +303,7 @@ class _Driver:
         self.progress(self.summary.shards + len(self.summary.aside), self.total)
 
 
-def _done(place: Place) -> set[str]:
+def _done(place: ShardPlace) -> set[str]:
     """Names of the shards whose files are there; of others the marker is removed, since they are made again."""
     marked = set(place.listed(DONE))  # before the files, each of which is there before its marker
     there = {name.removesuffix(".parquet") for name in place.listed("") if name.endswith(".parquet")}
@@ -330,7 +330,7 @@ class _Hunt:
     poison: set[int] = field(default_factory=set)
 
 
-def _poison(place: Place) -> dict[str, frozenset[int]]:
+def _poison(place: ShardPlace) -> dict[str, frozenset[int]]:
     """Name of a task -> positions of its rows that killed their workers in an earlier run."""
     rows: dict[str, frozenset[int]] = {}
     for name in place.listed(POISON):

@@ -26,7 +26,7 @@ from ..data.images import IMAGE
 from ..data.pairs.shard_list import counts_known, shards_at
 from ..errors import ConfigError, DataError, SourceError, first_of, printable
 from ..runtime.remote import failure, filesystem, is_url, shown
-from .place import STATE, Place
+from .place import STATE, ShardPlace
 from .sources import ParquetSource, Source, TarSource, parquet_source, version_of_source
 from .task import ShardTask, Span, cut
 
@@ -55,7 +55,9 @@ class Manifest:
     skipped: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path], place: Place, cache: Path, suffixes: Sequence[str] = IMAGES) -> Manifest:
+    def of(
+        cls, paths: Sequence[str | Path], place: ShardPlace, cache: Path, suffixes: Sequence[str] = IMAGES
+    ) -> Manifest:
         """What these paths and URLs hold.
 
         Args:
@@ -180,7 +182,7 @@ def labels_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def listing(
-    place: Place, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], label: str = "list"
+    place: ShardPlace, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], label: str = "list"
 ) -> list[Source]:
     """A list of samples, written to a place under a name made of its content.
 
@@ -305,7 +307,9 @@ def _is_list(source: Source) -> bool:
     return isinstance(source, ParquetSource) and source.anywhere
 
 
-def _listed(paths: list[str], place: Place, suffixes: Sequence[str], skipped: list[tuple[str, str]]) -> list[Source]:
+def _listed(
+    paths: list[str], place: ShardPlace, suffixes: Sequence[str], skipped: list[tuple[str, str]]
+) -> list[Source]:
     collector = ItemCollector()
     files = _merged(_files(paths, suffixes, collector))
     rows = (dict(zip(LISTED, file)) for file in files)

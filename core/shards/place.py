@@ -29,7 +29,7 @@ class PlaceError(DataError):
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardPlace:
     """A folder of results; a worker on any machine makes its own of the same `root`.
 
     Args:
@@ -53,9 +53,9 @@ class Place:
         with self.reached():
             Path(self.root).mkdir(parents=True, exist_ok=True)
 
-    def below(self, name: str) -> Place:
+    def below(self, name: str) -> ShardPlace:
         """A folder in it."""
-        return Place(f"{self.root.rstrip('/')}/{name}")
+        return ShardPlace(f"{self.root.rstrip('/')}/{name}")
 
     def path(self, name: str) -> str:
         """Of a file in it, as sources take it."""

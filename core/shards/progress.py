@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import DataError, shortened
 from .driver import ASIDE, PLAN
-from .place import Place
+from .place import ShardPlace
 from .run import DONE
 
 NEWEST = 200
@@ -58,7 +58,7 @@ class Progress:
         return ", ".join(parts)
 
 
-def jobs_below(out: Place, now: float | None = None) -> list[Progress]:
+def jobs_below(out: ShardPlace, now: float | None = None) -> list[Progress]:
     """The jobs whose results lie in a place.
 
     Args:
@@ -73,7 +73,7 @@ def jobs_below(out: Place, now: float | None = None) -> list[Progress]:
     return jobs
 
 
-def _jobs(out: Place, now: float) -> Iterator[Progress]:
+def _jobs(out: ShardPlace, now: float) -> Iterator[Progress]:
     for name in [*out.folders(), "."]:
         place = out if name == "." else out.below(name)
         content = place.read(PLAN)
@@ -89,7 +89,7 @@ def _jobs(out: Place, now: float) -> Iterator[Progress]:
         yield Progress(str(place), stage, shards, len(done), rows, _per_hour(list(done.values()), now), aside)
 
 
-def _reason(place: Place, name: str) -> str:
+def _reason(place: ShardPlace, name: str) -> str:
     with suppress(ValueError, KeyError, TypeError):
         return shortened(json.loads(place.read(f"{ASIDE}/{name}") or b"")["reason"], 200)
     return ""

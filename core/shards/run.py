@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from .place import STATE, Place
-from .sources import Row
+from .place import STATE, ShardPlace
+from .sources import ShardRow
 from .stage import Stage, Unreadable
 from .task import ShardTask
 
@@ -45,7 +45,7 @@ class Work:
     """
 
     stage: Stage
-    place: Place
+    place: ShardPlace
     batch_size: int
     threads: int | None = None
 
@@ -99,7 +99,7 @@ def run_shard(work: Work, state: Any, task: ShardTask) -> ShardReport:
     return report
 
 
-def done_before(place: Place, name: str) -> ShardReport | None:
+def done_before(place: ShardPlace, name: str) -> ShardReport | None:
     """What was reported of a shard that is done; of one whose worker was killed between file and marker, what its file
     says, and the marker is written."""
     content = place.read(f"{DONE}/{name}")
@@ -116,7 +116,7 @@ def done_before(place: Place, name: str) -> ShardReport | None:
     return report
 
 
-def _report_in(place: Place, name: str) -> ShardReport | None:
+def _report_in(place: ShardPlace, name: str) -> ShardReport | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -173,7 +173,7 @@ def _tables(work: Work, state: Any, task: ShardTask, unreadable: list[Unreadable
         raise DataError(f"stage '{work.stage.name}': left rows of {task.name} unread; make something of each")
 
 
-def _rows(work: Work, task: ShardTask, unreadable: list[Unreadable]) -> Iterator[Row]:
+def _rows(work: Work, task: ShardTask, unreadable: list[Unreadable]) -> Iterator[ShardRow]:
     """The rows of a task; those to be passed over, and those that the source has lost, are added to `unreadable`."""
     first, last = task.probe or (0, None)
     position, ids = 0, set()

@@ -52,7 +52,7 @@ VERSIONS = ("ETag", "etag", "generation", "VersionId", "md5Hash", "LastModified"
 
 
 @dataclass(frozen=True)
-class Row:
+class ShardRow:
     """One sample, not yet decoded.
 
     Args:
@@ -120,7 +120,7 @@ class Source(ABC):
     version: str
     count: int | None
 
-    def read(self, start: int, stop: int | None, columns: tuple[str, ...] = ()) -> Iterator[Row]:
+    def read(self, start: int, stop: int | None, columns: tuple[str, ...] = ()) -> Iterator[ShardRow]:
         """Rows [start, stop), or to the end; bounded memory.
 
         Raises:
@@ -144,7 +144,7 @@ class Source(ABC):
         return self.count if self.count is not None else self._counted()
 
     @abstractmethod
-    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[Row]: ...
+    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[ShardRow]: ...
 
     def _counted(self) -> int:
         raise NotImplementedError
@@ -156,7 +156,7 @@ class TarSource(Source):
 
     KIND: ClassVar[str] = "tar"
 
-    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[Row]:
+    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[ShardRow]:
         number = start
         with closing(samples_of(self.name, start)) as samples:
             for sample in samples:
@@ -166,7 +166,7 @@ class TarSource(Source):
                 image = next((content for name, content in members.items() if name in IMAGE_EXTENSIONS), None)
                 bytes_ = next((content for name, content in members.items() if name in TEXT_EXTENSIONS), None)
                 text, text_lost = (None, "") if bytes_ is None else _decoded(bytes_)
-                yield Row(
+                yield ShardRow(
                     f"{self.label}:{key}",
                     content=image or None,
                     text=text,
@@ -196,13 +196,13 @@ class ParquetSource(Source):
     roles: Mapping[str, str] = field(default_factory=dict)
     anywhere: bool = False
 
-    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[Row]:
+    def _rows(self, start: int, stop: int | None, columns: tuple[str, ...]) -> Iterator[ShardRow]:
         stop = self.count_rows() if stop is None else stop
         names = sorted({*self.roles.values(), *columns} & set(self.columns()))
         for number, values in enumerate(self.values(start, stop, names), start):
             yield self._row(number, values, columns)
 
-    def listed(self, wanted: Callable[[list[str]], Iterable[bool]]) -> Iterator[tuple[int, Row]]:
+    def listed(self, wanted: Callable[[list[str]], Iterable[bool]]) -> Iterator[tuple[int, ShardRow]]:
         """(number, row) of some rows, without the bytes of their images, which are not read.
 
         Args:
@@ -254,7 +254,7 @@ class ParquetSource(Source):
                     raise _source_error(self.name, error) from error
                 time.sleep(FIRST_WAIT_S * 2 ** (tried - 1))
 
-    def _row(self, number: int, values: Mapping[str, Any], columns: tuple[str, ...]) -> Row:
+    def _row(self, number: int, values: Mapping[str, Any], columns: tuple[str, ...]) -> ShardRow:
         own: dict[str, Any] = {role: values.get(column) for role, column in self.roles.items()}
         content, path, lost = own.get("bytes"), own.get("url") or own.get("path") or "", ""
         if isinstance(content, dict):  # as the datasets library writes images
@@ -275,7 +275,7 @@ class ParquetSource(Source):
         if content is None and not path and text is None and not lost:
             lost = f"{id_}: no image and no text"
         rest = {name: values[name] for name in columns if name in values}
-        return Row(id_, "" if content is not None else path, content, text, rest, lost, text_lost)
+        return ShardRow(id_, "" if content is not None else path, content, text, rest, lost, text_lost)
 
     def _resolved(self, path: str) -> str:
         if self.anywhere or is_url(path):

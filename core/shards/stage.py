@@ -19,7 +19,7 @@ from ..errors import ConfigError, SourceError, one_line
 if TYPE_CHECKING:
     import pyarrow
 
-    from .sources import Row
+    from .sources import ShardRow
 
 
 class Unreadable(NamedTuple):
@@ -60,7 +60,7 @@ class Stage(ABC):
 
     @abstractmethod
     def run(
-        self, state: Any, rows: Iterator[Row], batch_size: int
+        self, state: Any, rows: Iterator[ShardRow], batch_size: int
     ) -> Iterator[pyarrow.RecordBatch | pyarrow.Table | Unreadable]:
         """What comes of rows, in their order, a batch at a time: of each row of `rows` one row, or why there is none.
 
@@ -70,7 +70,7 @@ class Stage(ABC):
         """
 
 
-Function = Callable[[Sequence["Row"]], Mapping[str, Any]]
+Function = Callable[[Sequence["ShardRow"]], Mapping[str, Any]]
 
 
 def function_stage(
@@ -112,7 +112,7 @@ class _FunctionStage(Stage):
 
         return pyarrow.schema({"id": pyarrow.string(), **{name: arrow_type(kind) for name, kind in self.types.items()}})
 
-    def run(self, state: Any, rows: Iterator[Row], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
+    def run(self, state: Any, rows: Iterator[ShardRow], batch_size: int) -> Iterator[pyarrow.Table | Unreadable]:
         while batch := list(islice(rows, batch_size)):
             try:
                 yield self._made(batch)
@@ -125,7 +125,7 @@ class _FunctionStage(Stage):
                 for row in batch:  # which of them is it?
                     yield from self.run(state, iter([row]), 1)
 
-    def _made(self, batch: list[Row]) -> pyarrow.Table:
+    def _made(self, batch: list[ShardRow]) -> pyarrow.Table:
         import pyarrow
 
         made = self.function(batch)

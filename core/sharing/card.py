@@ -41,7 +41,7 @@ MOST_CLASSES = 50
 
 
 @dataclass(frozen=True)
-class Told:
+class PublisherWords:
     """What the user says of a published run.
 
     Args:
@@ -71,7 +71,7 @@ class Card:
 
     info: RunInfo
     metrics: BeforeAfter
-    told: Told
+    told: PublisherWords
     verdict: str = ""
     domain: Domain | None = None
     tower_weights: bool = False

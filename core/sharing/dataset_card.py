@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ... import __version__
-from ..curation import Kept, StageDone, open_table, stages_of, unchecked
+from ..curation import KeptPairs, StageDone, open_table, stages_of, unchecked
 from ..errors import DataError
 from ..runtime.reading import read_json, sha256_of
 from ..runtime.remote import is_url, shown
@@ -42,7 +42,7 @@ class CuratedSet:
 
     name: str
     decisions: Path
-    kept: Kept
+    kept: KeptPairs
     licence: str | None = None
     files: Mapping[str, Path] | None = None
 

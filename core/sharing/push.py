@@ -28,7 +28,7 @@ from ..runs.places import CARD, FILES
 from ..runs.redaction import Privacy, cleaned, leaks, shareable
 from ..runtime.files import write_whole
 from ..runtime.reading import sha256_in
-from .card import Card, Told, check_card, check_licence
+from .card import Card, PublisherWords, check_card, check_licence
 from .upload import check_login, upload
 
 DIGITS = 16
@@ -59,7 +59,7 @@ class Pushed:
 def push(
     run: Run,
     task: Task,
-    told: Told,
+    told: PublisherWords,
     *,
     out: str | Path | None = None,
     upload_it: bool = False,
@@ -100,7 +100,7 @@ def push(
     return Pushed(folder, address, notes)
 
 
-def _check(run: Run, told: Told) -> None:
+def _check(run: Run, told: PublisherWords) -> None:
     """Raise what can be told before anything is written."""
     if find_spec("huggingface_hub") is None:
         raise CapabilityError("push needs huggingface_hub; install it with: pip install 'vladapt[sharing]'")
@@ -148,7 +148,7 @@ def _check_again(folder: Path, digest: str, upload_it: bool) -> None:
         )
 
 
-def _write(run: Run, task: Task, told: Told, folder: Path, digest: str) -> list[str]:
+def _write(run: Run, task: Task, told: PublisherWords, folder: Path, digest: str) -> list[str]:
     """Write the folder; sentences for the user."""
     info, privacy = shareable(run.info), Privacy(run.info)
     data = {**info.data, "licence": told.data_licence or info.data.licence or "unknown"}

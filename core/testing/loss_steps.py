@@ -35,7 +35,7 @@ _BUILDING = threading.Lock()  # ranks may be threads, which have one random stat
 Batch = dict[str, Tensor]
 
 
-class Objective:
+class CheckedLoss:
     """A loss to check, with two batches of random outputs.
 
     Args:

@@ -16,7 +16,7 @@ from ..contracts.outputs import OUTPUTS
 from ..errors import CapabilityError
 from ..training.grad_cache import cached_backward, surrogate
 from .contract import Check, checks_of, names_its_origin, refusal, violations
-from .loss_steps import PROGRESS, SIZES, Batch, Objective, steps_elsewhere, steps_of
+from .loss_steps import PROGRESS, SIZES, Batch, CheckedLoss, steps_elsewhere, steps_of
 from .options import OPTION_RULES, Options
 from .processes import place_of, workers
 from .thread_ranks import as_ranks
@@ -58,7 +58,7 @@ def loss_checks(
             in `OUTPUTS` will not do.
         processes: also start two processes of a gloo group, and compare them with one.
     """
-    objective = Objective(cls, options or {}, example)
+    objective = CheckedLoss(cls, options or {}, example)
     yield from checks_of(Options(cls, objective.title), OPTION_RULES)
     rules = [
         it_says_what_it_is,
@@ -83,7 +83,7 @@ def loss_checks(
 # rules ----------------------------------------------------------------------------------------------------------------
 
 
-def it_says_what_it_is(objective: Objective) -> Iterator[str]:
+def it_says_what_it_is(objective: CheckedLoss) -> Iterator[str]:
     """Names of outputs, a teacher of a kind that there is, towers that there are."""
     cls, outputs = objective.cls, {*OUTPUTS, *objective.cls.outputs}
     if unknown := sorted(objective.needs - outputs):
@@ -99,13 +99,13 @@ def it_says_what_it_is(objective: Objective) -> Iterator[str]:
         yield f"frozen_towers is {sorted(cls.frozen_towers)}; the towers are image and text"
 
 
-def it_names_its_paper(objective: Objective) -> Iterator[str]:
+def it_names_its_paper(objective: CheckedLoss) -> Iterator[str]:
     """Title, year and arXiv id, or DOI, in the docstring of the class or its module; or that it is a baseline."""
     if not names_its_origin(objective.cls):
         yield "its docstring names no paper: give title, year and arXiv id, or say that it is a baseline"
 
 
-def it_gives_finite_scalars(objective: Objective) -> Iterator[str]:
+def it_gives_finite_scalars(objective: CheckedLoss) -> Iterator[str]:
     """A "loss", and its parts."""
     values = objective.ready()(objective.batches[0], PROGRESS)
     if "loss" not in values:
@@ -115,7 +115,7 @@ def it_gives_finite_scalars(objective: Objective) -> Iterator[str]:
             yield f"its '{name}' is not a finite scalar tensor"
 
 
-def it_says_what_it_lacks(objective: Objective) -> Iterator[str]:
+def it_says_what_it_lacks(objective: CheckedLoss) -> Iterator[str]:
     loss = objective.ready()
     for name in sorted(objective.needs):
         without = {key: value for key, value in objective.batches[0].items() if key != name}
@@ -124,7 +124,7 @@ def it_says_what_it_lacks(objective: Objective) -> Iterator[str]:
             yield f"needs '{name}', and without it {did or 'does not name it'}; raise the CapabilityError of one line"
 
 
-def it_reads_what_it_needs(objective: Objective) -> Iterator[str]:
+def it_reads_what_it_needs(objective: CheckedLoss) -> Iterator[str]:
     """`compute` reads each name of `needs`."""
     loss, watched = objective.ready(), _Watched(objective.batches[0])
     loss.compute(watched, PROGRESS)
@@ -132,20 +132,20 @@ def it_reads_what_it_needs(objective: Objective) -> Iterator[str]:
         yield f"needs '{name}', and compute() never reads it"
 
 
-def something_learns(objective: Objective) -> Iterator[str]:
+def something_learns(objective: CheckedLoss) -> Iterator[str]:
     step = objective.whole["steps"][0]
     gradients = [*step["outputs"].values(), *step["heads"].values()]
     if not any(gradient.abs().max() > 0 for gradient in gradients):
         yield "it has no gradient"
 
 
-def no_gradient_reaches_a_teacher(objective: Objective) -> Iterator[str]:
+def no_gradient_reaches_a_teacher(objective: CheckedLoss) -> Iterator[str]:
     for name, gradient in objective.whole["steps"][0]["outputs"].items():
         if name.startswith("teacher.") and gradient.abs().max() > 0:
             yield f"a gradient reaches '{name}'; detach it"
 
 
-def the_order_of_the_batch_means_nothing(objective: Objective) -> Iterator[str]:
+def the_order_of_the_batch_means_nothing(objective: CheckedLoss) -> Iterator[str]:
     order = torch.randperm(SIZES["B"], generator=torch.Generator().manual_seed(5))
     batch = objective.batches[0]
     shuffled = {name: value if name in objective.shared else value[order] for name, value in batch.items()}
@@ -154,7 +154,7 @@ def the_order_of_the_batch_means_nothing(objective: Objective) -> Iterator[str]:
         yield f"another order of the batch changes it by {float((one - other).abs()):.2g}"
 
 
-def halves_of_two_ranks_give_the_whole(objective: Objective) -> Iterator[str]:
+def halves_of_two_ranks_give_the_whole(objective: CheckedLoss) -> Iterator[str]:
     """Two ranks with half of the rows each, as two threads, give what one process gives: the value, and each rank the
     gradients of its own rows."""
     job = {**objective.job, "batches": objective.batches[:1]}
@@ -162,7 +162,7 @@ def halves_of_two_ranks_give_the_whole(objective: Objective) -> Iterator[str]:
     yield from _differences(objective, ranks, "half of the rows, with those of another rank,")
 
 
-def two_processes_give_what_one_gives(objective: Objective) -> Iterator[str]:
+def two_processes_give_what_one_gives(objective: CheckedLoss) -> Iterator[str]:
     """The same in two processes, step after step, and their buffers after it."""
     job = {**objective.job, "place": place_of(objective.cls)}
     try:
@@ -173,7 +173,7 @@ def two_processes_give_what_one_gives(objective: Objective) -> Iterator[str]:
         yield from _differences(objective, ranks, "each of two processes")
 
 
-def micro_batches_give_the_gradient_of_the_whole(objective: Objective) -> Iterator[str]:
+def micro_batches_give_the_gradient_of_the_whole(objective: CheckedLoss) -> Iterator[str]:
     """GradCache over a linear layer behind each output stands for the towers."""
     whole, parts = (_through_layers(objective, micro) for micro in (SIZES["B"], 3))
     for name, gradient in whole.items():
@@ -181,7 +181,7 @@ def micro_batches_give_the_gradient_of_the_whole(objective: Objective) -> Iterat
             yield f"micro-batches change the gradient of '{name}'"
 
 
-def it_is_finite_in_16_bits(objective: Objective) -> Iterator[str]:
+def it_is_finite_in_16_bits(objective: CheckedLoss) -> Iterator[str]:
     full = objective.steps(objective.batches[:1])[0]["loss"]
     for dtype in HALF:
         halved = {n: v.to(dtype) if v.is_floating_point() else v for n, v in objective.batches[0].items()}
@@ -193,7 +193,7 @@ def it_is_finite_in_16_bits(objective: Objective) -> Iterator[str]:
             yield f"in {str(dtype).removeprefix('torch.')} it is {float(step['loss']):.3g}, not {float(full):.3g}"
 
 
-def nothing_moves_before_the_step(objective: Objective) -> Iterator[str]:
+def nothing_moves_before_the_step(objective: CheckedLoss) -> Iterator[str]:
     """`compute` gives the same twice; queues, means and prototypes move in `after_step`."""
     loss = objective.ready()
     before = {name: buffer.clone() for name, buffer in loss.named_buffers()}
@@ -206,7 +206,7 @@ def nothing_moves_before_the_step(objective: Objective) -> Iterator[str]:
             yield f"moves its buffer '{name}' before the step; do it in after_step"
 
 
-def its_state_is_all_it_holds(objective: Objective) -> Iterator[str]:
+def its_state_is_all_it_holds(objective: CheckedLoss) -> Iterator[str]:
     """A deep copy, and a new one with its state dict after a step, give the same value; the copy's weights are its
     own."""
     loss, (first, second) = objective.ready(), objective.batches
@@ -248,7 +248,7 @@ class _Watched(Mapping):
         return len(self.content)
 
 
-def _differences(objective: Objective, ranks: list[dict[str, Any]], who: str) -> Iterator[str]:
+def _differences(objective: CheckedLoss, ranks: list[dict[str, Any]], who: str) -> Iterator[str]:
     """Where two ranks do not give what one process gives."""
     for step, both in enumerate(zip(*(rank["steps"] for rank in ranks))):
         one = objective.whole["steps"][step]
@@ -279,7 +279,7 @@ def _alike(gradient: Tensor, expected: Tensor, rounding: float) -> bool:
     return torch.allclose(gradient, expected, rtol=1e-5, atol=rounding * max(1.0, largest))
 
 
-def _through_layers(objective: Objective, micro: int) -> dict[str, Tensor]:
+def _through_layers(objective: CheckedLoss, micro: int) -> dict[str, Tensor]:
     """Gradients of a layer behind each output and of the loss's own, of a batch in parts."""
     batch, loss, outputs = objective.batches[0], objective.ready(), {**OUTPUTS, **objective.cls.outputs}
     rows = {name: value for name, value in batch.items() if name not in objective.shared}

@@ -19,7 +19,7 @@ from ..training.samples import seed_everything
 from .contract import ContractError, OwnFolder, attempted, given
 from .processes import class_at
 from .towers import plain, small_clip, small_clip_with, towers_of
-from .world import VIEWS, Fitted, World, world_of
+from .world import VIEWS, World, WorldFit, world_of
 
 QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "last", "n_views": 4, "n_crops": 3}
 """Options that make a method fast, where it has them."""
@@ -76,12 +76,12 @@ class Method(OwnFolder):
     def build(self, **options: Any) -> Adapter:
         return self.cls(**{**self.options, **options})
 
-    def fit(self, world: World | None = None, **how: Any) -> Fitted:
+    def fit(self, world: World | None = None, **how: Any) -> WorldFit:
         """A new adapter, fitted."""
         return (world or self.world).fit(self.build(**how.pop("options", {})), **how)
 
     @property
-    def fitted(self) -> Fitted:
+    def fitted(self) -> WorldFit:
         """The fit that the rules share.
 
         Raises:
@@ -105,7 +105,7 @@ class Method(OwnFolder):
         return reloaded(self.cls, file or self.file, self.backbone if runs else None)
 
     @cached_property
-    def _fitted(self) -> Fitted | ContractError:
+    def _fitted(self) -> WorldFit | ContractError:
         seed_everything(0)
         return attempted(f"{self.title}: cannot be fitted on three classes of three images", self.fit)
 

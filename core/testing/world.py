@@ -51,7 +51,7 @@ class Watched(dict):
 
 
 @dataclass
-class Fitted:
+class WorldFit:
     """A fitted adapter, and what its fit did besides.
 
     Attributes:
@@ -139,7 +139,7 @@ class World:
         there = self.encode_parts(items, backbone).parts_mask
         return self._parts_of[key].masked_fill(~there[..., None, None, None], 0)
 
-    def fit(self, adapter: Adapter, **given: Any) -> Fitted:
+    def fit(self, adapter: Adapter, **given: Any) -> WorldFit:
         """The adapter, fitted; `given` as for `inputs`.
 
         Raises:
@@ -158,7 +158,7 @@ class World:
             del adapter._fit
             towers = self._restored(inputs["backbone"])
         changed = [place for name, value in before.items() for place in differences(value, inputs[name], name)]
-        return Fitted(adapter, report, changed + towers, set(watched.read))
+        return WorldFit(adapter, report, changed + towers, set(watched.read))
 
     def inputs(self, adapter: Adapter, *, use_val: bool = True, also: Collection[str] = ()) -> dict[str, Any]:
         """What the engine gives to `adapter.fit`: what it declared, and nothing more.

@@ -16,7 +16,16 @@ from ..contracts.images import TrainingImages
 from ..contracts.items import Item, items_of
 from ..contracts.parts import StoredViews
 from ..errors import CapabilityError, DataError
-from ..features.extract import BatchSizeTuner, Job, Unreadable, averaged, encoder, extract, in_eval_mode, renderer
+from ..features.extract import (
+    BatchSizeTuner,
+    DecodeJob,
+    UnreadableKeys,
+    averaged,
+    encoder,
+    extract,
+    in_eval_mode,
+    renderer,
+)
 from .samples import seed_of
 from .sources import Remembered
 
@@ -68,15 +77,15 @@ class EpochViews:
         encode, tuner = encoder(self.backbone, PROJECTED, images.amp), BatchSizeTuner(ON_GPU if on_gpu else ON_CPU)
         with in_eval_mode(self.backbone.model):
             for result in averaged(extract(jobs, render, encode, tuner, images.workers, pin=on_gpu)):
-                if isinstance(result, Unreadable):
+                if isinstance(result, UnreadableKeys):
                     raise DataError(f"{items[place[result.keys[0]] // self.count].id}: {result.reason}")
                 made[[place[key] for key in result.keys]] = result.rows
         return torch.from_numpy(made).unflatten(0, (len(items), self.count))
 
-    def _job(self, row: int, item: Item, epoch: int) -> Job:
+    def _job(self, row: int, item: Item, epoch: int) -> DecodeJob:
         numbers = range(self.count)
         seeds = tuple(seed_of(self.seed, item.id, epoch, number) for number in numbers)
-        return Job(item, tuple(f"{row} {number}".encode() for number in numbers), seeds)
+        return DecodeJob(item, tuple(f"{row} {number}".encode() for number in numbers), seeds)
 
 
 def views_of_training(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from ..contracts.loss import in_words, shared_of
 from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError
-from .sources import Source
+from .sources import TrainingSource
 
 PREFIX = {"text": "tokens", "numbers": "numbers", "image": "pixels"}
 """What a column holds -> how the field of the batch begins that is made of it: "tokens.COLUMN"."""
@@ -43,7 +43,7 @@ CURES = {
 
 
 def fields_of(
-    needs: Iterable[str], source: Source, asking: str, brought: Mapping[str, Output] | None = None
+    needs: Iterable[str], source: TrainingSource, asking: str, brought: Mapping[str, Output] | None = None
 ) -> frozenset[str]:
     """The fields that make these outputs.
 
@@ -103,7 +103,7 @@ def text_kind(field: str) -> str | None:
     return TEXT_KINDS.get(field) or (column_of(field) if field.startswith("tokens.") else None)
 
 
-def is_given(field: str, source: Source) -> bool:
+def is_given(field: str, source: TrainingSource) -> bool:
     """Whether the data can make a field."""
     if (kind := text_kind(field)) is not None:
         return kind in source.texts

@@ -24,7 +24,7 @@ from .batches import BatchPlan, GlobalBatches, PlannedBatches, StreamBatches, st
 from .mixing import MixedBatches
 from .samples import TRIES, Samples, collate
 from .settings import TrainingSettings
-from .sources import MixedSource, PairSource, Source, StreamedSource, in_sequence
+from .sources import MixedSource, PairSource, StreamedSource, TrainingSource, in_sequence
 
 PIECE = 32
 """Samples that a worker makes at once: a batch of any size is made of such pieces by all of them."""
@@ -51,7 +51,7 @@ def worker_count(workers: int | None, device: torch.device, streamed: bool) -> i
 
 
 def planned_batches(
-    source: Source,
+    source: TrainingSource,
     settings: TrainingSettings,
     workers: int,
     on_message: Callable[[str], None],
@@ -122,7 +122,7 @@ def _mixed_batches(
     return batches
 
 
-def check_mixture(source: Source, settings: TrainingSettings, device: torch.device) -> None:
+def check_mixture(source: TrainingSource, settings: TrainingSettings, device: torch.device) -> None:
     """Raise the ConfigError of several sources whose batches cannot be made, or of a stage that never begins, before
     anything is computed."""
     if not isinstance(source, MixedSource):
@@ -139,7 +139,7 @@ def check_mixture(source: Source, settings: TrainingSettings, device: torch.devi
 
 
 def shuffled_batches(
-    source: Source, batch_size: int, seed: int, drop_last: bool = True, steps: int | None = None
+    source: TrainingSource, batch_size: int, seed: int, drop_last: bool = True, steps: int | None = None
 ) -> GlobalBatches:
     """The batches of a set whose samples are read in any order: drawn by weights where it has some."""
     weights = source.weights if isinstance(source, PairSource) else None
@@ -325,7 +325,7 @@ class MixedPieces(IterableDataset):
 def _stretch_of(
     samples: Samples,
     pairs: Any,
-    part: Callable[[dict[int, Any]], Source],
+    part: Callable[[dict[int, Any]], TrainingSource],
     epoch: int,
     begin: int,
     end: int,
@@ -350,7 +350,7 @@ def _stretch_of(
             yield of_block.first_readable(epoch, tried)
 
 
-def refuse_whole_passes(source: Source, asking: str) -> Callable[..., Any]:
+def refuse_whole_passes(source: TrainingSource, asking: str) -> Callable[..., Any]:
     """In place of what extracts outputs of a whole set: there is no pass over one that is read in a row.
 
     Raises:

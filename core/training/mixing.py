@@ -31,7 +31,7 @@ GROWTH = 1024
 
 
 @dataclass(frozen=True)
-class Stage:
+class MixtureStage:
     """Shares of a stretch of the training.
 
     Args:
@@ -56,7 +56,7 @@ class Mixture:
     """
 
     names: tuple[str, ...]
-    stages: tuple[Stage, ...]
+    stages: tuple[MixtureStage, ...]
     one: bool = False
     replacement: bool = False
     samples: int | None = None
@@ -98,12 +98,12 @@ def mixture_of(
     if options.stages is not None and weighted is not None:
         raise ConfigError(f"--data {shown(weighted.text)}: the weights are those of --stages; omit one of the two")
     if options.stages is None:
-        stages.append(Stage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
+        stages.append(MixtureStage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
     else:
         numbers = {source.path: number for number, source in enumerate(sources)}
         numbers |= {name: number for number, name in enumerate(names)}
         for until, weights in read_stages(options.stages, numbers):
-            stages.append(Stage(until, shares_of(weights, sizes, factors)))
+            stages.append(MixtureStage(until, shares_of(weights, sizes, factors)))
     return Mixture(tuple(names), tuple(stages), options.batch == ONE, options.replacement, options.samples)
 
 
@@ -120,7 +120,7 @@ def names_of(sources: Sequence[NamedSource]) -> list[str]:
     return names
 
 
-class Counts:
+class MixtureCounts:
     """How many samples of each source a step takes, and how many the steps before it took.
 
     Args:
@@ -299,7 +299,7 @@ class MixedBatches(GlobalBatches):
                     "sources; it counts all processes together"
                 )
         self.streams = streams
-        self.counts = Counts(self.mixture, self.batch_size, self.seed, streams or 1)
+        self.counts = MixtureCounts(self.mixture, self.batch_size, self.seed, streams or 1)
         most = self.counts.most.tolist()
         self._check_sizes(most)
         self.passes = [

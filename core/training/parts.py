@@ -28,7 +28,7 @@ from .objective import Objective, build_objective
 from .samples import LOCAL_CROPS, Samples
 from .settings import FSDP, TrainingSettings
 from .source_losses import SourceLosses
-from .sources import MixedSource, Source, num_labels_of
+from .sources import MixedSource, TrainingSource, num_labels_of
 from .stored_teachers import StoredTeacher
 from .teachers import OF_TEACHERS, need_same_words, need_teacher_texts, side_by_side, token_field
 from .tower_outputs import CAPABILITY, Outputs
@@ -40,7 +40,7 @@ OF_CLASSES = frozenset({"logits", "class_features", "teacher.class_features"})
 
 
 @dataclass
-class Task:
+class TrainingTask:
     """What a training is about, besides its settings.
 
     Args:
@@ -69,7 +69,7 @@ class Task:
         identity: facts that a checkpoint must share to be resumed, besides the settings.
     """
 
-    source: Source
+    source: TrainingSource
     losses: Mapping[str, float]
     loss_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     class_prompts: Sequence[Sequence[str]] | None = None
@@ -107,7 +107,7 @@ class Task:
 
 
 @dataclass
-class Trained:
+class TrainingResult:
     """What a training did; the weights are in the backbone.
 
     Attributes:
@@ -131,7 +131,7 @@ class Trained:
     trained_parameters: int
 
 
-def check_task(backbone: Backbone, task: Task) -> None:
+def check_task(backbone: Backbone, task: TrainingTask) -> None:
     """Raise what `Parts` would of losses that the data, the towers or the teachers do not suit, before anything else is
     computed. Nothing is changed.
 
@@ -148,14 +148,14 @@ def check_task(backbone: Backbone, task: Task) -> None:
     teachers_of(objective, backbone, task)
 
 
-def objective_of(backbone: Backbone, task: Task) -> Objective:
+def objective_of(backbone: Backbone, task: TrainingTask) -> Objective:
     if task.own:
         return Objective(task.own)
     dims = dims_of(backbone, len(task.source), task.class_prompts, task.frozen_teachers, num_labels_of(task.source))
     return build_objective(task.losses, dims, task.loss_options)
 
 
-def teachers_of(objective: Objective, backbone: Backbone, task: Task) -> Sequence[Backbone]:
+def teachers_of(objective: Objective, backbone: Backbone, task: TrainingTask) -> Sequence[Backbone]:
     """The frozen ones."""
     asking = f"loss {', '.join(objective.losses)}"
     if objective.teacher == "frozen":
@@ -182,7 +182,7 @@ class Parts:
         CapabilityError: a loss needs what backbone or data do not have. ConfigError: nothing is trained.
     """
 
-    def __init__(self, backbone: Backbone, task: Task, settings: TrainingSettings):
+    def __init__(self, backbone: Backbone, task: TrainingTask, settings: TrainingSettings):
         self.backbone, self.task, self.settings = backbone, task, settings
         self.notes: list[str] = []
         self.objective = objective_of(backbone, task).to(backbone.device)

@@ -17,7 +17,7 @@ from ..contracts.options import TOLERATED
 from ..errors import CapabilityError, DataError
 from ..runtime.distributed import all_gather_json
 from .fields import SENTENCE, TEXT_KINDS, column_of, text_kind
-from .sources import LabelledSource, MixedSource, Source
+from .sources import LabelledSource, MixedSource, TrainingSource
 from .stored_teachers import StoredTeacher, stored_field
 
 LOCAL_CROPS = 8
@@ -45,7 +45,7 @@ class Samples(Dataset):
         stored: teachers whose features of the images are stored; with them the main view is the stored one.
     """
 
-    source: Source
+    source: TrainingSource
     fields: frozenset[str]
     views: dict[str, Callable[[Any, int], Tensor]]
     tokenize: Callable[[list[str]], Tensor]
@@ -118,7 +118,7 @@ class Samples(Dataset):
             made["draws"] = torch.rand(4, DRAWS, generator=generator)
         return made
 
-    def _drawn(self, epoch: int, row: int) -> Source:
+    def _drawn(self, epoch: int, row: int) -> TrainingSource:
         """The source, of which the sample is drawn anew where it says so."""
         if not isinstance(self.source, LabelledSource) or self.source.draw is None:
             return self.source

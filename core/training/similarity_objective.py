@@ -14,7 +14,7 @@ from ..errors import CapabilityError, ConfigError
 from ..registry import loss_class
 from .fields import fields_of
 from .objective import Objective, build_objective
-from .sources import Source
+from .sources import TrainingSource
 from .teachers import load_teachers, need_teacher_texts, side_by_side
 from .tower_outputs import numbers_as
 from .tower_settings import check_losses, losses_of
@@ -46,7 +46,7 @@ class SimilarityObjective(Objective):
         who: str,
         pairwise: bool,
         backbone: Backbone,
-        source: Source,
+        source: TrainingSource,
     ) -> SimilarityObjective:
         """What options of a head say.
 
@@ -87,7 +87,7 @@ class SimilarityObjective(Objective):
         """Outputs of teachers, of (B, D_k) unit features of samples and texts by each."""
         return {"teacher.image": side_by_side(images), "teacher.text": side_by_side(texts)}
 
-    def facts(self, source: Source, rows: Iterable[int]) -> dict[str, Tensor]:
+    def facts(self, source: TrainingSource, rows: Iterable[int]) -> dict[str, Tensor]:
         """What it needs of the data at some rows: labels, images, columns of numbers."""
         rows, facts = list(rows), {}
         for name in self.needs & (OF_SOURCE | self.outputs.keys()):

@@ -22,7 +22,7 @@ SUB_CAPTIONS = 3
 """Sub-captions of an image in one step, where a loss asks for several."""
 
 
-class Source(Protocol):
+class TrainingSource(Protocol):
     """What a training set must offer. `texts` says which of its texts it can give, `columns` what its further columns
     hold, which losses that bring outputs may ask for: "text" (also in `texts`), "numbers" or "image"."""
 
@@ -329,7 +329,7 @@ class MixedSource:
     contrastive training on both: Jina CLIP: Your CLIP Model Is Also Your Text Retriever, 2024, arXiv 2405.20204.
 
     Args:
-        parts: the sources, each a `Source` or a `TextSource`.
+        parts: the sources, each a `TrainingSource` or a `TextSource`.
         mixture: how samples are drawn from them.
 
     Raises:
@@ -428,12 +428,12 @@ class MixedSource:
         return self.parts[number], row - int(self.offsets[number])
 
 
-def in_sequence(source: Source) -> bool:
+def in_sequence(source: TrainingSource) -> bool:
     """Whether samples, or some of them, are read in a row."""
     return any(source.streamed) if isinstance(source, MixedSource) else isinstance(source, StreamedSource)
 
 
-def num_labels_of(source: Source) -> int:
+def num_labels_of(source: TrainingSource) -> int:
     """One more than the highest label; 0 where samples have no label, or several, or are read in a row."""
     if not (source.labelled and len(source)) or in_sequence(source):
         return 0

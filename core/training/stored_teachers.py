@@ -30,7 +30,7 @@ from ..errors import ConfigError, DataError
 from ..features.table import transform_spec, view_seed
 from ..runtime.files import write_whole
 from ..runtime.reading import json_text, read_json
-from .sources import MixedSource, PairSource, Source, StreamedSource
+from .sources import MixedSource, PairSource, StreamedSource, TrainingSource
 
 PLAN = "_state/plan.json"
 ROWS = 8192
@@ -84,7 +84,7 @@ class StoredTeacher:
     views: Sequence[StoredView]
     place: int
 
-    def of(self, source: Source, row: int, epoch: int) -> Tensor:
+    def of(self, source: TrainingSource, row: int, epoch: int) -> Tensor:
         """(D,) unit of the view that an epoch sees of a sample.
 
         Raises:
@@ -94,18 +94,18 @@ class StoredTeacher:
         stored, _ = self._stored(view, source, row)
         return F.normalize(torch.from_numpy(np.array(view.features[stored], dtype=np.float32)), dim=0)
 
-    def seed(self, source: Source, row: int, epoch: int) -> int | None:
+    def seed(self, source: TrainingSource, row: int, epoch: int) -> int | None:
         """Of the view that an epoch sees of a sample; None where the whole image was encoded."""
         view = self.views[epoch % len(self.views)]
         return None if view.view is None else view_seed(0, self._stored(view, source, row)[1], view.view)
 
-    def _stored(self, view: StoredView, source: Source, row: int) -> tuple[int, str]:
+    def _stored(self, view: StoredView, source: TrainingSource, row: int) -> tuple[int, str]:
         name = plain_id(source.name(row))
         if (stored := view.row(name)) is None:
             raise DataError(f"{view.folder}: has no features of {name}; embed the same images")
         return stored
 
-    def check(self, source: Source) -> None:
+    def check(self, source: TrainingSource) -> None:
         """Raise the DataError of images of which some shards have no features."""
         names = [plain_id(source.name(row)) for row in range(len(source))]
         for view in self.views:
@@ -117,7 +117,7 @@ class StoredTeacher:
                 )
 
 
-def check_stored(stored: Sequence[StoredTeacher], source: Source) -> None:
+def check_stored(stored: Sequence[StoredTeacher], source: TrainingSource) -> None:
     """Raise what is wrong with stored features of the images that are trained on, as far as these can be listed.
 
     Raises:

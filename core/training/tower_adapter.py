@@ -26,9 +26,9 @@ from ..registry import loss_class
 from .batches import BatchPlan, GlobalBatches
 from .class_scores import ClassScores, CosineHead
 from .loading import shuffled_batches
-from .parts import Task, Trained
+from .parts import TrainingResult, TrainingTask
 from .settings import TrainingSettings
-from .sources import LabelledSource, MixedSource, Remembered, Source
+from .sources import LabelledSource, MixedSource, Remembered, TrainingSource
 from .teachers import load_teachers
 from .tower_passes import image_features
 from .tower_settings import (
@@ -163,7 +163,7 @@ class TowerAdapter(Adapter):
         """The prompts of each class, and the templates that name other classes alike."""
         return [self._some(texts) for texts in images.prompts], list(images.templates)
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         """The task with what the method's own losses need beyond it; on pairs there are no `images`."""
         return task
 
@@ -199,7 +199,7 @@ class TowerAdapter(Adapter):
 
     def fit_pairs(
         self,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         *,
         view: Callable[..., Tensor] | None = None,
@@ -229,7 +229,7 @@ class TowerAdapter(Adapter):
         identity = {"pairs": self._digest([source.name(row) for row in range(len(source))])}
         if isinstance(source, MixedSource):
             identity["mixture"] = self._digest(source.mixture)
-        task = Task(
+        task = TrainingTask(
             source=source,
             losses=losses_of(self.loss, "clip"),
             loss_options=self.loss_options or {},
@@ -321,16 +321,16 @@ class TowerAdapter(Adapter):
                     "image tower alone; omit it"
                 )
 
-    def _task_of_labels(self, images: TrainingImages, prompts, labels: Tensor, backbone: Backbone) -> Task:
+    def _task_of_labels(self, images: TrainingImages, prompts, labels: Tensor, backbone: Backbone) -> TrainingTask:
         """What a training on labels is about: its samples, its loss, how classes count."""
-        return Task(
+        return TrainingTask(
             source=LabelledSource(images.items, Remembered(images.load), prompts, images.draw),
             losses=losses_of(self.loss, "binary-cross-entropy" if self.multilabel_ else self.default_loss),
             class_priors=self.weighting.priors_of(labels, len(prompts)),
             view=self._view(images.train_transform, backbone),
         )
 
-    def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
+    def _train(self, task: TrainingTask, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         """Train a copy of the towers, and keep what it learned."""
         if self.select == "best_val" and on_val is None:
             raise CapabilityError("option select='best_val': there are no val images; give a val split, or select=last")
@@ -367,8 +367,8 @@ class TowerAdapter(Adapter):
         return self._report(done, settings, notes)
 
     def _train_in_place(
-        self, towers: Backbone, task: Task, place: TrainingPlace, *, epochs: int, steps: int, seed: int
-    ) -> tuple[Trained, TrainingSettings]:
+        self, towers: Backbone, task: TrainingTask, place: TrainingPlace, *, epochs: int, steps: int, seed: int
+    ) -> tuple[TrainingResult, TrainingSettings]:
         """One training of these towers by the options, of so many steps per epoch.
 
         Raises:
@@ -412,7 +412,7 @@ class TowerAdapter(Adapter):
     def _some(self, texts: Sequence[str]) -> list[str]:
         return list(texts)[: self.prompts_a_class]
 
-    def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+    def _report(self, done: TrainingResult, settings: TrainingSettings, notes: list[str]) -> FitReport:
         return report_of(self.name, done, settings, notes)
 
     # what was learned

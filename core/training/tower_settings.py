@@ -22,7 +22,7 @@ from ..registry.build import loss_class
 from ..runtime.distributed import all_gather_rows, rank, world_size
 from .class_scores import PixelScores
 from .objective import parse_losses
-from .parts import Trained
+from .parts import TrainingResult
 from .settings import TrainingSettings
 from .tower_passes import image_features
 
@@ -123,7 +123,7 @@ def identity_of(method) -> dict[str, Any]:
     return json.loads(json.dumps(identity))
 
 
-def report_of(name: str, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+def report_of(name: str, done: TrainingResult, settings: TrainingSettings, notes: list[str]) -> FitReport:
     """What an adapter of this name says of its training."""
     notes = [*notes, *done.notes]
     notes += [f"Not read while training: {sample} ({reason})" for sample, reason in done.broken]

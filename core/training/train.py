@@ -48,7 +48,7 @@ from .lora import LowRank
 from .mixing import MixedBatches
 from .model import PairModel
 from .optimizer import build_optimizer, epoch_rates, rate_schedulers, step_rates
-from .parts import Parts, Task, Trained
+from .parts import Parts, TrainingResult, TrainingTask
 from .resume import ResumeHook
 from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, unheard_shell
 from .samples import BrokenSamples, seed_everything
@@ -66,7 +66,7 @@ HEAD = "class_scores."
 
 def train(
     backbone: Backbone,
-    task: Task,
+    task: TrainingTask,
     settings: TrainingSettings,
     folder: str | Path | None,
     *,
@@ -75,7 +75,7 @@ def train(
     on_step: Callable[[int, int, dict[str, float]], None] = lambda done, total, values: None,
     on_message: Callable[[str], None] = lambda line: None,
     hooks: Sequence[Mapping[str, Any]] = (),
-) -> Trained:
+) -> TrainingResult:
     """Train the towers in place; afterwards they are frozen and in eval mode again.
 
     Args:
@@ -186,7 +186,7 @@ def train(
     if settings.lora and task.select is None:
         LowRank(backbone).merge()
     done_before, seconds = 0 if checkpoints is None else checkpoints.first_step, time.monotonic() - started
-    return Trained(
+    return TrainingResult(
         history=history.finished(),
         objective=made.objective,
         notes=notes,

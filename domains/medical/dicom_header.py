@@ -47,7 +47,7 @@ PYDICOM_MODULES = r"pydicom(\.|$)"
 
 
 @dataclass(frozen=True)
-class Header:
+class DicomHeader:
     """Args:
     frames: images in the file, 0 where it holds no pixels.
     pixels: of one of them.
@@ -74,7 +74,7 @@ class Header:
 
 
 @remember_by_file(size=65536)
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> DicomHeader:
     """The header of a file.
 
     Raises:
@@ -96,7 +96,7 @@ def read_header(path: Path) -> Header:
         is_colour = syntax in JPEG2000TransferSyntaxes and int(data_set.get("SamplesPerPixel") or 1) > 1
         is_whole_read = deflated or not is_marked
         shown = _study(data_set), _word(data_set, "ViewPosition"), _word(data_set, "ImageLaterality", "Laterality")
-        return Header(frames, pixels, modality, _patient(data_set), is_whole_read, encapsulated, is_colour, *shown)
+        return DicomHeader(frames, pixels, modality, _patient(data_set), is_whole_read, encapsulated, is_colour, *shown)
     except DataError:
         raise
     except Exception as error:  # pydicom converts values at first use and raises many types on damaged ones

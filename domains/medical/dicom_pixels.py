@@ -16,7 +16,7 @@ from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi, conve
 
 from ...core.contracts import Decoded, Item
 from ...core.errors import DataError, LimitError
-from .dicom_header import Header, hush_pydicom, open_data_set, read_header
+from .dicom_header import DicomHeader, hush_pydicom, open_data_set, read_header
 from .guarded_decoder import NotDecoded, decode_guarded
 from .intensity import MINMAX, is_preset, robust_range, scale_to_unit, to_rgb, window_range
 
@@ -109,7 +109,7 @@ def not_in_hounsfield(path: Path, window: str, modality: str) -> DataError:
     return DataError(f'{path}: {unit}; give window="centre,width" or "minmax"')
 
 
-def check_size(path: Path, header: Header, max_pixels: int) -> None:
+def check_size(path: Path, header: DicomHeader, max_pixels: int) -> None:
     """Raise the DataError of a file without images, or with larger ones than are decoded."""
     if header.frames == 0:
         raise DataError(f"{path}: DICOM without pixels (a structured report, a plan, ...); remove it")
@@ -131,7 +131,7 @@ def _stored_frame(path: Path, frame: int, max_pixels: int) -> tuple[np.ndarray, 
     return _decode(path, frame, header)
 
 
-def _decode(path: Path, frame: int, header: Header) -> tuple[np.ndarray, Dataset]:
+def _decode(path: Path, frame: int, header: DicomHeader) -> tuple[np.ndarray, Dataset]:
     """Stored values (H, W) or (H, W, 3), colour already RGB, and the part of the header that says what they mean."""
     hush_pydicom()
     try:

@@ -17,7 +17,17 @@ from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mea
 from ...core.registry import load_domain
 from .file_kinds import DICOM, ITK, NIFTI
 from .intensity import MINMAX
-from .reading import OF_MODALITY, PAIR, PATIENT_UNIT, REPORTED, SLIDE_UNIT, STUDY_UNIT, VOLUME_UNIT, Reading, prompts
+from .reading import (
+    OF_MODALITY,
+    PAIR,
+    PATIENT_UNIT,
+    REPORTED,
+    SLIDE_UNIT,
+    STUDY_UNIT,
+    VOLUME_UNIT,
+    MedicalReading,
+    prompts,
+)
 from .targets import GROUNDING
 
 if TYPE_CHECKING:
@@ -76,7 +86,7 @@ class Medical(Domain):
     name = "medical"
     words: ClassVar[Mapping[str, str]] = {}
     tasks = ("classification", REPORTED, GROUNDING, MASKS, VOLUMES, REGRESSION)
-    reading = Reading
+    reading = MedicalReading
     judgements: ClassVar[Mapping[str, tuple[str, ...]]] = {REPORTED: ("finding-precision",)}
     searches_others = True
     not_for = (
@@ -325,7 +335,7 @@ class Medical(Domain):
         return stills
 
 
-def _label_set(path: Path, reading: Reading, task: str) -> DomainData:
+def _label_set(path: Path, reading: MedicalReading, task: str) -> DomainData:
     """Images or volumes with outlined structures."""
     taken = OF_LABEL_SETS[task]
     for field in fields(reading):
@@ -341,11 +351,11 @@ def _label_set(path: Path, reading: Reading, task: str) -> DomainData:
 def _drawn_volumes() -> DomainData:
     from .drawn_volumes import NOTE, volumes_folder
 
-    data = _label_set(volumes_folder(), Reading(), VOLUMES)
+    data = _label_set(volumes_folder(), MedicalReading(), VOLUMES)
     return replace(data, name="drawn volumes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE])
 
 
-def _read(path: Path, reading: Reading) -> DomainData:
+def _read(path: Path, reading: MedicalReading) -> DomainData:
     from ...core.data import read_any
     from .dicom_folder import has_dicom_files, no_classes, read_dicom_folder
 
@@ -370,14 +380,14 @@ def _array_file(path: Path) -> Path | None:
     return inside[0] if alone else None
 
 
-def _refuse_columns(reading: Reading, names: Sequence[str], kind: str, path: Path) -> None:
+def _refuse_columns(reading: MedicalReading, names: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of a column that is named for data without a table."""
     for field in fields(reading):
         if field.name in names and getattr(reading, field.name) != field.default:
             raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")
 
 
-def _read_arrays(path: Path, reading: Reading) -> DomainData:
+def _read_arrays(path: Path, reading: MedicalReading) -> DomainData:
     from .medmnist import is_medmnist, read_medmnist
     from .npz_rows import array_names
 
@@ -396,7 +406,7 @@ def _read_arrays(path: Path, reading: Reading) -> DomainData:
     )
 
 
-def _lacks_classes(path: Path, reading: Reading) -> bool:
+def _lacks_classes(path: Path, reading: MedicalReading) -> bool:
     from ...core.data import Layout, Table
 
     return Layout.of(path, reading.formats) is None and not any(
@@ -404,7 +414,7 @@ def _lacks_classes(path: Path, reading: Reading) -> bool:
     )
 
 
-def _without_labels(path: Path, reading: Reading) -> DomainData:
+def _without_labels(path: Path, reading: MedicalReading) -> DomainData:
     data = _read_arrays(path, replace(reading, class_names=None))
     rows = [item.with_(id=f"{path.name}/{item.id}", target=None, split="") for item in data.items]
     return replace(data.with_items(rows), class_names=())

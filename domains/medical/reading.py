@@ -55,7 +55,7 @@ def prompts() -> dict[str, dict[str, list[str]]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(SlideOptions):
+class MedicalReading(SlideOptions):
     """Options of `Medical.read`, given as `data.NAME` in a recipe.
 
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.

@@ -20,7 +20,7 @@ from ...core.errors import DataError, UnknownNameError, did_you_mean
 from .layouts.phrases import MIMIC_PATH
 from .reports.mentions import read_mentions
 from .reports.reading import STUDY_COLUMNS, TEXT_COLUMNS, read_reports, study_of
-from .reports.records import ABSENT, PRESENT, RESOLVED, UNCERTAIN, UNCHANGED, Finding, read_findings
+from .reports.records import ABSENT, PRESENT, RESOLVED, UNCERTAIN, UNCHANGED, ReportFinding, read_findings
 from .reports.sections import text_of
 from .studies import column_called
 from .targets import Reported, Viewed
@@ -148,7 +148,7 @@ def _key_in(studies: Container[str], study: str, name: str) -> str | None:
 
 def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> DomainData:
     """The samples with what a table says of their reports; classes are the findings of the set, else of the table."""
-    records: dict[str, list[Finding]] = defaultdict(list)
+    records: dict[str, list[ReportFinding]] = defaultdict(list)
     for record in read_findings(table):
         if record.state in VALUES:
             records[record.study].append(record)
@@ -157,7 +157,7 @@ def _with_findings(data: DomainData, table: Path, study: Mapping[str, str]) -> D
     positions = tuple(sorted({record.position for record in of_all if record.position}))
     items, silent = [], 0
     for item in data.items:
-        by_finding: dict[str, list[Finding]] = defaultdict(list)
+        by_finding: dict[str, list[ReportFinding]] = defaultdict(list)
         for record in records.get(_key_in(records, study[item.id], item.id) or "", ()):
             by_finding[record.finding].append(record)
         silent += by_finding.keys().isdisjoint(names)
@@ -206,7 +206,7 @@ def _value(states: Iterable[str]) -> float:
     return max((VALUES[state] for state in states), default=UNKNOWN)
 
 
-def _relations(records: Sequence[Finding], positions: Sequence[str]) -> tuple[float, ...]:
+def _relations(records: Sequence[ReportFinding], positions: Sequence[str]) -> tuple[float, ...]:
     """(P,) whether a finding is at each position: by what is said of that place, else by where it is, or that it is
     nowhere."""
     value = _value(record.state for record in records)

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from ...core.contracts import Columns, Decoded, DomainData, Item, Target, UnequalParts
 from ...core.data import FileHashes, Format, GroupNames, columns_beside, group_of, kind_of_column
 from ...core.errors import ConfigError, DataError, UnknownNameError
-from .targets import Findings, Viewed
+from .targets import SoftFindings, Viewed
 
 STUDY = "study"
 """The unit of samples that are whole studies."""
@@ -32,7 +32,7 @@ LATERAL = frozenset({"lateral", "lat", "ll", "rl"})
 
 
 @dataclass(frozen=True)
-class Told:
+class StudyFacts:
     """What is known of images by their ids.
 
     Args:
@@ -45,10 +45,10 @@ class Told:
     view: Mapping[str, str] = field(default_factory=dict)
     laterality: Mapping[str, str] = field(default_factory=dict)
 
-    def with_(self, other: Told) -> Told:
+    def with_(self, other: StudyFacts) -> StudyFacts:
         """The same with what another source says, which is preferred."""
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
-        return Told(*({**one, **{id_: value for id_, value in more.items() if value}} for one, more in pairs))
+        return StudyFacts(*({**one, **{id_: value for id_, value in more.items() if value}} for one, more in pairs))
 
 
 def studies_of(data: DomainData, named: str, formats: Sequence[Format]) -> DomainData:
@@ -66,7 +66,7 @@ def studies_of(data: DomainData, named: str, formats: Sequence[Format]) -> Domai
     columns = None if data.columns is None else data.columns()
     if GroupNames.are_named_by(named):
         ids, classes = [item.id for item in data.items], [item.classes() for item in data.items]
-        told = Told(dict(zip(ids, GroupNames(named).values(ids, classes), strict=True)))
+        told = StudyFacts(dict(zip(ids, GroupNames(named).values(ids, classes), strict=True)))
     else:
         told = _by_headers(data.items, formats).with_(_by_columns(columns, named))
     if not any(told.study.values()):
@@ -86,22 +86,22 @@ def new_studies(data: DomainData, paths: Sequence[str | Path], named: str, forma
         paths: as the user gives them.
     """
     if named == FOLDER:
-        told = Told({item.id: str(PurePosixPath(item.id).parent) for item in data.items})
+        told = StudyFacts({item.id: str(PurePosixPath(item.id).parent) for item in data.items})
     elif GroupNames.are_named_by(named):
-        told = Told({item.id: _stem_value(item.id, named) for item in data.items})
+        told = StudyFacts({item.id: _stem_value(item.id, named) for item in data.items})
     else:
         places = {item.id: PUBLISHED_FOLDER.search(item.source.absolute().as_posix()) for item in data.items}
         by_folder = {id_: place.string[: place.end()] for id_, place in places.items() if place is not None}
-        told = Told(by_folder).with_(_by_headers(data.items, formats))
+        told = StudyFacts(by_folder).with_(_by_headers(data.items, formats))
         for folder in (path for path in map(Path, paths) if path.is_dir()):
             above = f"{folder.as_posix()}/"
             inside = [item.id.removeprefix(above) for item in data.items if item.id.startswith(above)]
             found = vars(_by_columns(columns_beside(folder, inside), named)).values()
-            told = told.with_(Told(*({above + id_: value for id_, value in each.items()} for each in found)))
+            told = told.with_(StudyFacts(*({above + id_: value for id_, value in each.items()} for each in found)))
     return as_studies(data, told)
 
 
-def as_studies(data: DomainData, told: Told) -> DomainData:
+def as_studies(data: DomainData, told: StudyFacts) -> DomainData:
     """The images of one study and one group as one sample, its parts in the order of their views.
 
     A finding of one view is one of the study. The sample is called as its first image, and the digest of all its files
@@ -143,10 +143,10 @@ def as_studies(data: DomainData, told: Told) -> DomainData:
     return replace(data, **of, skipped=[*data.skipped, *skipped])
 
 
-def _by_columns(columns: Columns | None, named: str) -> Told:
+def _by_columns(columns: Columns | None, named: str) -> StudyFacts:
     """What a table says."""
     if columns is None:
-        return Told()
+        return StudyFacts()
     if named == AUTO:
         usual = (name for name in columns.names if kind_of_column(name) == "study")
         name = next((name for name in usual if _plain(name).startswith(STUDY_WORDS)), None)
@@ -160,7 +160,7 @@ def _by_columns(columns: Columns | None, named: str) -> Told:
         whose = columns.cells(patient)
         study = {id_: each and (group_of(whose[id_]), each) for id_, each in study.items()}
     shown = (column_called(columns, names) for names in (VIEW_COLUMNS, SIDE_COLUMNS))
-    return Told(study, *({} if each is None else columns.cells(each) for each in shown))
+    return StudyFacts(study, *({} if each is None else columns.cells(each) for each in shown))
 
 
 def column_called(columns: Columns, names: Sequence[str]) -> str | None:
@@ -173,14 +173,14 @@ def _plain(name: str) -> str:
     return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
-def _by_headers(items: Sequence[Item], formats: Sequence[Format]) -> Told:
+def _by_headers(items: Sequence[Item], formats: Sequence[Format]) -> StudyFacts:
     """What DICOM files say of themselves."""
     from .dicom_header import read_header
 
     found = [(item.id, Format.of(item.source, formats)) for item in items]
     sources = {item.id: item.source for item in items}
     headers = {id_: read_header(sources[id_]) for id_, fmt in found if fmt is not None and fmt.name == "DICOM"}
-    return Told(
+    return StudyFacts(
         *({id_: getattr(header, name) for id_, header in headers.items()} for name in ("study", "view", "laterality"))
     )
 
@@ -211,7 +211,7 @@ def _common(items: Sequence[Item], name: str) -> Target | None:
     if len(items) == 1 or not isinstance(labels[0], tuple):
         return first.target
     soft = _joined([item.training_label() for item in items])
-    return Findings(_joined(labels), soft)
+    return SoftFindings(_joined(labels), soft)
 
 
 def _joined(labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
@@ -219,7 +219,7 @@ def _joined(labels: Sequence[Sequence[float]]) -> tuple[float, ...]:
     return tuple(max((value for value in values if not isnan(value)), default=float("nan")) for values in zip(*labels))
 
 
-def _about(target: Target | None, items: Sequence[Item], told: Told) -> Target | None:
+def _about(target: Target | None, items: Sequence[Item], told: StudyFacts) -> Target | None:
     """The target with the views and sides of its images, in their order."""
     of = target.of if isinstance(target, Viewed) else target
     view, side = (

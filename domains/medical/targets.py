@@ -16,7 +16,7 @@ GROUNDING = "phrase-grounding"
 
 
 @dataclass(frozen=True)
-class Findings(Labels):
+class SoftFindings(Labels):
     """Findings of which some are learned softly.
 
     Args:
@@ -28,12 +28,12 @@ class Findings(Labels):
     def training_label(self) -> tuple[float, ...]:
         return self.values if self.smoothed is None else self.smoothed
 
-    def restricted(self, new: Mapping[int, int]) -> Findings | None:
+    def restricted(self, new: Mapping[int, int]) -> SoftFindings | None:
         """None where nothing is known of the findings that stay, nor smoothed."""
         kept = Labels(self.training_label()).restricted(new)
         values = tuple(self.values[old] for old in sorted(new, key=new.__getitem__))
         smoothed = None if self.smoothed is None or kept is None else kept.values
-        return None if kept is None else Findings(values, smoothed)
+        return None if kept is None else SoftFindings(values, smoothed)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ REGRESSION = "regression"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.NumberReading):
+class NaturalReading(contracts.NumberReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -39,7 +39,7 @@ class Natural(Domain):
 
     name = "natural"
     tasks = ("classification", REGRESSION)
-    reading = Reading
+    reading = NaturalReading
     # `views` as each method has them: of groceries and clothes, on `embedded`, caches gain up to 3 points by them
 
     known: KnownSet | None = None
@@ -56,7 +56,7 @@ class Natural(Domain):
         Args:
             path: file or folder.
             task: "classification" or "regression".
-            options: fields of `Reading`.
+            options: fields of `NaturalReading`.
 
         Raises:
             DataError: nothing there that can be read.
@@ -100,7 +100,7 @@ class Natural(Domain):
         return None if self.known is None else self.known.name
 
 
-def _read(path: Path, reading: Reading) -> DomainData:
+def _read(path: Path, reading: NaturalReading) -> DomainData:
     from ...core.data import read_any
     from .arrow_folder import is_arrow_folder, read_arrow_folder
     from .imagenet import IMAGENET_LAYOUTS, with_spoken_names
@@ -118,14 +118,14 @@ def _read(path: Path, reading: Reading) -> DomainData:
     return with_spoken_names(read_any(path, formats, **given))
 
 
-def _refuse_lists(reading: Reading) -> None:
+def _refuse_lists(reading: NaturalReading) -> None:
     """Raise the ConfigError of lists of labelled images, of which regression has no use."""
     for name in ("train_list", "val_list"):
         if getattr(reading, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: does not apply to regression; give a column split instead")
 
 
-def _refuse(reading: Reading, taken: Sequence[str], kind: str, path: Path) -> None:
+def _refuse(reading: NaturalReading, taken: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of an option of tables that is given for data without one."""
     for field in fields(contracts.Reading):
         given = getattr(reading, field.name) != field.default

@@ -16,7 +16,7 @@ from ...core.contracts import DomainData
 from ...core.data import folders, read_matlab
 from ...core.errors import CapabilityError, DataError, shortened
 from ...core.runtime import text_lines
-from .layouts import Entry, Layout, of_folder
+from .layouts import ListEntry, SetLayout, of_folder
 
 WORDNET_ID = re.compile(r"^n\d{8}$")
 ID_FOLDER, NUMBER_FOLDER = "n" + "[0-9]" * 8, "[0-9]*"
@@ -93,10 +93,10 @@ def _is_flat(folder: Path) -> bool:
     return next(folder.glob(f"{FLAT}*"), None) is not None
 
 
-def _of_splits(train: str, val: str) -> Callable[[Path], Iterator[Entry]]:
+def _of_splits(train: str, val: str) -> Callable[[Path], Iterator[ListEntry]]:
     """Of folders to learn from and to test on; images to test on may lie flat."""
 
-    def entries(folder: Path) -> Iterator[Entry]:
+    def entries(folder: Path) -> Iterator[ListEntry]:
         names = _names(folder)
         yield from _of_class_folders(folder / train, folder, names, "train")
         if _of_classes(folder / val):
@@ -107,16 +107,16 @@ def _of_splits(train: str, val: str) -> Callable[[Path], Iterator[Entry]]:
     return entries
 
 
-def _of_variant(images: str) -> Callable[[Path], Iterator[Entry]]:
+def _of_variant(images: str) -> Callable[[Path], Iterator[ListEntry]]:
     """Of folders to test on."""
 
-    def entries(folder: Path) -> Iterator[Entry]:
+    def entries(folder: Path) -> Iterator[ListEntry]:
         yield from _of_class_folders(folder / images, folder, _names(folder), "test")
 
     return entries
 
 
-def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[Entry]:
+def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: str) -> Iterator[ListEntry]:
     """Class folders called by WordNet ids, or, as those of ImageNetV2, by the place of one among the sorted ids."""
     ids = sorted(names)
     inside = [inner for inner in folders(images) if WORDNET_ID.match(inner.name) or inner.name.isdecimal()]
@@ -135,7 +135,7 @@ def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: st
         yield from of_folder(inner, root, names[id_], split, order=id_)
 
 
-def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[Entry]:
+def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[ListEntry]:
     """ILSVRC2012_val_00000001.JPEG and so on, labelled by the development kit."""
     places = [root / place for place in DEVKITS]
     kit = next((place for place in places if (place / TRUTH).is_file() and (place / SYNSETS).is_file()), None)
@@ -149,7 +149,7 @@ def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[
         id_ = id_of.get(line)
         if id_ is None or id_ not in names:
             raise DataError(f"{kit / TRUTH}: '{shortened(line)}' in line {place} is not a class; get it again")
-        yield Entry(f"{images}/{FLAT}{place:08d}.JPEG", names[id_], "test", id_)
+        yield ListEntry(f"{images}/{FLAT}{place:08d}.JPEG", names[id_], "test", id_)
 
 
 def _ids_by_number(file: Path) -> dict[str, str]:
@@ -161,12 +161,12 @@ def _ids_by_number(file: Path) -> dict[str, str]:
     return {str(row.get("ILSVRC2012_ID")).removesuffix(".0"): str(row["WNID"]) for row in known}
 
 
-def _whole(train: str, val: str) -> Layout:
-    return Layout("imagenet", (f"{train}/{ID_FOLDER}", val), _of_splits(train, val), notes=partial(_notes, val=val))
+def _whole(train: str, val: str) -> SetLayout:
+    return SetLayout("imagenet", (f"{train}/{ID_FOLDER}", val), _of_splits(train, val), notes=partial(_notes, val=val))
 
 
-def _layout(set_: str, images: str, *sign: str, named: str = "") -> Layout:
-    return Layout(set_, sign, _of_variant(images), notes=_notes, named=named)
+def _layout(set_: str, images: str, *sign: str, named: str = "") -> SetLayout:
+    return SetLayout(set_, sign, _of_variant(images), notes=_notes, named=named)
 
 
 IMAGENET_LAYOUTS = (

@@ -36,7 +36,7 @@ EUROSAT_NAMES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class ListEntry:
     """One image of a list.
 
     Args:
@@ -56,7 +56,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Layout:
+class SetLayout:
     """How a set is laid out.
 
     Args:
@@ -70,13 +70,13 @@ class Layout:
 
     set: str
     sign: tuple[str, ...]
-    entries: Callable[[Path], Iterator[Entry]]
+    entries: Callable[[Path], Iterator[ListEntry]]
     inside: tuple[str, ...] = ()
     named: str = ""
     notes: Callable[[Path], list[str]] = lambda folder: []
 
 
-def published_layout(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, Path] | None:
+def published_layout(path: Path, layouts: Sequence[SetLayout]) -> tuple[SetLayout, Path] | None:
     """The layout of a folder and where its sign lies, or None."""
     if not path.is_dir():
         return None
@@ -88,7 +88,7 @@ def published_layout(path: Path, layouts: Sequence[Layout]) -> tuple[Layout, Pat
     return None
 
 
-def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+def read_layout(layout: SetLayout, folder: Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
     """A labelled set from such a folder.
 
     Images that a list names and that are not there are skipped and listed.
@@ -113,7 +113,7 @@ def read_layout(layout: Layout, folder: Path, formats: Sequence[Format] = (IMAGE
     return check_items(data, folder)
 
 
-def _class_of(entry: Entry) -> tuple[str | int, str]:
+def _class_of(entry: ListEntry) -> tuple[str | int, str]:
     """What tells classes apart, and sorts them."""
     return (entry.name if entry.order is None else entry.order), entry.name
 
@@ -121,48 +121,48 @@ def _class_of(entry: Entry) -> tuple[str | int, str]:
 # one function per set, public lists first -----------------------------------------------------------------------------
 
 
-def _aircraft(folder: Path) -> Iterator[Entry]:
+def _aircraft(folder: Path) -> Iterator[ListEntry]:
     for split in ("train", "val", "test"):
         for line in text_lines(folder / f"images_variant_{split}.txt"):
             image, _, name = line.strip().partition(" ")
             if image:
-                yield Entry(f"images/{image}.jpg", name, split)
+                yield ListEntry(f"images/{image}.jpg", name, split)
 
 
-def _pets(folder: Path) -> Iterator[Entry]:
+def _pets(folder: Path) -> Iterator[ListEntry]:
     for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
         for line in text_lines(folder / "annotations" / file):
             if line.strip() and not line.startswith("#"):
                 image = line.split()[0]
                 name = image.rpartition("_")[0].replace("_", " ").lower()
-                yield Entry(f"images/{image}.jpg", name, split)
+                yield ListEntry(f"images/{image}.jpg", name, split)
 
 
-def _food(folder: Path) -> Iterator[Entry]:
+def _food(folder: Path) -> Iterator[ListEntry]:
     for split in ("train", "test"):
         for line in text_lines(folder / "meta" / f"{split}.txt"):
             if image := line.strip():
-                yield Entry(f"images/{image}.jpg", image.partition("/")[0].replace("_", " "), split)
+                yield ListEntry(f"images/{image}.jpg", image.partition("/")[0].replace("_", " "), split)
 
 
-def _textures(folder: Path) -> Iterator[Entry]:
+def _textures(folder: Path) -> Iterator[ListEntry]:
     for split in ("train", "val", "test"):
         for line in text_lines(folder / "labels" / f"{split}1.txt"):
             if image := line.strip():
-                yield Entry(f"images/{image}", image.partition("/")[0], split)
+                yield ListEntry(f"images/{image}", image.partition("/")[0], split)
 
 
-def _sun(folder: Path) -> Iterator[Entry]:
+def _sun(folder: Path) -> Iterator[ListEntry]:
     above = "SUN397/" if (folder / "SUN397").is_dir() else ""
     for split, file in (("train", "Training_01.txt"), ("test", "Testing_01.txt")):
         for line in text_lines(folder / file):
             if image := line.strip().lstrip("/"):
                 places = image.split("/")[1:-1]  # without the first letter
                 name = " ".join(places[::-1]).replace("_", " ")
-                yield Entry(above + image, name, split, order=image.rpartition("/")[0])
+                yield ListEntry(above + image, name, split, order=image.rpartition("/")[0])
 
 
-def _ucf(folder: Path) -> Iterator[Entry]:
+def _ucf(folder: Path) -> Iterator[ListEntry]:
     for split, file in (("train", "trainlist01.txt"), ("test", "testlist01.txt")):
         for line in text_lines(folder / "ucfTrainTestlist" / file):
             if not line.strip():
@@ -172,10 +172,10 @@ def _ucf(folder: Path) -> Iterator[Entry]:
             filmed = re.search(r"_(g\d+)_", video)
             group = f"{action} {filmed.group(1)}" if filmed else None
             image = f"UCF-101-midframes/{words}/{video.removesuffix('.avi')}.jpg"
-            yield Entry(image, words.replace("_", " "), split, action, group)
+            yield ListEntry(image, words.replace("_", " "), split, action, group)
 
 
-def _flowers(folder: Path) -> Iterator[Entry]:
+def _flowers(folder: Path) -> Iterator[ListEntry]:
     labels, names = _whole_numbers(folder / "imagelabels.mat", "labels")["labels"], _flower_names(folder)
     parts = _whole_numbers(folder / "setid.mat", "trnid", "valid", "tstid")
     for split, key in (("train", "trnid"), ("val", "valid"), ("test", "tstid")):
@@ -183,7 +183,7 @@ def _flowers(folder: Path) -> Iterator[Entry]:
             if not 1 <= number <= len(labels) or labels[number - 1] not in names:
                 raise DataError(f"{folder / 'setid.mat'}: image {number} has no class; get the file again")
             label = labels[number - 1]
-            yield Entry(f"jpg/image_{number:05d}.jpg", names[label], split, label)
+            yield ListEntry(f"jpg/image_{number:05d}.jpg", names[label], split, label)
 
 
 def _flower_names(folder: Path) -> dict[int, str]:
@@ -199,7 +199,7 @@ def _flower_names(folder: Path) -> dict[int, str]:
     return dict(enumerate(Flowers102.classes, start=1))
 
 
-def _cars(folder: Path) -> Iterator[Entry]:
+def _cars(folder: Path) -> Iterator[ListEntry]:
     names = [str(name) for name in read_matlab(folder / "devkit" / "cars_meta.mat", "class_names")["class_names"]]
     lists = (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
     for split, file in lists:
@@ -208,17 +208,17 @@ def _cars(folder: Path) -> Iterator[Entry]:
             if not number.isdecimal() or not 1 <= int(number) <= len(names):
                 raise DataError(f"{folder / file}: class {shortened(number)} of {len(names)}; get the file again")
             *words, year = names[int(number) - 1].split(" ")
-            yield Entry(f"cars_{split}/{image}", " ".join([year, *words]), split, int(number))
+            yield ListEntry(f"cars_{split}/{image}", " ".join([year, *words]), split, int(number))
 
 
-def _caltech(folder: Path) -> Iterator[Entry]:
+def _caltech(folder: Path) -> Iterator[ListEntry]:
     for inner in folders(folder / "101_ObjectCategories"):
         if inner.name not in CALTECH_LEFT_OUT:
             name = CALTECH_NAMES.get(inner.name, inner.name.replace("_", " "))
             yield from of_folder(inner, folder, name, order=inner.name)
 
 
-def _eurosat(folder: Path) -> Iterator[Entry]:
+def _eurosat(folder: Path) -> Iterator[ListEntry]:
     for inner in folders(folder / "2750"):
         yield from of_folder(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
 
@@ -226,10 +226,10 @@ def _eurosat(folder: Path) -> Iterator[Entry]:
 # steps ----------------------------------------------------------------------------------------------------------------
 
 
-def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[Entry]:
+def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[ListEntry]:
     for file in walk(folder, root, ItemCollector()):
         if IMAGE.matches(file):
-            yield Entry(shown(file, root), name, split, order)
+            yield ListEntry(shown(file, root), name, split, order)
 
 
 def _whole_numbers(file: Path, *keys: str) -> dict[str, list[int]]:
@@ -248,14 +248,14 @@ def _field(row: Any, name: str, file: Path) -> str:
 
 
 LAYOUTS = (
-    Layout("fgvc_aircraft", ("images", "images_variant_train.txt"), _aircraft, ("data", "fgvc-aircraft-2013b/data")),
-    Layout("oxford_pets", ("images", "annotations/trainval.txt"), _pets, ("oxford-iiit-pet",)),
-    Layout("food101", ("images", "meta/train.txt"), _food, ("food-101",)),
-    Layout("dtd", ("images", "labels/train1.txt"), _textures, ("dtd", "dtd/dtd")),
-    Layout("sun397", ("Training_01.txt", "Testing_01.txt"), _sun, ("SUN397",)),
-    Layout("ucf101", ("UCF-101-midframes", "ucfTrainTestlist/trainlist01.txt"), _ucf),
-    Layout("oxford_flowers", ("jpg", "imagelabels.mat", "setid.mat"), _flowers, ("flowers-102",)),
-    Layout("stanford_cars", ("devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"), _cars, ("stanford_cars",)),
-    Layout("caltech101", ("101_ObjectCategories",), _caltech, ("caltech101", "caltech-101")),
-    Layout("eurosat", ("2750/AnnualCrop", "2750/SeaLake"), _eurosat, ("eurosat",)),
+    SetLayout("fgvc_aircraft", ("images", "images_variant_train.txt"), _aircraft, ("data", "fgvc-aircraft-2013b/data")),
+    SetLayout("oxford_pets", ("images", "annotations/trainval.txt"), _pets, ("oxford-iiit-pet",)),
+    SetLayout("food101", ("images", "meta/train.txt"), _food, ("food-101",)),
+    SetLayout("dtd", ("images", "labels/train1.txt"), _textures, ("dtd", "dtd/dtd")),
+    SetLayout("sun397", ("Training_01.txt", "Testing_01.txt"), _sun, ("SUN397",)),
+    SetLayout("ucf101", ("UCF-101-midframes", "ucfTrainTestlist/trainlist01.txt"), _ucf),
+    SetLayout("oxford_flowers", ("jpg", "imagelabels.mat", "setid.mat"), _flowers, ("flowers-102",)),
+    SetLayout("stanford_cars", ("devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"), _cars, ("stanford_cars",)),
+    SetLayout("caltech101", ("101_ObjectCategories",), _caltech, ("caltech101", "caltech-101")),
+    SetLayout("eurosat", ("2750/AnnualCrop", "2750/SeaLake"), _eurosat, ("eurosat",)),
 )

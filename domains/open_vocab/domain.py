@@ -13,11 +13,11 @@ from ...core.errors import ConfigError
 from .vocabulary import named_templates
 
 READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("read_segmentation", None)}
-"""Task -> its reader in the package `data`, and the options of `Reading` that it takes, None for all."""
+"""Task -> its reader in the package `data`, and the options of `OpenVocabReading` that it takes, None for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class OpenVocabReading:
     """Options of `OpenVocab.read`, given as `data.NAME` in a recipe."""
 
     class_names: tuple[str, ...] | None = option(None, "classes, in order; names by number where the data have none")
@@ -37,7 +37,7 @@ class OpenVocab(Domain):
 
     name = "open-vocab"
     tasks = tuple(READERS)
-    reading = Reading
+    reading = OpenVocabReading
 
     def read(self, path: str | Path, task: str, *, formats: Sequence[Format] = (IMAGE,), **options: Any) -> DomainData:
         """A set with boxes or masks.
@@ -46,7 +46,7 @@ class OpenVocab(Domain):
             path: file or folder, see `data.detection.read_detection` and `data.segmentation.read_segmentation`.
             task: "detection" or "segmentation".
             formats: what counts as an image; another domain gives its own.
-            options: fields of `Reading`.
+            options: fields of `OpenVocabReading`.
 
         Raises:
             DataError: nothing there that can be read.
@@ -68,12 +68,12 @@ class OpenVocab(Domain):
         """The run of a detector or segmentor of transformers."""
         from .hub_models.starting import task_of_source
         from .hub_models.used_as_is import run_of_source, usable
-        from .tasks.detection import Detection
+        from .tasks.detection import DetectionByNames
         from .tasks.segmentation import Segmentation
 
         if (source := usable(place)) is None:
             return None
-        tasks = {task.name: task for task in (Detection, Segmentation)}
+        tasks = {task.name: task for task in (DetectionByNames, Segmentation)}
         return run_of_source(source, tasks[task_of_source(source)](self))
 
     def as_masks(self, data: DomainData, background: bool = True) -> DomainData:

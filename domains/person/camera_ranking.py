@@ -66,7 +66,7 @@ class CameraRanking(Ranking):
 
 
 @dataclass(frozen=True)
-class Sought:
+class SoughtPeople:
     """Who is sought among whom.
 
     Args:
@@ -103,7 +103,7 @@ class Sought:
         return torch.cat([(self.same(some) & ~self.left_out(some)).any(dim=1) for some in rows])
 
 
-def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: bool = False) -> CameraRanking:
+def ranked(distances: Callable[[Tensor], Tensor], sought: SoughtPeople, worst_first: bool = False) -> CameraRanking:
     """The ranking of all queries that the gallery can answer; memory holds a few rows of distances at a time.
 
     Args:
@@ -123,7 +123,7 @@ def ranked(distances: Callable[[Tensor], Tensor], sought: Sought, worst_first: b
     return CameraRanking(rows.cpu(), *(torch.cat(column).cpu() for column in zip(*parts)))
 
 
-def ranked_by_features(query: Tensor, gallery: Tensor, sought: Sought) -> CameraRanking:
+def ranked_by_features(query: Tensor, gallery: Tensor, sought: SoughtPeople) -> CameraRanking:
     """The same by the cosine of features (Q, D) and (G, D), unit rows; Euclidean distances have the same order. Of
     equal ones the worst come first; equal features of the gallery share one cosine, which a product rounds by place."""
     distinct, place = gallery.unique(dim=0, return_inverse=True)  # (U, D), (G,)

@@ -13,7 +13,7 @@ from .care import CONSENT
 from .gallery import read_gallery
 from .pedestrian import IDENTITIES
 from .readers import FORMATS
-from .reading import Reading, read_set
+from .reading import PersonReading, read_set
 from .transforms import PedestrianTransform
 
 ATTRIBUTES = "attributes"
@@ -32,7 +32,7 @@ class Person(Domain):
     words: ClassVar = {"patient": "person", "patients": "people"}
     not_for = CONSENT
     tasks = ("person-search", "re-identification", ATTRIBUTES)
-    reading = Reading
+    reading = PersonReading
     metrics = ("attribute-recognition",)
 
     def read(self, path: str | Path, task: str | None = None, **options: Any) -> DomainData:
@@ -70,7 +70,7 @@ class Person(Domain):
         data = read_gallery(paths, reading, FORMATS)
         return data if reading.detections is None else _cut(data, reading, one_each=False)
 
-    def reading_of(self, options: Mapping[str, Any]) -> Reading:
+    def reading_of(self, options: Mapping[str, Any]) -> PersonReading:
         """As for every domain; `crops`, the former name of `detections`, is read as it."""
         return super().reading_of({FORMERLY.get(name, name): value for name, value in options.items()})
 
@@ -98,7 +98,7 @@ class Person(Domain):
         return PedestrianTransform(size, tuple(backbone.image_mean), tuple(backbone.image_std), train=train)
 
 
-def _cut(data: DomainData, reading: Reading, *, one_each: bool) -> DomainData:
+def _cut(data: DomainData, reading: PersonReading, *, one_each: bool) -> DomainData:
     from .crops import cut_people
 
     return cut_people(data, reading.detections, one_each=one_each, max_pixels=reading.max_pixels)

@@ -10,13 +10,13 @@ from ...core.contracts import DomainData, Item, Target
 from ...core.data import read_unlabelled
 from ...core.errors import DataError
 from .readers.camera_names import person_named
-from .reading import Reading, SetFormat
+from .reading import PersonReading, SetFormat
 
 OF_PEOPLE = ("re-identification", "person-search")
 """Tasks whose sets are galleries; a table of attributes beside pictures is none."""
 
 
-def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequence[SetFormat]) -> DomainData:
+def read_gallery(paths: Sequence[str | Path], reading: PersonReading, formats: Sequence[SetFormat]) -> DomainData:
     """All pictures of files and folders, or of a table or list that is given by itself.
 
     What a set that some format knows says of a picture is kept; of others person, camera and frame are told by names
@@ -41,7 +41,7 @@ def read_gallery(paths: Sequence[str | Path], reading: Reading, formats: Sequenc
     return replace(data.with_items(kept), notes=[*data.notes, *notes])
 
 
-def _known_set(path: Path, reading: Reading, formats: Sequence[SetFormat]) -> DomainData | None:
+def _known_set(path: Path, reading: PersonReading, formats: Sequence[SetFormat]) -> DomainData | None:
     """The set, by the first format that reads it; None where none does, as of a plain folder."""
     for each in formats:
         task = next((task for task in OF_PEOPLE if task in each.tasks), None)
@@ -56,7 +56,7 @@ def _known_set(path: Path, reading: Reading, formats: Sequence[SetFormat]) -> Do
     return None
 
 
-def _is_picture(path: Path, reading: Reading) -> bool:
+def _is_picture(path: Path, reading: PersonReading) -> bool:
     return path.is_file() and any(fmt.matches(path) for fmt in reading.formats)
 
 

@@ -16,7 +16,7 @@ ALWAYS_TAKEN = ("max_pixels", "detections")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class PersonReading:
     """Options of `Person.read`, given as `data.NAME` in a recipe."""
 
     root: str | None = option(
@@ -48,13 +48,13 @@ class SetFormat:
         find: path -> what of it is read, or None where it is of another kind; only names, and the start of one file,
             are looked at.
         read: (what `find` gave, options, task) -> the set.
-        takes: names of the options of `Reading` that it takes, besides `ALWAYS_TAKEN`.
+        takes: names of the options of `PersonReading` that it takes, besides `ALWAYS_TAKEN`.
     """
 
     name: str
     tasks: tuple[str, ...]
     find: Callable[[Path], Path | None]
-    read: Callable[[Path, Reading, str], DomainData]
+    read: Callable[[Path, PersonReading, str], DomainData]
     takes: tuple[str, ...] = ()
 
 
@@ -63,7 +63,7 @@ def folder_with(path: Path, is_one: Callable[[Path], bool]) -> Path | None:
     return next((each for each in (path, *folders(path)) if is_one(each)), None) if path.is_dir() else None
 
 
-def read_set(path: Path, task: str, reading: Reading, formats: Sequence[SetFormat]) -> DomainData:
+def read_set(path: Path, task: str, reading: PersonReading, formats: Sequence[SetFormat]) -> DomainData:
     """The set at `path`, by the first format that knows it.
 
     Raises:
@@ -90,7 +90,7 @@ def read_set(path: Path, task: str, reading: Reading, formats: Sequence[SetForma
     raise DataError(f"{path}: nothing that {task} can use; give {kinds}")
 
 
-def _given(reading: Reading) -> list[str]:
+def _given(reading: PersonReading) -> list[str]:
     return [each.name for each in fields(reading) if getattr(reading, each.name) != each.default]
 
 

@@ -23,7 +23,7 @@ from .maps import MAP_FILES
 from .objects import DETECTION, SEGMENTATION, cut_new, cut_objects, read_objects, with_bands, with_values
 from .pictures import decode_raster, is_raster, valid_pixels
 from .places import with_blocks
-from .reading import CHANGE_WINDOW, CORPORA, NUMBERS, Reading
+from .reading import CHANGE_WINDOW, CORPORA, NUMBERS, RemoteSensingReading
 from .scene_sets import SceneSet, scene_set, with_words
 from .time_series import dates_of, with_time_series
 from .windows import GRID, cut_unlabelled, read_windows
@@ -66,7 +66,7 @@ class RemoteSensing(Domain):
     name = "remote-sensing"
     words: ClassVar = {"image.png": "image.tif", "patient": "place", "patients": "places"}
     tasks = ("classification", "retrieval", "detection", "segmentation", REGRESSION, NUMBERS, CHANGE)
-    reading = Reading
+    reading = RemoteSensingReading
     own_files: ClassVar = {"classification": MAP_FILES}
     hit_files: ClassVar = (".gpkg",)
 
@@ -233,7 +233,7 @@ class RemoteSensing(Domain):
         from .changes.drawn import NOTE, SIDE, changes_folder
         from .changes.reading import read_changes
 
-        data = read_changes(changes_folder(), Reading(window_size=SIDE))
+        data = read_changes(changes_folder(), RemoteSensingReading(window_size=SIDE))
         return replace(data, name="drawn changes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE, *data.notes])
 
     def _drawn_heights(self) -> DomainData:
@@ -319,17 +319,17 @@ class RemoteSensing(Domain):
         return EachPart(OtherCorpus(usual, own, statistics) if self.corpus else usual)
 
     @staticmethod
-    def _refuse_unused(reading: Reading, unused: Sequence[str], task: str) -> None:
+    def _refuse_unused(reading: RemoteSensingReading, unused: Sequence[str], task: str) -> None:
         for name in unused:
-            if getattr(reading, name) != getattr(Reading(), name):
+            if getattr(reading, name) != getattr(RemoteSensingReading(), name):
                 raise ConfigError(f"--set data.{name}: not used by {task}; omit it")
 
     @staticmethod
-    def _check_band_start(reading: Reading) -> None:
-        if reading.channels is None and reading.band_start != Reading.band_start:
+    def _check_band_start(reading: RemoteSensingReading) -> None:
+        if reading.channels is None and reading.band_start != RemoteSensingReading.band_start:
             raise ConfigError(f"--band-start {reading.band_start}: is for four or more --bands; omit it")
 
-    def _with_objects(self, path: Path, reading: Reading, task: str) -> DomainData:
+    def _with_objects(self, path: Path, reading: RemoteSensingReading, task: str) -> DomainData:
         """Windows with boxes or masks."""
         unused = (*UNUSED_BY_DENSE, *(() if task == SEGMENTATION else ("background",)))
         self._refuse_unused(reading, unused, task)
@@ -369,7 +369,7 @@ def _told(item: Item) -> Item:
     return item.with_(decode={**item.decode, Item.READ_BY: RemoteSensing.name}) if is_raster(item.source) else item
 
 
-def _pictures(path: Path, reading: Reading) -> DomainData:
+def _pictures(path: Path, reading: RemoteSensingReading) -> DomainData:
     """Files that are a picture each."""
     from ...core.data import read_any
     from .split_lists import with_split_lists
@@ -382,7 +382,7 @@ def _pictures(path: Path, reading: Reading) -> DomainData:
     return with_blocks(data, reading.block_size)
 
 
-def _numbers(path: Path, reading: Reading) -> DomainData:
+def _numbers(path: Path, reading: RemoteSensingReading) -> DomainData:
     """Pictures with a number each; those that say where they lie are split by place."""
     from ...core.data import read_numbers
 
@@ -391,7 +391,7 @@ def _numbers(path: Path, reading: Reading) -> DomainData:
     return with_blocks(read_numbers(path, reading.formats, reading), reading.block_size)
 
 
-def _windows(path: Path, reading: Reading) -> DomainData:
+def _windows(path: Path, reading: RemoteSensingReading) -> DomainData:
     """Windows of rasters. The layer's path is that of the working directory, or of the folder of the data."""
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; give a raster, or a folder of rasters")
@@ -401,11 +401,11 @@ def _windows(path: Path, reading: Reading) -> DomainData:
     return with_draws(read_windows(path, layer, reading, reading.cutting), layer, reading)
 
 
-def _layer(path: Path, reading: Reading) -> Shapes | ClassRaster:
+def _layer(path: Path, reading: RemoteSensingReading) -> Shapes | ClassRaster:
     return read_layer(_layer_file(path, reading), reading.label_column, reading.class_names)
 
 
-def _layer_file(path: Path, reading: Reading) -> Path:
+def _layer_file(path: Path, reading: RemoteSensingReading) -> Path:
     file = Path(reading.labels)
     beside = (path if path.is_dir() else path.parent) / file
     return file if file.exists() or not beside.exists() else beside

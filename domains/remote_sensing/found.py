@@ -17,7 +17,7 @@ from .gdal import safely
 from .maps.rasters import colours
 from .objects import decoded
 from .pictures import is_raster
-from .places import Place, files_of_item, place_of
+from .places import PicturePlace, files_of_item, place_of
 from .rasters import coordinates, header_of
 
 BOXES, MAPS = "found.gpkg", "maps"
@@ -52,7 +52,7 @@ def write_found(
     return files + [_map(*each, class_names, folder) for each in classes]
 
 
-def _boxes(placed: list[tuple[Mapping[str, Any], Place]], folder: Path) -> list[Path]:
+def _boxes(placed: list[tuple[Mapping[str, Any], PicturePlace]], folder: Path) -> list[Path]:
     """One GeoPackage with a layer per CRS."""
     if not placed:
         return []
@@ -88,12 +88,12 @@ def _boxes(placed: list[tuple[Mapping[str, Any], Place]], folder: Path) -> list[
     return [file]
 
 
-def _corners(box: Sequence[float], place: Place) -> list[tuple[float, float]]:
+def _corners(box: Sequence[float], place: PicturePlace) -> list[tuple[float, float]]:
     x0, y0, x1, y1 = box
     return [coordinates(place.transform, x, y) for x, y in ((x0, y0), (x1, y0), (x1, y1), (x0, y1))]
 
 
-def _map(row: Mapping[str, Any], item: Item, place: Place, class_names: Sequence[str], folder: Path) -> Path:
+def _map(row: Mapping[str, Any], item: Item, place: PicturePlace, class_names: Sequence[str], folder: Path) -> Path:
     """A GeoTIFF of class indices, whose names are in its tags."""
     height, width = place.size
     deep = np.uint8 if len(class_names) <= NOTHING else np.uint16

@@ -15,7 +15,7 @@ from ...core.errors import DataError, shortened
 from ...core.runtime import replacing
 from .band_statistics import with_stretch
 from .pictures import is_raster
-from .places import Place, files_of_item, place_of
+from .places import PicturePlace, files_of_item, place_of
 from .rasters import Header, header_of
 from .windows import Box, window_of
 
@@ -110,7 +110,9 @@ def write_hits(items: Sequence[Item], scores: Sequence[float], file: Path) -> li
     return notes
 
 
-def _write_layer(hits: Sequence[tuple[int, float, Item, Place]], name: str, crs: str, file: Path, append: bool) -> None:
+def _write_layer(
+    hits: Sequence[tuple[int, float, Item, PicturePlace]], name: str, crs: str, file: Path, append: bool
+) -> None:
     import pyogrio
     import shapely
 

@@ -30,7 +30,7 @@ LATITUDES, LONGITUDES = ("latitude", "lat"), ("longitude", "lon", "lng")
 
 
 @dataclass(frozen=True)
-class Place:
+class PicturePlace:
     """Where a picture lies.
 
     Args:
@@ -62,12 +62,12 @@ class Place:
         return tuple(float(v[0]) for v in to_degrees(self.crs, [x], [y]))
 
 
-def place_of(item: Item) -> Place:
+def place_of(item: Item) -> PicturePlace:
     """Where an item lies, whole raster or window."""
     header = header_of(files_of_item(item), item.decode.get("sensor"))
     left, top, width, height = item.decode.get("window") or (0, 0, header.width, header.height)
     transform = None if header.transform is None else transform_at(header.transform, left, top)
-    return Place(header.crs, transform, (height, width), header.time)
+    return PicturePlace(header.crs, transform, (height, width), header.time)
 
 
 def files_of_item(item: Item) -> list[Path]:
@@ -183,7 +183,7 @@ class _Spot:
     side: float = 0.0
 
 
-def _is_placed(where: Header | Place) -> bool:
+def _is_placed(where: Header | PicturePlace) -> bool:
     return bool(where.crs) and where.transform is not None
 
 
@@ -191,7 +191,7 @@ def _spots(items: Sequence[Item]) -> list[_Spot | None]:
     """Of each item that is a raster with a CRS; none at all where no raster has one."""
     from .pictures import is_raster
 
-    places: dict[int, Place] = {}
+    places: dict[int, PicturePlace] = {}
     for k, item in enumerate(items):
         if is_raster(item.source):
             with suppress(DataError):  # a file that cannot be read is listed where all images are checked
@@ -202,7 +202,7 @@ def _spots(items: Sequence[Item]) -> list[_Spot | None]:
     return [_spot(places[k]) if k in places else None for k in range(len(items))]
 
 
-def _spot(place: Place) -> _Spot:
+def _spot(place: PicturePlace) -> _Spot:
     longitude, latitude = to_degrees(place.crs, *place.corners.T)
     bounds = longitude.min(), latitude.min(), longitude.max(), latitude.max()
     side = max(_metres(longitude[i], latitude[i], longitude[i + 1], latitude[i + 1]) for i in (0, 1))

@@ -35,7 +35,7 @@ SENSOR_NAMES = ((re.compile(r"^S2[A-D]_"), "sentinel-2"), (re.compile(r"^L[COT]0
 
 
 @dataclass(frozen=True)
-class Scaling:
+class BandScaling:
     """Physical value = stored value * scale + offset, of each band."""
 
     scales: tuple[float, ...]
@@ -66,7 +66,7 @@ class Header:
     crs: str
     transform: tuple[float, ...] | None
     time: str
-    scaling: Scaling
+    scaling: BandScaling
     alpha: bool = False
     palette: bool = False
     masked: bool = False
@@ -74,7 +74,7 @@ class Header:
     @classmethod
     def unplaced(cls, height: int, width: int) -> Header:
         """That of an image, which lies nowhere."""
-        return cls(width, height, ("uint8",), ((),), "", None, "", Scaling((1.0,), (0.0,)))
+        return cls(width, height, ("uint8",), ((),), "", None, "", BandScaling((1.0,), (0.0,)))
 
     @property
     def pixel(self) -> tuple[float, float]:
@@ -336,17 +336,17 @@ class OpenRaster:
         colours = [self._colours[band] for band in self._bands]
         return [colour if colour in COLOURS else "" for colour in colours]
 
-    def _scaling(self, kinds: Sequence[str]) -> Scaling:
+    def _scaling(self, kinds: Sequence[str]) -> BandScaling:
         from .stacks import safe_scaling
 
         tagged = list(zip(self._of_bands("scales"), self._of_bands("offsets")))
         if any(pair != (1.0, 0.0) for pair in tagged):
-            return Scaling(*map(tuple, zip(*tagged)))
+            return BandScaling(*map(tuple, zip(*tagged)))
         if (of_product := safe_scaling(self.files)) is not None:
-            return Scaling(*of_product)
+            return BandScaling(*of_product)
         plain = self._sensor is None or any(np.dtype(kind).kind not in "iu" for kind in kinds) or "uint8" in kinds
         scale, offset = (1.0, 0.0) if plain else (self._sensor.scale, self._sensor.offset + _since_baseline(self.files))
-        return Scaling((scale,) * len(kinds), (offset,) * len(kinds))
+        return BandScaling((scale,) * len(kinds), (offset,) * len(kinds))
 
 
 def _names(flags: Sequence[Any]) -> list[str]:

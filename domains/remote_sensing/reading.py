@@ -33,7 +33,7 @@ CHANNELS_ADVICE = "--bands of three, or --band-start mean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.NumberReading):
+class RemoteSensingReading(contracts.NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(

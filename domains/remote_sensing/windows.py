@@ -29,7 +29,7 @@ BlockSide = tuple[float, float]
 """(height, width) of a block in pixels, which is whole for the coarsest raster."""
 
 
-class Block(NamedTuple):
+class LandBlock(NamedTuple):
     """A part of a raster, in pixels, of a block of land that stays on one side of the splits."""
 
     name: str
@@ -71,7 +71,7 @@ class _Cut:
 
     item: Item
     boxes: list[Box]
-    blocks: list[Block]
+    blocks: list[LandBlock]
     labels: np.ndarray
 
 
@@ -165,7 +165,7 @@ def starts(length: int, size: int, stride: int) -> list[int]:
 
 def grids_of(
     path: Path, headers: Sequence[Header], cutting: Cutting
-) -> tuple[list[tuple[list[Box], list[Block]]], str]:
+) -> tuple[list[tuple[list[Box], list[LandBlock]]], str]:
     """Windows on a grid inside each block of land, and the block of each, for several rasters; what blocks are, "" for
     none.
 
@@ -287,19 +287,19 @@ def _marks(offset: float, side: float, end: int) -> list[int]:
 
 def _grid(
     lines: tuple[list[int], list[int]], cutting: Cutting, header: Header, block: BlockSide
-) -> tuple[list[Box], list[Block]]:
+) -> tuple[list[Box], list[LandBlock]]:
     """Windows on a grid inside each block; slivers of blocks narrower than a window have none."""
     rows, columns = lines
     least = min(cutting.size, header.height), min(cutting.size, header.width)
     boxes: list[Box] = []
-    blocks: list[Block] = []
+    blocks: list[LandBlock] = []
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
             if bottom - top >= least[0] and right - left >= least[1]:
                 inside = boxes_of(bottom - top, right - left, cutting, left, top)
                 boxes += inside
                 around = (left, top, right - left, bottom - top)
-                blocks += [Block(_block_name(header, left, top, block), around)] * len(inside)
+                blocks += [LandBlock(_block_name(header, left, top, block), around)] * len(inside)
         if len(boxes) > MOST_WINDOWS:
             raise DataError(f"more than {MOST_WINDOWS:,} windows; give a larger --window-size or a smaller --overlap")
     return boxes, blocks
@@ -324,7 +324,7 @@ def _around_points(
     lines: tuple[list[int], list[int]],
     cutting: Cutting,
     block: BlockSide,
-) -> tuple[list[Box], list[Block], np.ndarray]:
+) -> tuple[list[Box], list[LandBlock], np.ndarray]:
     """A window around each point, moved inside its block."""
     if not len(points):
         return [], [], np.zeros(0, np.int64)
@@ -334,7 +334,7 @@ def _around_points(
     column, row = _pixels(xy, header)
     inside = (column >= 0) & (row >= 0) & (column < header.width) & (row < header.height)
     boxes: list[Box] = []
-    blocks: list[Block] = []
+    blocks: list[LandBlock] = []
     labels: list[int] = []
     for x, y, label in zip(column[inside], row[inside], classes[inside]):
         (first_row, last_row), (first, last) = _around(y, lines[0]), _around(x, lines[1])
@@ -342,7 +342,7 @@ def _around_points(
         left, wide = _moved_inside(x, first, last, cutting.size)
         boxes.append((left, top, wide, high))
         name = _block_name(header, first, first_row, block)
-        blocks.append(Block(name, (first, first_row, last - first, last_row - first_row)))
+        blocks.append(LandBlock(name, (first, first_row, last - first, last_row - first_row)))
         labels.append(int(label))
     return boxes, blocks, np.array(labels, np.int64)
 
@@ -394,7 +394,7 @@ def _items(cuts: Sequence[_Cut], grouped: bool, drawn: bool) -> Iterator[Item]:
                 yield window.with_(target=Label(int(label)))
 
 
-def window_in(item: Item, box: Box, block: Block | None, drawn: bool) -> Item:
+def window_in(item: Item, box: Box, block: LandBlock | None, drawn: bool) -> Item:
     """A window of a raster in a block of land.
 
     Args:

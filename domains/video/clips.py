@@ -154,7 +154,7 @@ RULES = {
 """Name -> rule; where each comes from, `sampling.py` says."""
 
 
-class Clip(np.ndarray):
+class DecodedClip(np.ndarray):
     """Decoded frames (T, H, W, 3), which may be drawn anew: `redrawn(seed)` gives others of the same stretch, by
     chance; None where the rule leaves nothing to chance."""
 
@@ -173,7 +173,7 @@ def load_clip(path: str | Path, decode: Mapping[str, Any], keep: bool = False) -
         keep: keep them in the cache, and take them from there.
 
     Returns:
-        (T, H, W, 3) uint8, a `Clip`.
+        (T, H, W, 3) uint8, a `DecodedClip`.
 
     Raises:
         DataError: as `read_frames`; or the times lie outside the video.
@@ -194,13 +194,13 @@ def load_clip(path: str | Path, decode: Mapping[str, Any], keep: bool = False) -
     return clip_of(draw, decode)
 
 
-def clip_of(draw: Callable[[int | None], np.ndarray], decode: Mapping[str, Any]) -> Clip:
+def clip_of(draw: Callable[[int | None], np.ndarray], decode: Mapping[str, Any]) -> DecodedClip:
     """A clip of frames that are drawn by the seed, or are always the same (None); mirrored where `decode` says so."""
 
     def drawn(seed: int | None) -> np.ndarray:
         return draw(seed)[:, :, ::-1] if decode.get(MIRROR) else draw(seed)
 
-    clip = drawn(None).view(Clip)
+    clip = drawn(None).view(DecodedClip)
     clip.redrawn = drawn if Sampling.of(decode).draws else None
     return clip
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, Item
 from .directions import hold_a_direction, with_mirrored
-from .reading import FRAMES, Reading
+from .reading import FRAMES, VideoReading
 
 if TYPE_CHECKING:
     from ...core.contracts import Corruption
@@ -43,7 +43,7 @@ class Video(Domain):
         "patients": "videos",
     }
     tasks = (*OF_CLASSES, "retrieval", "moments")
-    reading = Reading
+    reading = VideoReading
     metrics = ("top-five",)
 
     mirrored: bool = True
@@ -104,7 +104,7 @@ class Video(Domain):
 
     def to_read_again(self, files: Sequence[str | Path]) -> list[str | Path]:
         """Videos, and the folders of frames."""
-        videos, _ = Reading().formats
+        videos, _ = VideoReading().formats
         return list(dict.fromkeys(file if videos.matches(Path(file)) else Path(file).parent for file in files))
 
     def to_index(self, data: DomainData, **options: Any) -> DomainData:
@@ -160,7 +160,7 @@ class Video(Domain):
         augment = ClipAugment(backbone.image_size, tuple(backbone.image_mean), tuple(backbone.image_std), **how)
         return EachFrame(augment, clips=self.clips)
 
-    def _with_views(self, data: DomainData, reading: Reading) -> DomainData:
+    def _with_views(self, data: DomainData, reading: VideoReading) -> DomainData:
         """The clips with how they are looked at."""
         views = None if data.kind == "captions" else reading.part_views
         domain = replace(

@@ -29,7 +29,7 @@ TAUGHT = Sampling("uniform", 2)
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownClip:
     """One clip of a long video.
 
     Args:
@@ -56,10 +56,10 @@ def drawn_moments() -> DomainData:
 
 
 @lru_cache(maxsize=256)
-def shown_in(video: int) -> tuple[Shown, ...]:
+def shown_in(video: int) -> tuple[ShownClip, ...]:
     """The clips of a long video, no two of one colour."""
     rng = np.random.default_rng([SEED, 2, video])
-    clips: list[Shown] = []
+    clips: list[ShownClip] = []
     colours: set[str] = set()
     number = FIRST + 100 * video
     while len(clips) < SHOWN:
@@ -67,7 +67,7 @@ def shown_in(video: int) -> tuple[Shown, ...]:
         colour, _ = object_of(motion // 2, number)
         if colour not in colours:
             colours.add(colour)
-            clips.append(Shown(motion, number, int(rng.integers(SHORTEST, LONGEST + 1))))
+            clips.append(ShownClip(motion, number, int(rng.integers(SHORTEST, LONGEST + 1))))
     return tuple(clips)
 
 
@@ -99,7 +99,7 @@ def _moments(video: int, split: str) -> list[Item]:
     return items
 
 
-def _frame(clips: tuple[Shown, ...], position: int) -> np.ndarray:
+def _frame(clips: tuple[ShownClip, ...], position: int) -> np.ndarray:
     for clip in clips:
         count = RATE * clip.seconds
         if position < count:

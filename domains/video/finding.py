@@ -34,7 +34,7 @@ from .clip_tables import CLIPS, LABELS, VERB_ID, table_annotations
 
 if TYPE_CHECKING:
     from ...core.contracts import Questions
-    from .reading import Reading
+    from .reading import VideoReading
 
 LIST_FOLDERS = (
     "",
@@ -80,7 +80,7 @@ class Listed:
     table: tuple[Path, Mapping[str, int], Collection[str]] | None = None
 
 
-def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
+def read_clips(path: Path, reading: VideoReading, captions: bool) -> DomainData:
     """The set at a path.
 
     Args:
@@ -103,7 +103,7 @@ def read_clips(path: Path, reading: Reading, captions: bool) -> DomainData:
     return _of_folders(path, reading)
 
 
-def read_new_clips(paths: Sequence[str | Path], reading: Reading) -> DomainData:
+def read_new_clips(paths: Sequence[str | Path], reading: VideoReading) -> DomainData:
     """Clips without labels: videos, folders of frames, and folders of these at any depth.
 
     Raises:
@@ -138,7 +138,7 @@ def _has_videos(path: Path, videos: Format) -> bool:
     return any(videos.matches(file) for file in walk(path, path, ItemCollector()))
 
 
-def _of_lists(lists: Sequence[Path], path: Path, reading: Reading, captions: bool) -> DomainData:
+def _of_lists(lists: Sequence[Path], path: Path, reading: VideoReading, captions: bool) -> DomainData:
     listed = [read_list(file, reading, captions) for file in lists]
     if captions and reading.label_column is not None:
         raise DataError(f"{path}: --label-column is for classes; omit it, or omit --task retrieval")
@@ -235,7 +235,7 @@ def _is_class_list(file: Path) -> bool:
     return stem.endswith(("labels", "classes")) or "_classes" in stem or stem == "label_map"
 
 
-def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
+def read_list(path: Path, reading: VideoReading, captions: bool) -> Listed:
     """A list or table of any form.
 
     Raises:
@@ -262,7 +262,7 @@ def read_list(path: Path, reading: Reading, captions: bool) -> Listed:
     return _of_table(path, reading)
 
 
-def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any, reading: Reading) -> Listed:
+def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any, reading: VideoReading) -> Listed:
     try:
         return read(path, content, reading)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -270,7 +270,7 @@ def _of_form(read: Callable[[Path, Any, Any], Listed], path: Path, content: Any,
         raise DataError(f"{path}: an entry does not have the form of the first one ({reason}); correct it") from None
 
 
-def _of_table(path: Path, reading: Reading) -> Listed:
+def _of_table(path: Path, reading: VideoReading) -> Listed:
     if path.suffix.lower() != ".json":
         table = read_table(path)
         if all(table.column_of([name]) for name in ("youtube_id", "time_start", "time_end")):
@@ -285,7 +285,7 @@ def _of_table(path: Path, reading: Reading) -> Listed:
     return Listed(annotations, notes=notes, table=(path, row_of, holding))
 
 
-def _of_text(path: Path, reading: Reading) -> Listed:
+def _of_text(path: Path, reading: VideoReading) -> Listed:
     folder = path.parent
     if action_sets.UCF_LIST.match(path.name):
         return Listed(action_sets.ucf_annotations(folder, reading.fold), published="ucf101")
@@ -298,7 +298,7 @@ def _of_text(path: Path, reading: Reading) -> Listed:
     return Listed(action_sets.listed_annotations(path, reading.class_names))
 
 
-def _is_headless(path: Path, reading: Reading) -> bool:
+def _is_headless(path: Path, reading: VideoReading) -> bool:
     """Whether a CSV is a list: no column of its first line is called anything usual, but names a file."""
     cells = read_text(path).lstrip().split("\n", 1)[0].replace(";", ",").split(",")
     suffixes = tuple(suffix for fmt in reading.formats for suffix in fmt.suffixes)
@@ -332,15 +332,15 @@ def _is_something(content: Any) -> bool:
     return _begins_with(content, "id") and {*content[0]} <= {"id", "label", "template", "placeholders"}
 
 
-def _msrvtt(path: Path, content: Any, reading: Reading) -> Listed:
+def _msrvtt(path: Path, content: Any, reading: VideoReading) -> Listed:
     return Listed(caption_sets.msrvtt_annotations(path, content, reading.partition), published="msr-vtt")
 
 
-def _didemo(path: Path, content: Any, reading: Reading) -> Listed:
+def _didemo(path: Path, content: Any, reading: VideoReading) -> Listed:
     return Listed(caption_sets.didemo_annotations(path, content, not reading.moments), published="didemo")
 
 
-def _activitynet(path: Path, content: Any, reading: Reading) -> Listed:
+def _activitynet(path: Path, content: Any, reading: VideoReading) -> Listed:
     annotations = caption_sets.activitynet_annotations(path, content, not reading.moments)
     first, second = caption_sets.ACTIVITYNET_TESTS
     beside = not reading.moments and path.name == first and path.with_name(second).is_file()
@@ -348,26 +348,26 @@ def _activitynet(path: Path, content: Any, reading: Reading) -> Listed:
     return Listed(annotations, published="activitynet-captions", notes=(note,) if beside else ())
 
 
-def _named(path: Path, content: Any, reading: Reading) -> Listed:
+def _named(path: Path, content: Any, reading: VideoReading) -> Listed:
     published = "msvd" if path.name == caption_sets.MSVD_JSON else "vatex" if _values_have(content, "enCap") else None
     return Listed(caption_sets.named_annotations(path, content), published=published)
 
 
-def _vatex(path: Path, content: Any, reading: Reading) -> Listed:
+def _vatex(path: Path, content: Any, reading: VideoReading) -> Listed:
     return Listed(caption_sets.vatex_annotations(path, content), published="vatex")
 
 
-def _ego_mcq(path: Path, content: Any, reading: Reading) -> Listed:
+def _ego_mcq(path: Path, content: Any, reading: VideoReading) -> Listed:
     annotations, questions = ego_mcq.ego_mcq_annotations(path, content)
     return Listed(annotations, published="egomcq", questions=questions)
 
 
-def _something(path: Path, content: Any, reading: Reading) -> Listed:
+def _something(path: Path, content: Any, reading: VideoReading) -> Listed:
     names = action_sets.something_names(path.parent)
     return Listed(action_sets.something_annotations(path, content), names, "something-something-v2")
 
 
-def _kinetics(path: Path, content: Any, reading: Reading) -> Listed:
+def _kinetics(path: Path, content: Any, reading: VideoReading) -> Listed:
     return Listed(action_sets.kinetics_annotations(path, content), published="kinetics")
 
 
@@ -385,7 +385,7 @@ _JSON_FORMS: tuple[tuple[Callable[[Any], bool], Callable[[Path, Any, Any], Liste
 """Whether a JSON is of this form, and how it is read."""
 
 
-def _of_folders(path: Path, reading: Reading) -> DomainData:
+def _of_folders(path: Path, reading: VideoReading) -> DomainData:
     """Class folders of videos, or of folders of frames."""
     videos, frames = reading.formats
     of_videos, of_frames = Layout.of(path, [videos]), Layout.of(path, [frames])
@@ -414,7 +414,7 @@ def _first_clip(layout: Any, is_clip: Callable[[Path], bool]) -> Path | None:
     return next((path for path in inner if is_clip(path)), None)
 
 
-def _of_frame_folders(path: Path, layout: Any, reading: Reading, frames: Format) -> DomainData:
+def _of_frame_folders(path: Path, layout: Any, reading: VideoReading, frames: Format) -> DomainData:
     """`CLASS/CLIP/*.jpg`, with or without train, val and test above."""
     collector, index = ItemCollector(), {name: place for place, name in enumerate(layout.class_names)}
     for split, folder in layout.parts:

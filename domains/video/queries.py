@@ -13,13 +13,13 @@ from .finding import read_new_clips
 from .long_videos import AT, duration_of, whole_video
 
 if TYPE_CHECKING:
-    from .reading import Reading
+    from .reading import VideoReading
 
 INSTANT = 1e-3
 """Seconds that a frame is looked for within."""
 
 
-def read_query(path: str | Path, reading: Reading) -> DomainData | None:
+def read_query(path: str | Path, reading: VideoReading) -> DomainData | None:
     """A picture, or one frame of a video ("film.mp4#t=65,66"); None where it is a clip.
 
     Raises:

@@ -24,7 +24,7 @@ ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(contracts.Reading):
+class VideoReading(contracts.Reading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
     frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)

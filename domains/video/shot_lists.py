@@ -17,10 +17,10 @@ from .clips import VIDEO_SUFFIXES
 from .finding import LIST_FOLDERS, read_list
 
 if TYPE_CHECKING:
-    from .reading import Reading
+    from .reading import VideoReading
 
 
-def with_shot_lists(data: DomainData, path: Path, reading: Reading) -> DomainData:
+def with_shot_lists(data: DomainData, path: Path, reading: VideoReading) -> DomainData:
     """The set whose train or val split are the clips of `train_list` or `val_list`, by their names; their classes are
     those of the set.
 

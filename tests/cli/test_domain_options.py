@@ -218,8 +218,8 @@ def test_a_command_of_a_domain_joins_a_group(monkeypatch, tmp_path):
         '    """Sort a folder out."""\n    print("sorted", folder)\n'
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    entry = catalogue.Entry("sort-out", "command", "domains.toy.commands.sort_out")
-    monkeypatch.setattr(catalogue.Entry, "file", property(lambda self: tmp_path / "sort_out.py"))
+    entry = catalogue.NameOrigin("sort-out", "command", "domains.toy.commands.sort_out")
+    monkeypatch.setattr(catalogue.NameOrigin, "file", property(lambda self: tmp_path / "sort_out.py"))
     monkeypatch.setattr(cli, "commands", lambda: {"sort-out": entry})
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: __import__("sort_out"))
 

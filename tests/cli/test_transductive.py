@@ -12,7 +12,7 @@ import torch
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.commands.tables import comparison_table
-from vladapt.core.data.test_batches import TASKS, Stream, full_batches
+from vladapt.core.data.test_batches import TASKS, TestStream, full_batches
 from vladapt.core.engine.comparison import Comparison
 
 CLASSES, DIM, SCALE = 12, 32, 5.0
@@ -70,7 +70,7 @@ def test_the_numbers_are_those_of_the_methods_on_each_batch(vladapt, rows):
         adapter.fit(None, classifier, unlabeled=some)
         return (adapter.logits(some).argmax(dim=1).numpy() == labels[batch]).mean()
 
-    for kind in (TASKS[0], TASKS[1], Stream("stream, low", "", 1, 0.1, 128)):
+    for kind in (TASKS[0], TASKS[1], TestStream("stream, low", "", 1, 0.1, 128)):
         tasks = list(kind.drawn(labels, 2, 1))
         for name, options in (("stat-a", {}), ("transclip", {"mode": "zero-shot"})):
             by_task = [np.mean([accuracy(name, batch, **options) for batch in task]) for task in tasks]

@@ -14,7 +14,7 @@ from PIL import Image
 from vladapt.core.engine.compare import compare
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.tasks.classification.transfer import Columns
+from vladapt.core.tasks.classification.transfer import TargetColumns
 
 BIRDS, FISH = tuple(f"bird {i}" for i in range(6)), tuple(f"fish {i}" for i in range(4))
 DIM = 16
@@ -57,12 +57,14 @@ def compared(sets, protocol, names, adapters, **how):
 def test_columns_are_found_by_name_and_those_of_one_name_in_order():
     logits = torch.tensor([[1.0, 5.0, 2.0, 9.0]])
     fitted = ("missile", "crane", "missile", "heron")
-    every = Columns.of_names(("Missile", "missile", "heron"), fitted, "variant")
+    every = TargetColumns.of_names(("Missile", "missile", "heron"), fitted, "variant")
     assert every(logits).tolist() == [[1, 2, 9]]
-    one = Columns.of_names(("missile", "crane"), fitted, "variant")  # which of both is not told: the higher counts
+    one = TargetColumns.of_names(
+        ("missile", "crane"), fitted, "variant"
+    )  # which of both is not told: the higher counts
     assert one(logits).tolist() == [[2, 5]]
     with pytest.raises(DataError, match="variant: class 'hern' is not one of those of the fit; did you mean heron"):
-        Columns.of_names(("hern",), fitted, "variant")
+        TargetColumns.of_names(("hern",), fitted, "variant")
 
 
 def test_a_variant_is_scored_among_its_own_classes_only(sets, vladapt):

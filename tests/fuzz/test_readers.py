@@ -92,10 +92,10 @@ def _medical_file(file: Path) -> DomainData:
 def _radiographs(file: Path) -> DomainData:
     from vladapt.domains.medical import Medical
     from vladapt.domains.medical.layouts.published import published_layout, read_layout
-    from vladapt.domains.medical.reading import Reading
+    from vladapt.domains.medical.reading import MedicalReading
 
     if (layout := published_layout(file.parent)) is not None and layout.objects is not None:
-        read_layout(layout, file.parent, Reading(), "detection")
+        read_layout(layout, file.parent, MedicalReading(), "detection")
     return Medical().read(file.parent)
 
 
@@ -128,11 +128,11 @@ def _pairs(file: Path) -> object:
 
 
 def _in_a_row(file: Path) -> None:
-    from vladapt.core.data.pairs.shard_reader import Run
+    from vladapt.core.data.pairs.shard_reader import ShardRun
     from vladapt.core.data.pairs.shard_set import HeldOut, read_shard_set
 
     train, _, _ = read_shard_set(str(file), HeldOut(1, 0), seed=0, cache=file.parent / "cache", max_pixels=10**6)
-    samples = dict(enumerate(train.reader().read(Run(0, int(train.firsts[0]), int(train.counts[0])))))
+    samples = dict(enumerate(train.reader().read(ShardRun(0, int(train.firsts[0]), int(train.counts[0])))))
     block = train.block_of(samples)
     for row in range(min(DECODED, len(block))):
         with _ours():

@@ -66,9 +66,9 @@ def _png(seed: int) -> bytes:
 
 def labels(folder: Path) -> list[Path]:
     """A table that `vladapt label` writes, beside its images."""
-    from vladapt.core.data.label_files import NOT_SURE, Answer, Source, labels_text
+    from vladapt.core.data.label_files import NOT_SURE, Answer, TableSource, labels_text
 
-    source = Source("images", "natural", "classification", ("cat", "dog"), {"max_pixels": 10_000})
+    source = TableSource("images", "natural", "classification", ("cat", "dog"), {"max_pixels": 10_000})
     said = [("a.png", ("cat",), ""), ("b.png", ("dog",), ""), ("c.png", ("cat", "dog"), ""), ("d.png", (), NOT_SURE)]
     for number, (name, _, _) in enumerate(said):
         put_image(folder / "images" / name, number)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from valid_sets import put_text
 
-from vladapt.domains.medical.reports.curate import Form, curate_findings
+from vladapt.domains.medical.reports.curate import SourceForm, curate_findings
 from vladapt.domains.medical.reports.mentions import read_mentions, read_triples, words_of_entities
 
 
@@ -37,7 +37,7 @@ def sources(folder: Path) -> list[Path]:
 
 def read(file: Path) -> None:
     of_medklip = {"array": str(file.parent / "array.npy"), "entities": str(file.parent / "entities.json")}
-    form = Form(**of_medklip) if file.name == "medklip.json" else Form()
+    form = SourceForm(**of_medklip) if file.name == "medklip.json" else SourceForm()
     curate_findings(file, file.parent / "out.csv", form)
 
 

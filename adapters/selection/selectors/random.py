@@ -10,7 +10,7 @@ from ....core.contracts import Pool, Selector
 
 
 @dataclass(eq=False, kw_only=True)
-class Random(Selector):
+class RandomSelector(Selector):
     """A draw without replacement, all candidates alike.
 
     Example:

@@ -18,7 +18,7 @@ from ...data.files import ItemCollector, walk
 from ...data.images import IMAGE
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.reading import JSON_NAMES, TABLES, read_pairs
-from ...data.pairs.record_fields import Columns
+from ...data.pairs.record_fields import RecordColumns
 from ...errors import DataError
 from ...retrieval.image_reader import pair_item
 from ..scoring import retrieval_scores
@@ -44,7 +44,7 @@ class Captioned(BenchSet):
             named = (*JSON_NAMES, "*.tar")
             return any(next(place.glob(pattern), None) for pattern in named) or _has_texts_beside(place)
         if place.suffix.lower() in TABLES:
-            names = Columns(_header(place)).of
+            names = RecordColumns(_header(place)).of
             return {"image", "caption"} <= names.keys() and "label" not in names
         return place.suffix.lower() == ".tar" or any(fnmatch(place.name, name) for name in JSON_NAMES)
 

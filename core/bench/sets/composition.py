@@ -19,8 +19,8 @@ from ...data.pairs.compositions import (
     LARGE,
     MEDIUM,
     SIZE,
-    Composition,
-    Part,
+    Arrangement,
+    EqualThings,
     compositions,
     draw_composition,
 )
@@ -46,7 +46,7 @@ class CompositionScenes(QuestionSet):
 
     questions: int = option(50, "pairs of images of each kind", low=2, high=200)
 
-    scenes: Mapping[str, Composition] = field(default_factory=dict, init=False, repr=False)
+    scenes: Mapping[str, Arrangement] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def recognises(cls, place: Path) -> bool:
@@ -116,7 +116,7 @@ class CompositionScenes(QuestionSet):
 
     @staticmethod
     def _nearer(
-        measure: str, vectors: Tensor, parts: Sequence[Sequence[Part]], towers: BenchTowers, together: int
+        measure: str, vectors: Tensor, parts: Sequence[Sequence[EqualThings]], towers: BenchTowers, together: int
     ) -> BenchScore:
         """How often the first of two parts is nearer; so many neighbours are of one pair of scenes."""
         words = [replace(part, size=MEDIUM).words for pair in parts for part in pair]

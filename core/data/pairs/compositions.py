@@ -27,7 +27,7 @@ INK, ARROW = (15, 15, 15), (0, 190, 200)
 
 
 @dataclass(frozen=True)
-class Part:
+class EqualThings:
     """One to three equal things."""
 
     colour: str
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Composition:
+class Arrangement:
     """Two parts beside each other, or with "carries" above each other.
 
     Args:
@@ -57,7 +57,7 @@ class Composition:
     """
 
     kind: str
-    parts: tuple[Part, Part]
+    parts: tuple[EqualThings, EqualThings]
     first_is_left: bool
     action: str
     ground: str
@@ -79,7 +79,7 @@ class Composition:
         return f"{second} {passive.get(self.action, 'and')} {first}"
 
     @property
-    def partner(self) -> Composition:
+    def partner(self) -> Arrangement:
         """The composition whose caption has the same words in another order."""
         one, other = self.parts
         if self.kind == COLOUR:
@@ -98,12 +98,12 @@ class Composition:
         return self.kind, min(text for each in (self, self.partner) for text in (each.caption, each.turned_caption))
 
 
-def compositions(kind: str, count: int, seed: int, without: Sequence[Composition] = ()) -> list[Composition]:
+def compositions(kind: str, count: int, seed: int, without: Sequence[Arrangement] = ()) -> list[Arrangement]:
     """Drawn compositions of a kind, of which no two have a caption in common, nor has one with its partner or one of
     `without`. There are 225 of colours, and 450 or more of other kinds: fewer come back where more are asked for."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])
     taken = {each.key for each in without}
-    made: list[Composition] = []
+    made: list[Arrangement] = []
     for _ in range(2000 + 10 * count):
         if len(made) == count:
             break
@@ -114,9 +114,9 @@ def compositions(kind: str, count: int, seed: int, without: Sequence[Composition
     return made
 
 
-def _drawn(kind: str, rng: np.random.Generator) -> Composition:
+def _drawn(kind: str, rng: np.random.Generator) -> Arrangement:
     colours, shapes = (rng.permutation(list(names))[:2].tolist() for names in (COLOURS, SHAPES))
-    one, other = (Part(colour, shape) for colour, shape in zip(colours, shapes))
+    one, other = (EqualThings(colour, shape) for colour, shape in zip(colours, shapes))
     if kind == COUNT:
         counts = rng.permutation(len(COUNTS))[:2] + 1
         one, other = (replace(part, count=int(number)) for part, number in zip((one, other), counts))
@@ -124,10 +124,10 @@ def _drawn(kind: str, rng: np.random.Generator) -> Composition:
         sizes = (LARGE, SMALL) if rng.random() < 0.5 else (SMALL, LARGE)
         one, other = (replace(part, size=size) for part, size in zip((one, other), sizes))
     action = ACTIONS[rng.integers(len(ACTIONS))] if kind == ACTION else ""
-    return Composition(kind, (one, other), bool(rng.random() < 0.5), action, tuple(BACKGROUNDS)[rng.integers(4)])
+    return Arrangement(kind, (one, other), bool(rng.random() < 0.5), action, tuple(BACKGROUNDS)[rng.integers(4)])
 
 
-def draw_composition(shown: Composition, seed: int | Sequence[int]) -> Decoded:
+def draw_composition(shown: Arrangement, seed: int | Sequence[int]) -> Decoded:
     """(96, 96, 3) uint8, always the same for the same composition and seed; its partner stands at the same places."""
     rng = np.random.default_rng(seed)
     sheet = Image.new("RGB", (SIDE * FINER, SIDE * FINER), shaded(BACKGROUNDS[shown.ground], rng))
@@ -149,7 +149,7 @@ def draw_composition(shown: Composition, seed: int | Sequence[int]) -> Decoded:
     return np.array(sheet.reduce(FINER))  # (S, S, 3)
 
 
-def _draw_part(pen: ImageDraw.ImageDraw, part: Part, place: np.ndarray, rng: np.random.Generator) -> None:
+def _draw_part(pen: ImageDraw.ImageDraw, part: EqualThings, place: np.ndarray, rng: np.random.Generator) -> None:
     radius = RADII[part.size] if part.count == 1 else OF_SEVERAL
     for number in range(part.count):
         y = place[1] + (number - (part.count - 1) / 2) * 0.3

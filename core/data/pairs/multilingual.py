@@ -43,7 +43,7 @@ MOST_UNPACKED = 1 << 30
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedImage:
     """An image of a set.
 
     Args:
@@ -205,13 +205,15 @@ def _multi30k(place: Path) -> MultilingualSet:
     if not files:
         raise DataError(f"{place / 'raw'}: has no train, val or test_2016 sentences (train.en, train.de.gz); add them")
 
-    def rows() -> Iterator[Captioned]:
+    def rows() -> Iterator[CaptionedImage]:
         for split, of in files.items():
             for number, several in enumerate(
                 zip(*(_parallel(lists[split], group, split) for group in _groups(of)), strict=True)
             ):
                 merged = {code: [text for row in several for text in row.captions.get(code, ())] for code in of}
-                yield Captioned(several[0].image, merged, split.partition("_")[0], f"{lists[split]} line {number + 1}")
+                yield CaptionedImage(
+                    several[0].image, merged, split.partition("_")[0], f"{lists[split]} line {number + 1}"
+                )
 
     return MultilingualSet("Multi30k", place, place, rows, ("Of its test sets test_2016 is read.",))
 
@@ -222,7 +224,7 @@ def _groups(of: Mapping[str, Sequence[Path]]) -> list[dict[str, Path]]:
     return [{code: files[n] for code, files in of.items() if n < len(files)} for n in range(most)]
 
 
-def _parallel(names: Path, files: Mapping[str, Path], split: str) -> Iterator[Captioned]:
+def _parallel(names: Path, files: Mapping[str, Path], split: str) -> Iterator[CaptionedImage]:
     """Line n of each file is the caption of the image that line n of the names tells."""
     readers = {code: _lines(file) for code, file in files.items()}
     number = 0
@@ -233,7 +235,7 @@ def _parallel(names: Path, files: Mapping[str, Path], split: str) -> Iterator[Ca
             if line is None:
                 raise DataError(f"{files[code]}: {number - 1} lines, but {names.name} names more images; give one each")
             captions[code] = [line] if line else []
-        yield Captioned(name.partition("#")[0], captions, split, f"{names} line {number}")
+        yield CaptionedImage(name.partition("#")[0], captions, split, f"{names} line {number}")
     for code, reader in readers.items():
         if any(reader):
             raise DataError(f"{files[code]}: more lines than the {number} images of {names.name}; give one per image")
@@ -250,29 +252,29 @@ def _objects(file: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
             yield place, row
 
 
-def _crossmodal(file: Path) -> Iterator[Captioned]:
+def _crossmodal(file: Path) -> Iterator[CaptionedImage]:
     for place, row in _objects(file, "image/key"):
         of = {code: each["caption"] for code, each in row.items() if isinstance(each, dict) and "caption" in each}
         captions = {NAMES.get(code, code): _texts(texts, place) for code, texts in of.items()}
-        yield Captioned(f"{row['image/key']}.jpg", captions, "test", place)
+        yield CaptionedImage(f"{row['image/key']}.jpg", captions, "test", place)
 
 
-def _sentences(files: Mapping[str, Path], split: str) -> Iterator[Captioned]:
+def _sentences(files: Mapping[str, Path], split: str) -> Iterator[CaptionedImage]:
     for code, file in files.items():
         for place, row in _objects(file, "img_path"):
             captions = {NAMES.get(code, code): _texts(row.get("sentences"), place)}
-            yield Captioned(row["img_path"], captions, split, place)
+            yield CaptionedImage(row["img_path"], captions, split, place)
 
 
-def _by_image(rows: Any) -> Iterable[Captioned]:
+def _by_image(rows: Any) -> Iterable[CaptionedImage]:
     """One row per image, with the captions of all languages."""
-    joined: dict[str, Captioned] = {}
+    joined: dict[str, CaptionedImage] = {}
     for row in rows():
         earlier = joined.get(row.image)
         captions = dict(earlier.captions if earlier else {})
         for code, texts in row.captions.items():
             captions[code] = [*captions.get(code, ()), *texts]
-        joined[row.image] = Captioned(row.image, captions, row.split, earlier.place if earlier else row.place)
+        joined[row.image] = CaptionedImage(row.image, captions, row.split, earlier.place if earlier else row.place)
     return joined.values()
 
 

@@ -59,7 +59,7 @@ READER = "the reader of pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class PairReading:
     """Options of `read_pairs`, given as `data.NAME` in a recipe."""
 
     image_column: str | None = option(None, "tables: the column that names the image, where it is not found")
@@ -122,14 +122,14 @@ def read_pairs(
             of the cache.
         columns: columns of a table, or keys of the `.json` of shards, that are kept besides the usual ones where there
             are any, since a loss asks for them -> what they hold: "text", "numbers" or "image" (tables alone).
-        options: fields of `Reading`.
+        options: fields of `PairReading`.
 
     Raises:
         DataError: nothing there that can be read; the message says what would be.
         UnknownNameError: no such option.
         ConfigError: a value that is not usable, or an option that does not apply to the kind of data found.
     """
-    reading = options_from(Reading, options, READER)
+    reading = options_from(PairReading, options, READER)
     if unused := sorted(set(options) & IN_A_ROW):
         raise ConfigError(f"option {unused[0]} is for shards that are read in sequence; omit it, or add order=shards")
     if is_url(str(path)):

@@ -47,7 +47,7 @@ class BrokenRow(Exception):
     """A row that cannot be used; the reader lists it with this reason and goes on."""
 
 
-class Columns:
+class RecordColumns:
     """Which column of a table holds which field.
 
     Args:

@@ -23,7 +23,7 @@ from ...runtime.reading import check_regular, parse_json, version_of
 from ..images import IMAGE
 from .columns import NumbersColumn, TextColumn, TextsColumn
 from .pair_set import SPLIT_CODES, TEXT_FIELDS
-from .record_fields import BrokenRow, Columns, cleaned, texts_of
+from .record_fields import BrokenRow, RecordColumns, cleaned, texts_of
 from .tar_members import Member, TarFile
 
 LAYOUT = 2
@@ -204,7 +204,7 @@ def texts_of_sample(
     texts, numbers, split, label = {}, {}, "", cleaned(_decoded(contents, "cls"))
     if "json" in contents:
         record = _record(_decoded(contents, "json"))
-        columns = Columns(record, further=further)
+        columns = RecordColumns(record, further=further)
         captions += [text for text in columns.texts(record, "caption") if text not in captions]
         texts, numbers = columns.further_texts(record), columns.further_numbers(record)
         label, split = label or columns.word(record, "label"), columns.split(record, place)

@@ -37,7 +37,7 @@ FIRST_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Run:
+class ShardRun:
     """Samples that lie one after the other in a shard.
 
     Args:
@@ -70,7 +70,7 @@ class ShardOrder:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def blocks(self, epoch: int, begin: int, end: int, start: int = 0) -> Iterator[tuple[list[Run], np.ndarray]]:
+    def blocks(self, epoch: int, begin: int, end: int, start: int = 0) -> Iterator[tuple[list[ShardRun], np.ndarray]]:
         """A stream's stretch, block by block: what is to be read, and in which order (n,) it is used.
 
         Args:
@@ -89,7 +89,7 @@ class ShardOrder:
                 yield list(self._runs(shards, ends, place, size)), order[done:]
             place += size
 
-    def _runs(self, shards: np.ndarray, ends: np.ndarray, place: int, size: int) -> Iterator[Run]:
+    def _runs(self, shards: np.ndarray, ends: np.ndarray, place: int, size: int) -> Iterator[ShardRun]:
         stop = place + size
         at = int(ends.searchsorted(place, side="right"))
         while place < stop:
@@ -97,7 +97,7 @@ class ShardOrder:
             inside = place - (end - int(self.counts[shard]))
             count = min(stop, end) - place
             if count:
-                yield Run(shard, int(self.firsts[shard]) + inside, count)
+                yield ShardRun(shard, int(self.firsts[shard]) + inside, count)
             place, at = place + count, at + 1
 
 
@@ -202,7 +202,7 @@ class ShardReader:
         self._shard, self._place = -1, 0
         self._samples: Iterator[ShardSample] = iter(())
 
-    def read(self, run: Run) -> Iterator[ShardSample]:
+    def read(self, run: ShardRun) -> Iterator[ShardSample]:
         """The samples of a run, exactly so many: in place of those that a shard lacks come lost ones.
 
         Raises:

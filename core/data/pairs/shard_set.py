@@ -24,7 +24,7 @@ from ..files import licence_of
 from .pair_list import is_pair_list, listed_shards
 from .pair_set import MOST, PairSet, StoredImages
 from .shard_list import check_alike, counted, shards_at
-from .shard_reader import ChosenKeys, Run, ShardBlock, ShardOrder, ShardReader, ShardSample
+from .shard_reader import ChosenKeys, ShardBlock, ShardOrder, ShardReader, ShardRun, ShardSample
 from .shards import brace_names, read_shards, split_in_name
 
 MOST_HELD_OUT = 0.1
@@ -84,7 +84,7 @@ class ShardPairs:
         """For one stream."""
         return ShardReader(self.shards, self.chosen)
 
-    def rows(self, run: Run) -> range:
+    def rows(self, run: ShardRun) -> range:
         """The rows of a run: samples are numbered in the order of the shards."""
         before = int(self.counts[: run.shard].sum()) + run.first - int(self.firsts[run.shard])
         return range(before, before + run.count)
@@ -180,11 +180,11 @@ def read_shard_set(
 
 
 def _chosen_alone(
-    shards: Sequence[str], chosen: Sequence[ChosenKeys], runs: Sequence[Run]
-) -> tuple[ShardReader, list[Run]]:
+    shards: Sequence[str], chosen: Sequence[ChosenKeys], runs: Sequence[ShardRun]
+) -> tuple[ShardReader, list[ShardRun]]:
     """What reads runs of chosen samples, counted in the order of their digests, once each; and these runs in it."""
     keys = [chosen[run.shard].part(run.first, run.first + run.count).once() for run in runs]
-    own = [Run(number, 0, run.count) for number, run in enumerate(runs)]
+    own = [ShardRun(number, 0, run.count) for number, run in enumerate(runs)]
     return ShardReader([shards[run.shard] for run in runs], keys), own
 
 
@@ -215,7 +215,7 @@ def _fits(shard: str, pattern: str) -> bool:
 
 def _divided(
     shards: Sequence[str], counts: np.ndarray, split_of: Sequence[str], held_out: HeldOut, seed: int
-) -> tuple[np.ndarray, dict[str, list[Run]], list[str]]:
+) -> tuple[np.ndarray, dict[str, list[ShardRun]], list[str]]:
     """The first sample of each shard that is trained on, what is held out, and sentences on that."""
     firsts, runs, notes = np.zeros_like(counts), {}, []
     training = np.array([number for number, split in enumerate(split_of) if split == "train"], np.int64)
@@ -239,17 +239,17 @@ def _divided(
     return firsts, runs, notes
 
 
-def _first_samples(chosen: Sequence[int], firsts: np.ndarray, counts: np.ndarray, most: int) -> list[Run]:
-    runs: list[Run] = []
+def _first_samples(chosen: Sequence[int], firsts: np.ndarray, counts: np.ndarray, most: int) -> list[ShardRun]:
+    runs: list[ShardRun] = []
     for number in map(int, chosen):
         left = most - _count(runs)
         count = min(left, int(counts[number] - firsts[number]))
         if count > 0:
-            runs.append(Run(number, int(firsts[number]), count))
+            runs.append(ShardRun(number, int(firsts[number]), count))
     return runs
 
 
-def _count(runs: Sequence[Run]) -> int:
+def _count(runs: Sequence[ShardRun]) -> int:
     return sum(run.count for run in runs)
 
 
@@ -261,7 +261,7 @@ def _looked_at(pairs: ShardPairs) -> ShardPairs:
 
 
 def _facts(pairs: ShardPairs) -> dict[str, Any]:
-    run = Run(0, int(pairs.firsts[0]), int(pairs.counts[0]))
+    run = ShardRun(0, int(pairs.firsts[0]), int(pairs.counts[0]))
     has: dict[str, int] = {}
     widths: dict[str, int] = {}
     readable = 0
@@ -281,7 +281,7 @@ def _facts(pairs: ShardPairs) -> dict[str, Any]:
 
 
 def _copied(
-    reader: ShardReader, runs: list[Run], split: str, cache: Path, pairs: ShardPairs, say: Callable[[str], None]
+    reader: ShardReader, runs: list[ShardRun], split: str, cache: Path, pairs: ShardPairs, say: Callable[[str], None]
 ) -> PairSet | None:
     """The samples of some runs as a set of its own, in a tar file of the cache."""
     if not runs:
@@ -305,7 +305,7 @@ def _digests(chosen: Sequence[ChosenKeys] | None) -> list[str]:
     return [hashlib.sha256(c.digests.tobytes() + c.times.tobytes()).hexdigest() for c in chosen or ()]
 
 
-def _copy(reader: ShardReader, runs: Sequence[Run], path: Path) -> None:
+def _copy(reader: ShardReader, runs: Sequence[ShardRun], path: Path) -> None:
     if path.is_file():
         return
     number = 0

@@ -13,7 +13,7 @@ from ...contracts.sources import NamedSource
 from ...errors import DataError
 from ...runtime.reading import read_json
 from ...runtime.remote import is_url
-from .record_fields import Columns
+from .record_fields import RecordColumns
 from .shards import BRACES
 from .table_pairs import table_rows
 from .text_pairs import SUFFIXES
@@ -35,7 +35,7 @@ def holds_text_pairs(path: str) -> bool:
     if place.suffix.lower() not in SUFFIXES or not place.is_file():
         return False
     _, row = next(table_rows(place), (0, {}))
-    columns = Columns(row)
+    columns = RecordColumns(row)
     return (
         not {"image/key", "img_path", columns.of.get("image")} & row.keys()
         and len(row.keys() - {columns.of.get("split")}) > 1

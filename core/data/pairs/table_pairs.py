@@ -23,7 +23,7 @@ from ..tables import Table
 from .builder import PairBuilder
 from .file_finder import FileFinder
 from .pair_set import PairSet
-from .record_fields import COLUMNS, BrokenRow, Columns, cleaned
+from .record_fields import COLUMNS, BrokenRow, RecordColumns, cleaned
 
 DELIMITERS = ",;\t|"
 END = "\x1fend of table\x1f"
@@ -86,13 +86,13 @@ class _RowReader:
         self._path, self._given, self._further, self._group = path, (image, caption), further, group
         self.group_column: str | None = None
         self._names: tuple[str, ...] | None = None
-        self._columns = Columns([])
+        self._columns = RecordColumns([])
 
-    def columns(self, record: dict[str, Any], line: int) -> Columns:
+    def columns(self, record: dict[str, Any], line: int) -> RecordColumns:
         names = tuple(record)
         if names != self._names:
             first = self._names is None
-            self._names, self._columns = names, Columns(names, *self._given, self._further)
+            self._names, self._columns = names, RecordColumns(names, *self._given, self._further)
             if first:
                 self._check(names, line)
                 self.group_column = self._column_of_groups(names)
@@ -157,7 +157,7 @@ def _grouped(pairs: PairSet, column: str | None, asked: str) -> PairSet:
 def _add(
     builder: PairBuilder,
     finder: FileFinder,
-    columns: Columns,
+    columns: RecordColumns,
     record: dict[str, Any],
     rewrites: list[str],
     line: int,

@@ -22,7 +22,7 @@ from ...errors import CapabilityError, ConfigError, VladaptError, one_line
 from ...runtime.files import claimed, is_abandoned
 from ...runtime.process import installed_version
 from ...runtime.remote import is_url
-from ..place import STATE, Place
+from ..place import STATE, ShardPlace
 from ..ray_connection import LOOPBACK, connect, head_of
 from ..run import ShardReport, Work, run_shard
 from ..task import ShardTask
@@ -306,7 +306,7 @@ class RayWorker:
             self.checked.add(span.source.name)
 
 
-def _marked(place: Place) -> tuple[str, IO[bytes]]:
+def _marked(place: ShardPlace) -> tuple[str, IO[bytes]]:
     """A file by which a node sees that a folder is that of the driver, claimed while this process lives; those of
     drivers that were killed are removed."""
     for name in place.listed(STATE):

@@ -27,7 +27,7 @@ from ...runs.sections import ExplanationSection, TableSection, data_uri, plural
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
-from .explaining import SIDE, Asked, Explainer, Reason
+from .explaining import SIDE, ExplainedClass, Explainer, Reason
 from .predictions import Predictions
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def explained(
     item_of = {item.id: item for item in data.items}
     targets = made.most_likely[:MOST].tolist()
     asked = [
-        Asked(lambda item=item_of[name]: data.load(item), target, features[n], None if parts is None else parts[n])
+        ExplainedClass(
+            lambda item=item_of[name]: data.load(item), target, features[n], None if parts is None else parts[n]
+        )
         for n, (name, target) in enumerate(zip(made.ids, targets))
     ]
     reasons = explainer.reasons(asked, reporter)

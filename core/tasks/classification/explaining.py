@@ -67,7 +67,7 @@ STRIP, SHEET = 856, 418
 
 
 @dataclass(frozen=True)
-class Asked:
+class ExplainedClass:
     """An image and the class whose score is explained.
 
     Args:
@@ -225,7 +225,7 @@ class Explainer:
         score = "the label’s logit" if self.adapter.multilabel_ else "the logit above the mean of the other classes’"
         return f"{examples} {MAP_WORDS[self.method]}; they follow {score}. {CAUTION}"
 
-    def reasons(self, asked: Sequence[Asked], reporter: Reporter, count: int = NEAREST) -> list[Reason]:
+    def reasons(self, asked: Sequence[ExplainedClass], reporter: Reporter, count: int = NEAREST) -> list[Reason]:
         """Of each image why.
 
         Args:
@@ -238,7 +238,7 @@ class Explainer:
                 progress(len(made), len(asked))
         return made
 
-    def _reason(self, asked: Asked, count: int) -> Reason:
+    def _reason(self, asked: ExplainedClass, count: int) -> Reason:
         reason, pixels = Reason(), None
         try:
             if self._needs_pixels(asked):
@@ -264,7 +264,7 @@ class Explainer:
             self._with_map(reason, pixels, asked.target)
         return reason
 
-    def _needs_pixels(self, asked: Asked) -> bool:
+    def _needs_pixels(self, asked: ExplainedClass) -> bool:
         if asked.load is None or self.transform is None:
             return False
         return asked.features is None or not (self.quick and (self._several or self.no_maps))
@@ -344,7 +344,7 @@ def explained_mistakes(
             transform = prepared.domain.transforms(towers, False, prepared.task)
         explainer = Explainer(adapter, towers, labelled, picture_of, transform, quick=True)
         images = [
-            Asked(
+            ExplainedClass(
                 None if decoded is None else lambda row=row: decoded(row),
                 target,
                 features[row] if moved is prepared else None,

@@ -133,7 +133,7 @@ class Head(nn.Module):
         return logits, nearest.mean(dim=1)
 
 
-class Whole(nn.Module):
+class ClassifierGraph(nn.Module):
     """Pixels (B, 3, H, W) as the tower takes them -> what the head gives, and the features (B, D)."""
 
     def __init__(self, towers: Backbone, head: Head):
@@ -233,7 +233,7 @@ class Export:
     @property
     def whole_graph(self) -> Graph:
         example = next(self.prepared_pictures.batches(self.items[:2]))[1].to(self.towers.device)
-        return Graph(Whole(self.towers, self.head), {PIXELS: example}, [*self._outputs, FEATURES])
+        return Graph(ClassifierGraph(self.towers, self.head), {PIXELS: example}, [*self._outputs, FEATURES])
 
     @cached_property
     @torch.no_grad()
@@ -308,7 +308,7 @@ class Export:
     @torch.no_grad()
     def _checked_whole(self, session: Session, reporter: Reporter) -> dict[str, Agreement]:
         """On the same pixels, and on files as predict.py prepares them."""
-        whole = Whole(self.towers, self.head).eval()
+        whole = ClassifierGraph(self.towers, self.head).eval()
         by_model, on_pixels, on_files = [], [], []
         with reporter.task("Comparing answers") as progress:
             for items, pixels in self.prepared_pictures.batches(self.items):

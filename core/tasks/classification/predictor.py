@@ -56,7 +56,7 @@ from .predictions import (
     probabilities_of,
 )
 from .prepared import Encoding, Prepared
-from .resources import BaseRun, check_at_prediction
+from .resources import BaseLogits, check_at_prediction
 from .stored_run import fitted_adapter, labelled_in_run, recipe_again
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Predictor:
     backbone: Backbone
     adapter: Adapter
     calibration: Calibration | None
-    base: BaseRun | None = None
+    base: BaseLogits | None = None
     _patients: dict[tuple[str, bool], Patients] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
@@ -112,7 +112,7 @@ class Predictor:
         check_wishes(use, task, adapter)
         base = None
         if "base" in adapter.at_predict:
-            base = BaseRun.open(recipe.resources["base"], backbone, backbone.device)
+            base = BaseLogits.open(recipe.resources["base"], backbone, backbone.device)
             base.check_is(info.base)
         calibration = Calibration.load(use.run.path)
         return cls(use.run, task, recipe, backbone, adapter, calibration, base)
@@ -370,7 +370,7 @@ class NewImages(Prepared):
         ready: item id -> its pixels, of images that were decoded before.
     """
 
-    base: BaseRun | None = None
+    base: BaseLogits | None = None
     ready: Mapping[str, Tensor] | None = None
 
     def logits(self, adapter: Adapter, stream: bool = False) -> tuple[Tensor, FeatureSet, list[tuple[str, str]]]:

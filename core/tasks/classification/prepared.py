@@ -39,7 +39,7 @@ from ...prompts.languages import ClassWords
 from ...recipes.asked_for import has_labels
 from ...registry import build_metric
 from ...runtime.progress import Reporter
-from .resources import BaseRun, Resources
+from .resources import BaseLogits, Resources
 
 
 @dataclass(frozen=True)
@@ -233,9 +233,9 @@ class Prepared:
         return Resources(self)
 
     @cached_property
-    def base(self) -> BaseRun | None:
+    def base(self) -> BaseLogits | None:
         """The run that the recipe starts from."""
-        return BaseRun.of_data(self, self.device)
+        return BaseLogits.of_data(self, self.device)
 
     def augmented(self, shots: Shots, views: int, augment: Callable[..., Any] | None) -> Shots:
         """The draw with augmented views of its support."""

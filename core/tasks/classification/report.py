@@ -18,7 +18,7 @@ from ...contracts.bags import is_tiles_spec
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
-from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, Comparison
+from ...judgements.baselines import GUESSING, LARGEST, LINEAR, ZERO_SHOT, BaselineComparison
 from ...metrics.classification import ClassRow, confusion_matrix, per_class_table, top_label_mistakes, top_mistakes
 from ...metrics.score_intervals import FEWEST_OF_CLASS
 from ...runs import run_sections as shared
@@ -142,9 +142,9 @@ class ClassificationResults:
         return self.adapted_logits if self.calibration is None else self.calibration.scaling.logits(self.adapted_logits)
 
     @cached_property
-    def compared(self) -> Comparison:
+    def compared(self) -> BaselineComparison:
         """The adapted model and its baselines."""
-        return Comparison.from_json(self.metrics)
+        return BaselineComparison.from_json(self.metrics)
 
     @property
     def multilabel(self) -> bool:

@@ -306,7 +306,7 @@ def further_specs(resources: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass
-class BaseRun:
+class BaseLogits:
     """The fitted adapter of a run, asked for its logits of other images.
 
     Attributes:
@@ -323,7 +323,7 @@ class BaseRun:
     _made: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, path: str | Path, backbone: Backbone | None, device: torch.device) -> BaseRun:
+    def open(cls, path: str | Path, backbone: Backbone | None, device: torch.device) -> BaseLogits:
         """The run at a path.
 
         Args:
@@ -346,7 +346,7 @@ class BaseRun:
         return cls(str(path), run, adapter, recipe)
 
     @classmethod
-    def of_data(cls, prepared: PreparedData, device: torch.device) -> BaseRun | None:
+    def of_data(cls, prepared: PreparedData, device: torch.device) -> BaseLogits | None:
         """The run that the recipe of prepared data names; None where it names none.
 
         Raises:
@@ -404,7 +404,7 @@ class BaseRun:
         have = list(self.adapter.class_names_)
         return self._made[features.ids][:, [have.index(name) for name in class_names]]
 
-    def on_other_images(self) -> BaseRun:
+    def on_other_images(self) -> BaseLogits:
         """The same run, to be asked of images that may have the ids of those before."""
         return replace(self, _made={})
 

@@ -22,7 +22,7 @@ from ...contracts.prepared import PreparedData, Shots, on_adapted
 from ...errors import CapabilityError, DataError, first_of
 from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN, logits_of
-from ...judgements.baselines import ZERO_SHOT, Comparison
+from ...judgements.baselines import ZERO_SHOT, BaselineComparison
 from ...metrics.classification import check_scores, metrics_of
 from ...metrics.intervals import class_intervals, units_of
 from ...registry import build_adapter, build_judgement
@@ -256,7 +256,7 @@ def zero_shot_unless_better(done: Fitted, shots: Shots, scored: Callable[..., Fi
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
     """The baselines and the adapted model side by side, with the interval of the adapted model and its change from
     zero-shot."""
-    compared = Comparison.from_json(metrics)
+    compared = BaselineComparison.from_json(metrics)
     assert compared is not None
     of_groups = f" of {plural(compared.test_groups, 'group')}" if compared.test_groups else ""
     name = compared.measure.name
@@ -285,7 +285,9 @@ def _measure(key: str) -> Measure:
     return MEASURES.get(key) or Measure(key.replace("auroc/", "AUROC ").replace("_", " "), kind="number")
 
 
-def warnings_of(comparison: Comparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]) -> list[str]:
+def warnings_of(
+    comparison: BaselineComparison, labels: Tensor, class_names: Sequence[str], notes: Sequence[str]
+) -> list[str]:
     """What must not be overlooked when reading the scores, in sentences."""
     sentences = [*small_test_set(len(labels), notes), *_few_of_a_class(labels, class_names)]
     sentences += few_groups(comparison.test_groups, comparison.test_images)
@@ -321,7 +323,7 @@ def _few_of_a_class(labels: Tensor, class_names: Sequence[str]) -> list[str]:
     ]
 
 
-def _of_several_labels(comparison: Comparison) -> list[str]:
+def _of_several_labels(comparison: BaselineComparison) -> list[str]:
     blank = [key.split("/", 1)[1] for key, v in comparison.adapted.items() if key.startswith("auroc/") and v is None]
     if blank:
         return [f"Without a score, because the test set lacks one of the two values: {', '.join(blank)}."]

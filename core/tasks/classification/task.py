@@ -36,7 +36,7 @@ from ...contracts.task import FILE_KINDS, FitResult, Task
 from ...contracts.use import ANSWERS, HEAT_MAPS, ROWS, Exported, ExportWishes, Use
 from ...errors import CapabilityError, ConfigError
 from ...features.store import FeatureStore
-from ...judgements.baselines import Comparison
+from ...judgements.baselines import BaselineComparison
 from ...recipes.asked_for import (
     adapter_of,
     as_published,
@@ -364,7 +364,7 @@ class Classification(ComparedClassification):
         return any(metric.falls and metric.name == score.partition("/")[0] for metric in map(build_metric, own))
 
     def verdict(self, metrics: Mapping[str, Any]) -> str:
-        comparison = Comparison.from_json(metrics)
+        comparison = BaselineComparison.from_json(metrics)
         return "" if comparison is None else comparison.sentence
 
     def write_rows(self, predicted, path: Path) -> None:

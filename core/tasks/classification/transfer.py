@@ -25,7 +25,7 @@ class Transfer(ABC):
         """Raise the CapabilityError of a method that cannot be tested so."""
 
     @abstractmethod
-    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, Columns | None]:
+    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, TargetColumns | None]:
         """What gives logits on the target, and which of them are its classes'; None where they are so already.
 
         Args:
@@ -48,7 +48,7 @@ class NewClasses(Transfer):
                 f"have: {', '.join(able)}"
             )
 
-    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, Columns | None]:
+    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, TargetColumns | None]:
         moved = adapter.for_classes(prepared.backbone, prepared.class_names, classifier=prepared.classifier)
         return moved, None
 
@@ -63,12 +63,12 @@ class SharedClasses(Transfer):
                 "use --protocol transductive"
             )
 
-    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, Columns | None]:
-        return adapter, Columns.of_names(prepared.class_names, adapter.class_names_, prepared.data.name)
+    def onto(self, adapter: Adapter, prepared: Any) -> tuple[Adapter, TargetColumns | None]:
+        return adapter, TargetColumns.of_names(prepared.class_names, adapter.class_names_, prepared.data.name)
 
 
 @dataclass(frozen=True)
-class Columns:
+class TargetColumns:
     """Which scores of a fit are those of each class of a target.
 
     Args:
@@ -79,7 +79,7 @@ class Columns:
     of: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def of_names(cls, target: Sequence[str], fitted: Sequence[str], where: str) -> Columns:
+    def of_names(cls, target: Sequence[str], fitted: Sequence[str], where: str) -> TargetColumns:
         """By name, whatever the case; classes of one name in order, where both sets have as many of it.
 
         Args:

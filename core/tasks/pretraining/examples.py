@@ -18,13 +18,13 @@ from ...contracts.options import require
 from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.pair_set import PairSet
 from ...errors import DataError
-from ...features.extract import AMP, BatchSizeTuner, Encoded, Job, check_amp, extract, in_eval_mode, plain_encoder
+from ...features.extract import AMP, BatchSizeTuner, DecodeJob, Encoded, check_amp, extract, in_eval_mode, plain_encoder
 
 BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Query:
+class ExampleQuery:
     """A caption to search by.
 
     Args:
@@ -91,7 +91,7 @@ class RetrievalExamples:
         images = np.unique(pairs.image_numbers, return_index=True)[1]  # the first row of each image
         drawn = rng.permutation(images)[:among].tolist()
         self.gallery: tuple[int, ...] = tuple(sorted(drawn))
-        self.queries: tuple[Query, ...] = _drawn_queries(pairs, drawn, count, rng)
+        self.queries: tuple[ExampleQuery, ...] = _drawn_queries(pairs, drawn, count, rng)
 
     def load_image(self, row: int) -> Decoded:
         """The pixels of an image that was found.
@@ -144,10 +144,12 @@ class RetrievalExamples:
         """(G, D) unit features of the gallery, and (G,) bool: which of its images have one."""
         transform, pin = transform or backbone.preprocess(False), backbone.device.type == "cuda"
 
-        def render(job: Job) -> list[Tensor]:
+        def render(job: DecodeJob) -> list[Tensor]:
             return [transform(self.pairs.load_image(int(job.item.id)))]
 
-        jobs = [Job(Item(str(row), Path()), (str(place).encode(),), (None,)) for place, row in enumerate(self.gallery)]
+        jobs = [
+            DecodeJob(Item(str(row), Path()), (str(place).encode(),), (None,)) for place, row in enumerate(self.gallery)
+        ]
         tuner = BatchSizeTuner(BATCH_SIZE if batch_size is None else batch_size)
         rows, readable = torch.zeros(len(jobs), backbone.embed_dim), torch.zeros(len(jobs), dtype=torch.bool)
         with closing(extract(jobs, render, plain_encoder(backbone, amp), tuner, workers, pin)) as results:
@@ -179,7 +181,7 @@ class RetrievalExamples:
             for q, query in enumerate(self.queries)
         ]
 
-    def _match(self, query: Query, place: int, score: Tensor, rank: Tensor) -> Match:
+    def _match(self, query: ExampleQuery, place: int, score: Tensor, rank: Tensor) -> Match:
         row = self.gallery[place]
         right = row == query.row
         same_words = not right and query.caption in self.pairs[row].captions
@@ -188,7 +190,7 @@ class RetrievalExamples:
 
 def _drawn_queries(
     pairs: PairSet | JoinedPairs, rows: list[int], count: int, rng: np.random.Generator
-) -> tuple[Query, ...]:
+) -> tuple[ExampleQuery, ...]:
     """One caption of each row in turn, unless it was taken, until there are enough."""
     taken: dict[str, int] = {}
     for row in rows:
@@ -196,4 +198,4 @@ def _drawn_queries(
         taken.setdefault(captions[int(rng.integers(len(captions)))], row)
         if len(taken) == count:
             break
-    return tuple(Query(caption, row) for caption, row in taken.items())
+    return tuple(ExampleQuery(caption, row) for caption, row in taken.items())

@@ -9,7 +9,7 @@ from typing import Any
 from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
 from ...contracts.sources import sources_in
-from ...data.pairs.reading import READER, Reading
+from ...data.pairs.reading import READER, PairReading
 from ...data.pairs.text_pairs import TextReading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
 from ...recipes.resolve import parse_set, resolve, task_of
@@ -72,7 +72,7 @@ def plan_of(
             settable = [*SETTINGS, *OTHERS, *OF_TASK, "loss.NAME.OPTION", "data.OPTION", "sources.OPTION"]
             raise UnknownNameError(f"--set {key}: there is no such setting; {did_you_mean(key, settable)}")
     weights = parse_losses(losses or ("clip",))
-    reading, reader = (TextReading, OF_SENTENCES) if need_sentences_alone(weights) else (Reading, READER)
+    reading, reader = (TextReading, OF_SENTENCES) if need_sentences_alone(weights) else (PairReading, READER)
     sources, options = sources_in({"data": data, **mixing})
     return PretrainPlan(
         data=sources[0].path,

@@ -21,7 +21,7 @@ from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.columns import lengths
 from ...data.pairs.pair_set import PairSet
 from ...data.pairs.pair_splits import without_divided_copies
-from ...data.pairs.reading import IN_A_ROW, Reading, read_pairs
+from ...data.pairs.reading import IN_A_ROW, PairReading, read_pairs
 from ...data.pairs.shard_list import check_alike, reads_in_a_row
 from ...data.pairs.shard_set import HeldOut, ShardPairs, read_shard_set
 from ...data.pairs.text_pairs import TextPairs
@@ -32,7 +32,7 @@ from ...prompts.classifier import fill
 from ...recipes.asked_for import read_data
 from ...runtime.remote import shown
 from ...training.log import FILE
-from ...training.parts import Task, Trained
+from ...training.parts import TrainingResult, TrainingTask
 from ...training.settings import TrainingSettings
 from ...training.sources import ImageSource, LabelledSource, PairSource, StreamedSource, TextSource
 from ...training.train import train
@@ -179,7 +179,7 @@ def read_pair_splits(
         DataError: nothing usable there, too much of it broken, no pairs to train on, or ranks see different data.
     """
     options = {"seed": seed, **options}
-    if reads_in_a_row(path, Reading(**options).order):
+    if reads_in_a_row(path, PairReading(**options).order):
         return _read_in_a_row(path, options, columns, say)
     return _read_by_index(path, options, columns, tolerate)
 
@@ -320,7 +320,7 @@ def _read_in_a_row(
     for name in set(options) - IN_A_ROW - {"seed", "order", "max_pixels"}:
         cure = f"; give {name}_samples or {name}_shards" if name in ("val", "test") else "; omit it"
         raise ConfigError(f"option {name} does not apply to shards that are read in sequence{cure}")
-    reading = Reading(**options)
+    reading = PairReading(**options)
     train, val, test = read_shard_set(
         path,
         HeldOut(reading.val_samples, reading.test_samples, reading.val_shards, reading.test_shards),
@@ -355,7 +355,7 @@ def some(pairs: T) -> T | None:
 
 def train_in_stages(
     backbone: Backbone,
-    task: Task,
+    task: TrainingTask,
     settings: TrainingSettings,
     folder: Path,
     *,
@@ -363,7 +363,7 @@ def train_in_stages(
     on_step: Callable[[int, int, dict[str, float]], None],
     on_message: Callable[[str], None],
     hooks: Sequence[Mapping[str, Any]] = (),
-) -> Trained:
+) -> TrainingResult:
     """Train as the settings say; each stage has its own optimiser, schedule and checkpoints.
 
     Returns:
@@ -399,5 +399,5 @@ def stages_of(settings: TrainingSettings) -> list[TrainingSettings]:
     return [first, replace(settings, epochs=settings.epochs - settings.unlock_after, lock=(), unlock_after=0)]
 
 
-def _steps(trained: Trained, stages: list[TrainingSettings], epochs: int) -> int:
+def _steps(trained: TrainingResult, stages: list[TrainingSettings], epochs: int) -> int:
     return trained.steps // stages[-1].epochs * epochs

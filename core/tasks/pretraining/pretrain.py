@@ -40,10 +40,10 @@ from ...training.loading import check_mixture
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
 from ...training.objective import columns_of, need_classes, need_images_alone, need_sentences_alone
-from ...training.parts import Task, Trained, check_task
+from ...training.parts import TrainingResult, TrainingTask, check_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
-from ...training.sources import Source
+from ...training.sources import TrainingSource
 from ...training.stored_teachers import StoredTeacher, check_stored, stored_teachers
 from ...training.teachers import load_teachers, own_texts
 from ..retrieval.comparison import RetrievalComparison
@@ -265,10 +265,10 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
 
 def _task(
     plan, backbone: Backbone, teachers: list[Backbone], splits: PairSplits | SeveralSplits, measures: _Measures
-) -> Task:
+) -> TrainingTask:
     source = splits.source(_captions(plan.settings, splits))
     stored, view = _stored(plan, teachers, splits, source), splits.view(backbone, True)
-    return Task(
+    return TrainingTask(
         source=source,
         losses=plan.losses,
         loss_options=named_options(plan, splits.number_names),
@@ -288,7 +288,7 @@ def _start(plan: PretrainPlan, teachers: list[Backbone], stored: list[StoredTeac
 
 
 def _stored(
-    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: Source
+    plan: PretrainPlan, teachers: list[Backbone], splits: PairSplits | SeveralSplits, source: TrainingSource
 ) -> list[StoredTeacher]:
     """What is stored of the teachers' features, checked against what is trained on."""
     if not plan.teacher_features:
@@ -324,7 +324,9 @@ def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) ->
     return CaptionSampler(settings.captions, settings.seed, switch=switch)
 
 
-def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
+def _train(
+    plan, backbone: Backbone, task: TrainingTask, folder: PretrainFolder, resume: bool, reporter: Reporter
+) -> TrainingResult:
     with reporter.task("Training", unit="steps") as progress:
         lines = _EpochLines(reporter, progress, plan.settings)
         callbacks = {"on_step": lines.step, "on_message": reporter.info, "hooks": plan.custom_hooks}
@@ -459,7 +461,7 @@ def _mean_r1(scores: RetrievalScores) -> float:
 
 
 def _info(
-    plan, backbone, splits: PairSplits | SeveralSplits, trained: Trained, model, measures, metrics, seconds
+    plan, backbone, splits: PairSplits | SeveralSplits, trained: TrainingResult, model, measures, metrics, seconds
 ) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
     notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...contracts.run_info import JsonObject
 from ...errors import DataError
-from ...metrics.continual import Estimate, Remembering, SetRanks
+from ...metrics.continual import ContinualScores, Estimate, SetRanks
 from ...metrics.retrieval import Ranking
 from ...runs.sections import Cell, TableSection, VerdictSection
 from ...runtime.files import read_tensors, write_tensors
@@ -120,7 +120,7 @@ class SetsRemembered(JsonObject):
             after: what each stage comes after: "before", the sets, and further ones.
             seed: of the draws of test images.
         """
-        table = Remembering([stage.sets for stage in stages], seed=seed)
+        table = ContinualScores([stage.sets for stage in stages], seed=seed)
         rows = [
             {"after": name, "sets": [_scores(table, stages, i, n) for n in range(len(sets))], "generic": stage.generic}
             for i, (name, stage) in enumerate(zip(after, stages))
@@ -178,7 +178,7 @@ class SetsRemembered(JsonObject):
         return TableSection("What was kept", ("Of R@1", "Value, 95 % interval"), rows, note)
 
 
-def _scores(table: Remembering, stages: Sequence[StageScores], stage: int, number: int) -> dict[str, Any]:
+def _scores(table: ContinualScores, stages: Sequence[StageScores], stage: int, number: int) -> dict[str, Any]:
     of = stages[stage].sets[number]
     if of is None:
         return {}

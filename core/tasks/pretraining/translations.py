@@ -14,7 +14,7 @@ from ...contracts.options import options_from
 from ...data.pairs.columns import text_at
 from ...data.pairs.text_pairs import TextPairs, TextReading, read_text_pairs
 from ...features.extract import AMP, in_eval_mode
-from ..retrieval.encoding import PairFeatures
+from ..retrieval.encoding import EncodedPairs
 from ..retrieval.scoring import RetrievalScores, scores_of_features
 from .pairs import PairSplits, check_enough, global_order, some
 
@@ -53,7 +53,7 @@ def evaluate_translations(
     rows = pairs.sentence_of.tolist()
     number = torch.tensor([place.setdefault(text_at(pairs.sentences, int(row)), len(place)) for row in rows])
     translations = [text_at(pairs.translations, row) for row in range(len(pairs))]
-    features = PairFeatures(
+    features = EncodedPairs(
         images=_encoded(teacher, list(place), amp),
         texts=_encoded(backbone, translations, amp),
         image_of_text=number,

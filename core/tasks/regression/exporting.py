@@ -56,7 +56,7 @@ class Numbers(nn.Module):
         return numbers, self.reach * scales
 
 
-class Whole(nn.Module):
+class NumberGraph(nn.Module):
     """Pixels (B, 3, H, W) as the tower takes them -> what `Numbers` gives."""
 
     def __init__(self, towers: Backbone, numbers: Numbers):
@@ -145,7 +145,7 @@ class NumberExport:
     @torch.no_grad()
     def _whole(self, new: NewExport, folder: Path, facts: dict[str, Any], reporter: Reporter) -> dict[str, Agreement]:
         """On the same pixels, and on files as predict.py prepares them."""
-        module, device = Whole(self.backbone, self.numbers).eval(), self.backbone.device
+        module, device = NumberGraph(self.backbone, self.numbers).eval(), self.backbone.device
         with reporter.task("Writing the graph"):
             _, example = next(self.pictures.batches(self.items[:2]))
             graph = Graph(module, {PIXELS: example.to(device)}, self.numbers.outputs)

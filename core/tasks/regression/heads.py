@@ -26,7 +26,7 @@ from ...contracts.adapter import FitReport
 from ...contracts.options import option, settle
 from ...errors import DataError
 from ...losses.number import ERRORS
-from ...losses.number import Number as NumberLoss
+from ...losses.number import NumberHeadLoss as NumberLoss
 from ...metrics.intervals import units_of
 from ...training.batches import epoch_batches
 from ...training.ridge import penalty_of_groups

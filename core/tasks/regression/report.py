@@ -28,7 +28,7 @@ from ...runs.run_sections import (
 from ...runs.sections import Cell, PictureSection, TableSection
 from .heads import HEADS
 from .predictions import number_text
-from .scoring import MEASURES, Answers, NumberComparison
+from .scoring import MEASURES, NumberAnswers, NumberComparison
 
 WORST, MOST_POINTS = 10, 2000
 COLOUR, GREY = "#2f6db5", "#888888"
@@ -38,7 +38,7 @@ def regression_report(
     folder: Path,
     info: RunInfo,
     result: NumberComparison,
-    answers: Answers,
+    answers: NumberAnswers,
     picture: Callable[[str], np.ndarray] | None,
 ) -> Report:
     """The page.
@@ -91,7 +91,7 @@ def _scores(result: NumberComparison) -> TableSection:
     return TableSection("Scores", ("", *result.sides()), rows, note)
 
 
-def _scatter(answers: Answers, column: str) -> PictureSection:
+def _scatter(answers: NumberAnswers, column: str) -> PictureSection:
     """Predicted against true, with the line on which they are equal, and intervals where there are any."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -120,7 +120,7 @@ def _scatter(answers: Answers, column: str) -> PictureSection:
     return PictureSection("Predicted against true", [(drawn, caption)], side=760, columns=2)
 
 
-def _worst(answers: Answers, picture: Callable[[str], np.ndarray] | None) -> Any:
+def _worst(answers: NumberAnswers, picture: Callable[[str], np.ndarray] | None) -> Any:
     """The images with the largest errors."""
     true, predicted, ids = answers.rows.numbers, answers.predicted, answers.rows.ids
     worst = (predicted - true).abs().argsort(descending=True)[:WORST].tolist()

@@ -34,7 +34,7 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Answers:
+class NumberAnswers:
     """What a head and the baselines say of a test set.
 
     Attributes:
@@ -54,7 +54,7 @@ class Answers:
     @classmethod
     def of(
         cls, head: NumberHead, rows: NumberRows, baselines: Mapping[str, NumberHead], frozen: NumberRows | None = None
-    ) -> Answers:
+    ) -> NumberAnswers:
         """Of one head.
 
         Args:

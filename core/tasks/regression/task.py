@@ -65,7 +65,7 @@ from .predictions import NumberPredictions, predictions_table
 from .predictor import NumberPredictor
 from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
 from .report import regression_report
-from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, Answers, NumberComparison
+from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, NumberAnswers, NumberComparison
 from .towers import adapted_by, new_adapter, train_towers
 
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
@@ -159,7 +159,7 @@ class Regression(Task):
                 head.learn_errors(rows if towers is None else self._seen_by(towers, prepared, {"train": rows})["train"])
             intervals = head.calibrate(seen["val"], recipe.task_options["interval_coverage"])
             baselines = {TRAIN_MEAN: mean_head(rows), RIDGE: fitted_ridge(rows)}
-            answers = Answers.of(head, seen["test"], baselines, parts["test"])
+            answers = NumberAnswers.of(head, seen["test"], baselines, parts["test"])
             if not is_main():
                 return None
             notes = [*prepared.data.notes, *prepared.notes_on_draw(recipe.shots), *report.notes, intervals.note]
@@ -193,7 +193,7 @@ class Regression(Task):
         rows = prepared.rows(prepared.split(use.split), f"{use.split} images")
         towers = self._towers(adapter, prepared)
         seen = rows if towers is None else self._seen_by(towers, prepared, {"rows": rows})["rows"]
-        answers = Answers.of(head, seen, baselines, rows)
+        answers = NumberAnswers.of(head, seen, baselines, rows)
         skipped = facts_of_skipped(prepared.data.skipped, prepared.skipped)
         hidden = Redaction.of(prepared.data, skipped) if use.redact else None
         skipped = skipped if hidden is None else hidden.pairs(skipped)
@@ -413,7 +413,7 @@ class Regression(Task):
         info: RunInfo,
         head: NumberHead,
         adapter: Adapter | None,
-        answers: Answers,
+        answers: NumberAnswers,
         metrics: Mapping[str, Any],
         folder: Path | None,
     ) -> Run:
@@ -433,7 +433,7 @@ class Regression(Task):
         return run
 
     def _report(
-        self, folder: Path, info: RunInfo, result: Any, answers: Answers, prepared: PreparedNumbers, hidden: Any
+        self, folder: Path, info: RunInfo, result: Any, answers: NumberAnswers, prepared: PreparedNumbers, hidden: Any
     ):
         items = {item.id: item for item in prepared.data.items}
         shown = prepared.data.has_images and hidden is None

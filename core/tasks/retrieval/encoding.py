@@ -27,8 +27,8 @@ from ...features.extract import (
     CPU_SIZES,
     GPU_SIZES,
     BatchSizeTuner,
-    Job,
-    Unreadable,
+    DecodeJob,
+    UnreadableKeys,
     averaged,
     check_amp,
     extract,
@@ -87,7 +87,7 @@ class PairScores:
 
 
 @dataclass
-class PairFeatures:
+class EncodedPairs:
     """Features of the images that could be read, and of their captions.
 
     Attributes:
@@ -112,7 +112,7 @@ class PairFeatures:
     captions: tuple[str, ...] = ()
     scores: PairScores | None = None
 
-    def part(self, chosen: Sequence[bool]) -> PairFeatures:
+    def part(self, chosen: Sequence[bool]) -> EncodedPairs:
         """Some of the images, N flags, with their texts."""
         of_images = torch.tensor(chosen)
         of_texts = of_images[self.image_of_text]
@@ -120,7 +120,7 @@ class PairFeatures:
         place, scores = of_images.cumsum(dim=0) - 1, self.scores
         if scores is not None:
             scores = replace(scores, images=scores.images[rows], texts=scores.texts[columns])
-        return PairFeatures(
+        return EncodedPairs(
             images=self.images[rows],
             texts=self.texts[columns],
             image_of_text=place[self.image_of_text[columns]],
@@ -166,7 +166,7 @@ class PairEncoding:
         return rows[readable], readable, skipped
 
 
-def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairFeatures:
+def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> EncodedPairs:
     """Both sides of the pairs. Towers are in eval mode meanwhile; under torchrun the work is split by rank.
 
     Raises:
@@ -191,7 +191,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Pair
     if not captions:
         raise DataError("no image has a caption, so there is nothing to retrieve; give captions")
     columns = torch.tensor([distinct[text] for _, text in captions])
-    return PairFeatures(
+    return EncodedPairs(
         images=images[readable],
         texts=_text_rows(backbone, [text for _, text in captions], options),
         image_of_text=torch.tensor([image for image, _ in captions]),
@@ -241,10 +241,10 @@ def distinct_images(pairs: Pairs) -> list[tuple[int, Any]]:
 def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncoding) -> tuple[Tensor, dict[int, str]]:
     """(N, D) rows, not brought to length 1, and place -> why an image could not be read; its row is zero."""
     of_rank = list(range(rank(), len(listed), world_size()))
-    jobs = [Job(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
+    jobs = [DecodeJob(pair_item(listed[place][1]), (place.to_bytes(8, "big"),), (None,)) for place in of_rank]
     tuner = BatchSizeTuner(options.batch_size, CPU_SIZES if backbone.device.type == "cpu" else GPU_SIZES)
 
-    def render(job: Job) -> list[Tensor]:
+    def render(job: DecodeJob) -> list[Tensor]:
         return [options.transform(pairs.load_image(listed[_place(job.keys[0])][0]))]
 
     def on_this_rank() -> tuple[Tensor, dict[int, str]]:
@@ -256,7 +256,7 @@ def _encoded_images(backbone: Backbone, pairs: Pairs, listed, options: PairEncod
         ):
             for result in averaged(results):
                 places = [_place(key) for key in result.keys]
-                if isinstance(result, Unreadable):
+                if isinstance(result, UnreadableKeys):
                     failed.update(dict.fromkeys(places, result.reason))
                 else:
                     rows[[place // world_size() for place in places]] = torch.from_numpy(result.rows)

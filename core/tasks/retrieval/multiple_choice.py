@@ -13,7 +13,7 @@ from ...contracts.items import Questions
 from ...errors import DataError
 from ...runs.sections import Measure, TableSection, plural
 from ..tower_training.comparison import table_of
-from .encoding import PairFeatures
+from .encoding import EncodedPairs
 
 KEY = "multiple_choice"
 SIDES = {"zero_shot": "Zero-shot", "adapted": "Adapted"}
@@ -21,7 +21,7 @@ SHARE = Measure("share of questions answered correctly")
 
 
 def choice_scores(
-    questions: Questions, features: PairFeatures, encode: Callable[[Sequence[str]], Tensor] | None = None
+    questions: Questions, features: EncodedPairs, encode: Callable[[Sequence[str]], Tensor] | None = None
 ) -> dict[str, Any]:
     """{"name", "questions": how many, "left_out": how many of which a sample could not be read, "scores": by name}.
 
@@ -58,7 +58,7 @@ def choice_scores(
     }
 
 
-def _scores(features: PairFeatures, vectors: Tensor, images: Tensor, texts: Tensor) -> Tensor:
+def _scores(features: EncodedPairs, vectors: Tensor, images: Tensor, texts: Tensor) -> Tensor:
     """The (Q, I) images and the (Q, T) texts of each question -> (Q, I, T)."""
     if features.scores is not None:
         columns = [features.scores.of_texts(of).gather(1, images) for of in texts.T]  # T times (Q, I)

@@ -37,7 +37,7 @@ from ...runs.folder import DIGITS
 from ...runtime.progress import Reporter
 from ...training.sources import TargetNumbers
 from .comparison import DIRECTIONS, RetrievalMetrics
-from .encoding import PairEncoding, PairFeatures, Pairs, distinct_images, encoded_texts, features_of
+from .encoding import EncodedPairs, PairEncoding, Pairs, distinct_images, encoded_texts, features_of
 from .multiple_choice import KEY as CHOICES
 from .multiple_choice import choice_scores
 from .sentences import KEY as SENTENCES
@@ -71,7 +71,7 @@ class RetrievalScores:
     groups: tuple[str | None, ...] | None = None
     sentences: dict[str, dict[str, float]] | None = None
     choices: dict[str, Any] | None = None
-    features: PairFeatures | None = None
+    features: EncodedPairs | None = None
 
 
 def evaluate_retrieval(
@@ -136,7 +136,7 @@ def scores_of_sources(scores: RetrievalScores, backbone: Backbone, names: Sequen
 
 
 def scores_of_features(
-    features: PairFeatures,
+    features: EncodedPairs,
     backbone: Backbone,
     by_label: bool = False,
     sentences: bool = False,
@@ -181,7 +181,7 @@ def scores_of_features(
     return RetrievalScores(metrics, rankings, features.ids, right, features.skipped, units, groups, **further)
 
 
-def _rankings_of_scores(features: PairFeatures, labels: torch.Tensor | None) -> dict[str, Ranking]:
+def _rankings_of_scores(features: EncodedPairs, labels: torch.Tensor | None) -> dict[str, Ranking]:
     """As `image_text_rankings`, by the scores of pairs."""
     of_images = torch.arange(len(features.images)) if labels is None else labels
     of_texts = features.image_of_text if labels is None else labels[features.image_of_text]
@@ -191,13 +191,13 @@ def _rankings_of_scores(features: PairFeatures, labels: torch.Tensor | None) -> 
     }
 
 
-def _similarity(features: PairFeatures, device: torch.device) -> Similarity:
+def _similarity(features: EncodedPairs, device: torch.device) -> Similarity:
     if features.scores is None:
         return Similarity.of_features(features.texts.to(device), features.images.to(device), features.image_of_text)
     return Similarity(features.scores.of_texts, features.image_of_text, len(features.images))
 
 
-def _labels(features: PairFeatures) -> torch.Tensor:
+def _labels(features: EncodedPairs) -> torch.Tensor:
     if features.labels is None:
         raise DataError("some images have no label, and queries are judged by labels here; label all of them")
     return features.labels

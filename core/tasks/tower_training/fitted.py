@@ -22,7 +22,7 @@ from ...errors import DataError
 from ...registry import load_adapter
 from ...runs.folder import Run
 from ...runtime.progress import Reporter
-from ...training.sources import Source
+from ...training.sources import TrainingSource
 
 ZERO_SHOT = "zero-shot"
 NOTHING = "nothing"
@@ -58,7 +58,7 @@ class Training:
         return ZERO_SHOT if self.adapter is None else self.adapter.name
 
     def fit_pairs(
-        self, source: Source, backbone: Backbone, reporter: Reporter, folder: Path | None, of: str, **how: Any
+        self, source: TrainingSource, backbone: Backbone, reporter: Reporter, folder: Path | None, of: str, **how: Any
     ) -> FitReport:
         """Fit the adapter on samples, and say how it goes.
 

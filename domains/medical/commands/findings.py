@@ -46,9 +46,9 @@ def findings(
 
     Example: vladapt curate findings ./files --out findings.csv --without-text
     """
-    from ..reports.curate import Form, curate_findings
+    from ..reports.curate import SourceForm, curate_findings
 
-    form = Form(
+    form = SourceForm(
         text_column=text_column, study_column=study_column, vocabulary=vocabulary, array=array, entities=entities
     )
     made = curate_findings(source, out, form, with_text=not without_text, reporter=reporter())

@@ -16,7 +16,7 @@ from ....core.runs import Measure, PictureSection, Report, TableSection, plural
 from ....core.runs import run_sections as shared
 from ....core.tasks import GroundingComparison
 from .predictions import map_picture
-from .scoring import MIOU, POINTING, SHARES, GroundingScores, Judged, Judging
+from .scoring import MIOU, POINTING, SHARES, GroundingScores, JudgedPhrase, Judging
 
 MEASURES = {
     POINTING: Measure("Pointing game", "the highest place of the map lies in a box"),
@@ -131,7 +131,7 @@ def examples(scores: GroundingScores, load: Callable[[Item], Decoded], judging: 
     return sections
 
 
-def _picture(judged: Judged, load: Callable[[Item], Decoded], judging: Judging) -> tuple[Any, str] | None:
+def _picture(judged: JudgedPhrase, load: Callable[[Item], Decoded], judging: Judging) -> tuple[Any, str] | None:
     """None where the image can no longer be read."""
     try:
         image = load(judged.item)

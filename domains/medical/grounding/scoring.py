@@ -50,7 +50,7 @@ class Judging:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedPhrase:
     """A phrase that was looked for in an image whose boxes are known.
 
     Args:
@@ -77,7 +77,7 @@ class GroundingScores:
         skipped: (id, reason) of images left out, with their phrases.
     """
 
-    judged: list[Judged]
+    judged: list[JudgedPhrase]
     class_names: tuple[str, ...]
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
@@ -216,11 +216,11 @@ def _factor(item: Item, located: Sequence[Located]) -> tuple[float, float] | str
     return factor
 
 
-def _judged(item: Item, located: Located, label: int, boxes: Any, judging: Judging) -> Judged:
+def _judged(item: Item, located: Located, label: int, boxes: Any, judging: Judging) -> JudgedPhrase:
     heat = judging.heat(located)
     masks = box_masks(boxes, tuple(heat.shape))
     scores = phrase_scores(heat, masks, judging.clamp)
-    return Judged(item, located, label, boxes, scores, chance(masks, heat.isfinite()))
+    return JudgedPhrase(item, located, label, boxes, scores, chance(masks, heat.isfinite()))
 
 
 def _finding_means(values: Tensor, labels: Tensor, weight: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ....core.data import Row
 from ....core.errors import DataError, shortened
-from ..targets import Findings
+from ..targets import SoftFindings
 
 UNCERTAIN, UNKNOWN = -1.0, float("nan")
 WRITTEN = {
@@ -54,7 +54,7 @@ def written_findings(rows: Sequence[Row], findings: Sequence[str]) -> np.ndarray
 
 def settled(
     written: np.ndarray, findings: Sequence[str], healthy: np.ndarray, reading: Any, untouched: Collection[str] = ()
-) -> tuple[list[Findings], list[str]]:
+) -> tuple[list[SoftFindings], list[str]]:
     """N findings of images, and a sentence that says how many of each kind a rule changed.
 
     An image of "No Finding" has none of the others, whatever stands there, as torchxrayvision reads these sets.
@@ -78,9 +78,9 @@ def settled(
         f"{int(blank.sum())}, read as {reading.blank} (--blank); made negative by 'No Finding': {changed}."
     ]
     if reading.uncertain != "soft":
-        return [Findings(tuple(each)) for each in values.tolist()], notes
+        return [SoftFindings(tuple(each)) for each in values.tolist()], notes
     smoothed = np.where(uncertain, SOFT, values).tolist()
-    return [Findings(tuple(each), smoothed=tuple(soft)) for each, soft in zip(values.tolist(), smoothed)], notes
+    return [SoftFindings(tuple(each), smoothed=tuple(soft)) for each, soft in zip(values.tolist(), smoothed)], notes
 
 
 def _written(row: Row, finding: str) -> float:

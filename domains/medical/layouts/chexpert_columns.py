@@ -14,9 +14,9 @@ from typing import Any
 
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, shortened
-from ..targets import Findings
+from ..targets import SoftFindings
 from .certainty import settled, written_findings
-from .entries import Annotated, Entry, check_columns
+from .entries import Annotated, LayoutEntry, check_columns
 
 DEVICES = "Support Devices"
 FINDINGS = (
@@ -47,7 +47,7 @@ def chexpert(folder: Path, files: list[Path], reading: Any) -> Annotated:
             )
         split, study = CHEXPERT_SPLITS[table.stem], f"{path['patient']}/{path['study']}"
         view = row.text("AP/PA") or row.text("Frontal/Lateral")
-        entries.append(Entry(path["image"], target, path["patient"], split, study, view, (table, place)))
+        entries.append(LayoutEntry(path["image"], target, path["patient"], split, study, view, (table, place)))
     return Annotated(FINDINGS, entries, notes=notes)
 
 
@@ -70,13 +70,15 @@ def mimic_cxr_jpg(folder: Path, files: list[Path], reading: Any) -> Annotated:
         patient, study, image = row.text("subject_id"), row.text("study_id"), row.text("dicom_id")
         if study in of_study:
             known = patient, split_of.get(image, ""), study, row.text("ViewPosition"), (metadata.path, place)
-            entries.append(Entry(image, of_study[study], *known))
+            entries.append(LayoutEntry(image, of_study[study], *known))
     if without := len(metadata.rows) - len(entries):
         notes.append(f"Images whose study has no labels, left out: {without}.")
     return Annotated(FINDINGS, entries, notes=notes)
 
 
-def _findings(rows: Sequence[Row], reading: Any, untouched: Collection[str] = ()) -> tuple[list[Findings], list[str]]:
+def _findings(
+    rows: Sequence[Row], reading: Any, untouched: Collection[str] = ()
+) -> tuple[list[SoftFindings], list[str]]:
     healthy = written_findings(rows, [NO_FINDING])[:, 0] == 1
     return settled(written_findings(rows, FINDINGS), FINDINGS, healthy, reading, untouched)
 

@@ -13,7 +13,7 @@ from ....core.errors import DataError
 
 
 @dataclass(frozen=True)
-class Entry:
+class LayoutEntry:
     """One image, or one phrase about an image.
 
     Args:
@@ -47,7 +47,7 @@ class Annotated:
     """
 
     class_names: tuple[str, ...]
-    entries: Sequence[Entry]
+    entries: Sequence[LayoutEntry]
     kind: str = "multilabel"
     notes: list[str] = field(default_factory=list)
 

@@ -18,7 +18,7 @@ from ....core.contracts import Boxes, Labels
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, did_you_mean, shortened
 from ....core.runtime import text_lines
-from .entries import Annotated, Entry, check_columns, numbers
+from .entries import Annotated, LayoutEntry, check_columns, numbers
 
 NIH_FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia"),
@@ -44,7 +44,7 @@ def nih(folder: Path, files: list[Path], reading: Any) -> Annotated:
     for place, row, names, split in _nih_rows(folder, read_table(files[0])):
         target = Labels(tuple(float(name in names) for name in NIH_FINDINGS))
         image, patient, view = row.text("Image Index"), row.text("Patient ID"), row.text("View Position")
-        entries.append(Entry(image, target, patient, split, view=view, row=(files[0], place)))
+        entries.append(LayoutEntry(image, target, patient, split, view=view, row=(files[0], place)))
     return Annotated(NIH_FINDINGS, entries)
 
 
@@ -63,7 +63,7 @@ def nih_boxes(folder: Path, files: list[Path], reading: Any) -> Annotated:
             absent = [n for n, name in enumerate(NIH_FINDINGS) if name not in names and n not in seen]
             target = Boxes(tuple(corners for _, corners in drawn), seen, facts={"absent": absent, "partial": []})
             image, patient = row.text("Image Index"), row.text("Patient ID")
-            entries.append(Entry(image, target, patient, split, row=(files[0], place)))
+            entries.append(LayoutEntry(image, target, patient, split, row=(files[0], place)))
     return Annotated(NIH_FINDINGS, entries, "boxes")
 
 
@@ -93,7 +93,7 @@ def padchest(folder: Path, files: list[Path], reading: Any) -> Annotated:
         target = Labels(tuple(float(name in names) for name in findings))
         patient, study = row.text("PatientID"), row.text("StudyID")
         known = patient, "", study, row.text("Projection"), (files[0], place)
-        entries.append(Entry(row.text("ImageID"), target, *known))
+        entries.append(LayoutEntry(row.text("ImageID"), target, *known))
     unlabelled = sum(not names for *_, names in rows)
     notes = [
         f"Images without labels, left out: {unlabelled}; marked exclude or suboptimal study: "

@@ -16,7 +16,7 @@ from typing import Any
 from ....core.data import Row, read_table
 from ....core.errors import DataError, shortened
 from ..targets import Phrases
-from .entries import Annotated, Entry, numbers
+from .entries import Annotated, LayoutEntry, numbers
 
 MIMIC_PATH = re.compile(r"p(?P<patient>\d+)/s\d+/[^/]+$")
 MS_CXR, PLAIN = ("label_text", "category_name"), ("phrase", "finding")
@@ -44,7 +44,7 @@ def ms_cxr(folder: Path, files: list[Path], reading: Any) -> Annotated:
         if (split := SPLITS.get(first.text("split"))) is None:
             raise DataError(f"{first.place}: split '{shortened(first.text('split'))}'; there are train, val, test")
         target, row = _phrases([row for _, row in rows], findings, MS_CXR), (table.path, place)
-        entries.append(Entry(first.text("dicom_id"), target, names["patient"], split, row=row))
+        entries.append(LayoutEntry(first.text("dicom_id"), target, names["patient"], split, row=row))
     return Annotated(findings, entries, "captions")
 
 
@@ -67,7 +67,7 @@ def phrase_table(folder: Path, files: list[Path], reading: Any) -> Annotated:
         if (split := SPLITS.get(first.text("split"))) is None:
             raise DataError(f"{first.place}: split '{shortened(first.text('split'))}'; there are train, val, test")
         target = _phrases([row for _, row in rows], findings, PLAIN)
-        entries.append(Entry(image, target, first.text("patient") or None, split, row=(table.path, place)))
+        entries.append(LayoutEntry(image, target, first.text("patient") or None, split, row=(table.path, place)))
     return Annotated(findings, entries, "captions")
 
 

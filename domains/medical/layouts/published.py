@@ -16,10 +16,10 @@ from ....core.contracts import DomainData, check_items
 from ....core.data import Format, ItemCollector, Table, group_of, shown, walk
 from ....core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from ....core.runtime import read_start
-from ..studies import STUDY, Told, as_studies
+from ..studies import STUDY, StudyFacts, as_studies
 from ..targets import GROUNDING, Viewed
 from .chexpert_columns import FINDINGS, NO_FINDING, chexpert, mimic_cxr_jpg
-from .entries import Annotated, Entry
+from .entries import Annotated, LayoutEntry
 from .finding_lists import nih, nih_boxes, padchest
 from .phrases import ms_cxr, phrase_table
 from .reader_boxes import rsna, rsna_boxes, vindr, vindr_boxes
@@ -32,7 +32,7 @@ Read = Callable[[Path, list[Path], Any], Annotated]
 
 
 @dataclass(frozen=True)
-class Layout:
+class PublishedLayout:
     """How a set is laid out.
 
     Args:
@@ -64,34 +64,34 @@ class Layout:
 CERTAINTY = ("uncertain", "blank")
 VINDR_COLUMNS = ("image_id", "class_name", "x_min", "y_min", "x_max", "y_max")
 LAYOUTS = (
-    Layout(
+    PublishedLayout(
         "CheXpert",
         ("train.csv", "valid.csv"),
         ("Path", "Frontal/Lateral", "AP/PA", NO_FINDING, *FINDINGS),
         chexpert,
         options=CERTAINTY,
     ),
-    Layout(
+    PublishedLayout(
         "MIMIC-CXR-JPG",
         ("mimic-cxr-2.0.0-chexpert.csv*", "mimic-cxr-2.0.0-negbio.csv*"),
         ("subject_id", "study_id", NO_FINDING, *FINDINGS),
         mimic_cxr_jpg,
         options=CERTAINTY,
     ),
-    Layout(
+    PublishedLayout(
         "ChestX-ray14",
         ("Data_Entry_2017*.csv",),
         ("Image Index", "Finding Labels", "Patient ID", "View Position"),
         nih,
         nih_boxes,
     ),
-    Layout(
+    PublishedLayout(
         "PadChest",
         ("PADCHEST_chest_x_ray_images_labels_160K*.csv*",),
         ("ImageID", "PatientID", "Projection", "Labels"),
         padchest,
     ),
-    Layout(
+    PublishedLayout(
         "VinDr-CXR",
         ("annotations/annotations_train.csv", "annotations/annotations_test.csv"),
         VINDR_COLUMNS,
@@ -99,31 +99,33 @@ LAYOUTS = (
         vindr_boxes,
         ("readers",),
     ),
-    Layout("VinDr-CXR", ("train.csv",), (*VINDR_COLUMNS, "class_id", "rad_id"), vindr, vindr_boxes, ("readers",)),
-    Layout(
+    PublishedLayout(
+        "VinDr-CXR", ("train.csv",), (*VINDR_COLUMNS, "class_id", "rad_id"), vindr, vindr_boxes, ("readers",)
+    ),
+    PublishedLayout(
         "RSNA Pneumonia",
         ("stage_2_train_labels.csv",),
         ("patientId", "x", "y", "width", "height", "Target"),
         rsna,
         rsna_boxes,
     ),
-    Layout("SIIM-ACR Pneumothorax", ("train-rle.csv",), ("ImageId", "EncodedPixels"), siim, siim_outlines),
-    Layout(
+    PublishedLayout("SIIM-ACR Pneumothorax", ("train-rle.csv",), ("ImageId", "EncodedPixels"), siim, siim_outlines),
+    PublishedLayout(
         "MS-CXR",
         ("MS_CXR_Local_Alignment_v1.*.csv",),
         ("dicom_id", "category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height"),
         ms_cxr,
     ),
-    Layout("phrases with boxes", ("phrases.csv",), ("image", "phrase", "x", "y", "w", "h"), phrase_table),
+    PublishedLayout("phrases with boxes", ("phrases.csv",), ("image", "phrase", "x", "y", "w", "h"), phrase_table),
 )
 
 
-def published_layout(path: Path) -> Layout | None:
+def published_layout(path: Path) -> PublishedLayout | None:
     """The layout of the set that a path is the folder or a table of, or None."""
     return next((layout for layout in LAYOUTS if layout.tables_at(path)[1]), None)
 
 
-def read_layout(layout: Layout, path: Path, reading: Any, task: str) -> DomainData:
+def read_layout(layout: PublishedLayout, path: Path, reading: Any, task: str) -> DomainData:
     """A labelled set of such a folder, or of one of its tables. Patients are its groups, and its splits are kept.
 
     Args:
@@ -183,7 +185,7 @@ def with_patients(data: DomainData, paths: Iterable[str | Path], reading: Any) -
 
 
 def _items(
-    entries: Iterable[Entry], folder: Path, formats: Sequence[Format]
+    entries: Iterable[LayoutEntry], folder: Path, formats: Sequence[Format]
 ) -> tuple[ItemCollector, dict[Path, dict[str, int]]]:
     """The samples, and table -> id -> row."""
     collector, files = ItemCollector(), _files_by_name(folder, formats)
@@ -209,9 +211,9 @@ def _says_nothing(label: int | tuple[float, ...] | None) -> bool:
     return isinstance(label, tuple) and all(map(isnan, label))
 
 
-def _told(entries: Iterable[Entry]) -> Told:
+def _told(entries: Iterable[LayoutEntry]) -> StudyFacts:
     known = {entry.image: entry for entry in entries}
-    return Told(*({id_: getattr(entry, name) for id_, entry in known.items()} for name in ("study", "view")))
+    return StudyFacts(*({id_: getattr(entry, name) for id_, entry in known.items()} for name in ("study", "view")))
 
 
 def _files_by_name(folder: Path, formats: Sequence[Format]) -> dict[str, list[Path]]:
@@ -225,7 +227,7 @@ def _files_by_name(folder: Path, formats: Sequence[Format]) -> dict[str, list[Pa
     return dict(files)
 
 
-def _check_patients(entries: Iterable[Entry], path: Path) -> None:
+def _check_patients(entries: Iterable[LayoutEntry], path: Path) -> None:
     """Raise the DataError of splits that share a patient."""
     splits: dict[str, set[str]] = defaultdict(set)
     for entry in entries:

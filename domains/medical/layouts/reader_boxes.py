@@ -16,7 +16,7 @@ from typing import Any
 from ....core.contracts import Boxes, Labels
 from ....core.data import Table, read_table
 from .certainty import LEAST_SHARE, written_findings
-from .entries import Annotated, Entry, numbers
+from .entries import Annotated, LayoutEntry, numbers
 
 VINDR_NONE = "no finding"
 VINDR_CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -48,7 +48,7 @@ def vindr(folder: Path, files: list[Path], reading: Any) -> Annotated:
     classes, entries = _names(images), []
     for name, image in images.items():
         present = image.present(reading.readers)
-        entries.append(Entry(name, Labels(tuple(float(each in present) for each in classes)), split=image.split))
+        entries.append(LayoutEntry(name, Labels(tuple(float(each in present) for each in classes)), split=image.split))
     return Annotated(classes, entries, notes=_notes(images, reading.readers))
 
 
@@ -60,21 +60,21 @@ def vindr_boxes(folder: Path, files: list[Path], reading: Any) -> Annotated:
         present = image.present(reading.readers)
         kept = [(corners, classes.index(finding)) for finding, corners in image.boxes if finding in present]
         boxes, labels = zip(*kept) if kept else ((), ())
-        entries.append(Entry(name, Boxes(boxes, labels), split=image.split))
+        entries.append(LayoutEntry(name, Boxes(boxes, labels), split=image.split))
     return Annotated(classes, entries, "boxes", _notes(images, reading.readers))
 
 
 def rsna(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """Whether an image has a box."""
     drawn = _rsna_boxes(read_table(files[0]))
-    entries = [Entry(image, Labels((float(bool(boxes)),)), patient=image) for image, boxes in drawn.items()]
+    entries = [LayoutEntry(image, Labels((float(bool(boxes)),)), patient=image) for image, boxes in drawn.items()]
     return Annotated((PNEUMONIA,), entries)
 
 
 def rsna_boxes(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """The boxes of every image."""
     drawn = _rsna_boxes(read_table(files[0]))
-    entries = [Entry(image, Boxes(tuple(some), (0,) * len(some)), patient=image) for image, some in drawn.items()]
+    entries = [LayoutEntry(image, Boxes(tuple(some), (0,) * len(some)), patient=image) for image, some in drawn.items()]
     return Annotated((PNEUMONIA,), entries, "boxes")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ....core.contracts import Boxes, Labels
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, shortened
-from .entries import Annotated, Entry
+from .entries import Annotated, LayoutEntry
 
 SIDE = 1024
 COLUMN = "EncodedPixels"
@@ -26,7 +26,7 @@ PNEUMOTHORAX = ("Pneumothorax",)
 def siim(folder: Path, files: list[Path], reading: Any) -> Annotated:
     """Whether an image has a mask."""
     runs = _runs(read_table(files[0]))
-    return Annotated(PNEUMOTHORAX, [Entry(image, Labels((float(bool(some)),))) for image, some in runs.items()])
+    return Annotated(PNEUMOTHORAX, [LayoutEntry(image, Labels((float(bool(some)),))) for image, some in runs.items()])
 
 
 def siim_outlines(folder: Path, files: list[Path], reading: Any) -> Annotated:
@@ -34,7 +34,7 @@ def siim_outlines(folder: Path, files: list[Path], reading: Any) -> Annotated:
     entries = []
     for image, some in _runs(read_table(files[0])).items():
         boxes, segments = tuple(map(_box, some)), tuple({"size": [SIDE, SIDE], "counts": counts} for counts in some)
-        entries.append(Entry(image, Boxes(boxes, (0,) * len(some), segments, size=(SIDE, SIDE))))
+        entries.append(LayoutEntry(image, Boxes(boxes, (0,) * len(some), segments, size=(SIDE, SIDE))))
     return Annotated(PNEUMOTHORAX, entries, "boxes")
 
 

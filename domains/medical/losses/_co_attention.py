@@ -15,7 +15,7 @@ EPS = 1e-12
 
 
 @dataclass(frozen=True)
-class Pair:
+class TextImagePair:
     """A text, its entities and an image, between layers.
 
     Attributes:
@@ -74,7 +74,7 @@ class ImageLayer(nn.Module):
         self.each_other, self.at_text = (Attended(width, heads, dropout) for _ in range(2))
         self.feed_forward = FeedForward(width, hidden, dropout)
 
-    def forward(self, pair: Pair) -> Tensor:
+    def forward(self, pair: TextImagePair) -> Tensor:
         """(B, P, W)."""
         return self.feed_forward(self.at_text(self.each_other(pair.image, pair.image), pair.text, pair.text_mask))
 
@@ -108,7 +108,7 @@ class TextLayer(nn.Module):
         self.fused, self.dropout = nn.Linear(width, width), nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, eps=EPS)
 
-    def forward(self, pair: Pair) -> tuple[Tensor, Tensor]:
+    def forward(self, pair: TextImagePair) -> tuple[Tensor, Tensor]:
         """(B, L, W) and (B, K, C)."""
         entities = self.entity_each_other(pair.entities, pair.entities, pair.entity_mask)
         entities = self.entity_at_image(entities, self.image_map(pair.image))
@@ -132,9 +132,9 @@ class CoAttention(nn.Module):
         self.of_text = nn.ModuleList(TextLayer(**of_text) for _ in range(count))
         self.of_image = nn.ModuleList(ImageLayer(**of_image) for _ in range(count))
 
-    def forward(self, pair: Pair, stop: int | None = None) -> Pair:
+    def forward(self, pair: TextImagePair, stop: int | None = None) -> TextImagePair:
         """The pair after the layers before `stop`; by default after all."""
         for of_text, of_image in list(zip(self.of_text, self.of_image))[:stop]:
             text, entities = of_text(pair)
-            pair = Pair(text, of_image(pair), entities, pair.text_mask, pair.entity_mask, pair.covers)
+            pair = TextImagePair(text, of_image(pair), entities, pair.text_mask, pair.entity_mask, pair.covers)
         return pair

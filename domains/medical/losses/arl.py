@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError, DataError
 from ....core.losses import Draws, HiddenWords
 from ....core.runtime import Ranks
-from ._co_attention import NOT_SEEN, PADDING, CoAttention, Pair, as_mask
+from ._co_attention import NOT_SEEN, PADDING, CoAttention, TextImagePair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
 from ._mentions import Mentions, Words, covered, triples_in, words_in
 from ._patch_decoder import PatchDecoder, patch_errors, patches_of
@@ -41,7 +41,7 @@ UNEVEN = 0.1
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Arl(RowLoss):
+class ArlLoss(RowLoss):
     """Align, Reason and Learn: Enhancing Medical Vision-and-Language Pre-training with Knowledge (Chen et al., 2022,
     arXiv 2209.07118).
 
@@ -350,10 +350,10 @@ class Arl(RowLoss):
         """(n, 1 + L, W), the whole text first."""
         return torch.cat([self._of_text(whole)[:, None], self.word_map(tokens) + self.kinds["text"]], dim=1)
 
-    def _pair(self, text: Tensor, image: Tensor, out: Mapping[str, Any], entities: Tensor) -> Pair:
+    def _pair(self, text: Tensor, image: Tensor, out: Mapping[str, Any], entities: Tensor) -> TextImagePair:
         ids = out["entity_ids"][:, : out["entity_words"].shape[1]]
         there = ids != PADDING
-        return Pair(
+        return TextImagePair(
             text,
             image,
             entities[ids.clamp(min=0)] * there[..., None],  # (n, K, C)

@@ -14,7 +14,7 @@ from ._query_decoder import QueryLoss, Stream, as_bert, contrast_loss, drawn, ex
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Medklip(QueryLoss):
+class MedklipLoss(QueryLoss):
     """MedKLIP: Medical Knowledge Enhanced Language-Image Pre-Training in Radiology (Wu et al., 2023, arXiv 2301.02228).
 
     Patches v of an image go through two layers. A query q_e, a linear layer of the text of finding e, looks at them in

@@ -15,7 +15,7 @@ from ._query_decoder import QueryLoss, Stream, as_bert, contrast_loss, drawn, ex
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Medslip(QueryLoss):
+class MedslipLoss(QueryLoss):
     """MeDSLIP: Medical Dual-Stream Language-Image Pre-training with Pathology-Anatomy Semantic Alignment (Fan et al.,
     2024, arXiv 2403.10635).
 

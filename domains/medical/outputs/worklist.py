@@ -25,7 +25,7 @@ HEADER = ("rank", "study", "patient", "urgency", "answer", "finding", "images", 
 
 
 @dataclass(frozen=True)
-class Entry:
+class WorklistEntry:
     """A study, as urgent as the most urgent of its images.
 
     Args:
@@ -45,11 +45,11 @@ class Entry:
     images: int
     unlike: bool
 
-    def joined(self, other: Entry) -> Entry:
+    def joined(self, other: WorklistEntry) -> WorklistEntry:
         """Of both."""
         first = max(self, other, key=lambda each: (each.named, each.urgency))
         unlike, images = self.unlike or other.unlike, self.images + other.images
-        return Entry(
+        return WorklistEntry(
             self.study, self.patient or other.patient, first.named, first.urgency, first.finding, images, unlike
         )
 
@@ -79,7 +79,7 @@ class Worklist(OutputKind):
             )
 
     def write(self, predicted: Any, use: Use, task: Task, folder: Path) -> list[Path]:
-        entries: dict[str, Entry] = {}
+        entries: dict[str, WorklistEntry] = {}
         for n in range(len(predicted.ids)):
             entry = self._entry(predicted, n)
             known = entries.get(entry.study)
@@ -101,7 +101,7 @@ class Worklist(OutputKind):
         write_whole(folder / FILE, csv_text(HEADER, rows))
         return [folder / FILE]
 
-    def _entry(self, predicted: Any, n: int) -> Entry:
+    def _entry(self, predicted: Any, n: int) -> WorklistEntry:
         """Of one row."""
         names, probs = list(predicted.class_names), predicted.probabilities[n]
         urgent = [names.index(name) for name in self._urgent(predicted)]
@@ -114,7 +114,7 @@ class Worklist(OutputKind):
         items = predicted.sources[predicted.ids[n]]
         unlike = predicted.columns.get("unlike")
         urgency = float(probs[most]) if predicted.answers is not None else min(1.0, float(probs[urgent].sum()))
-        return Entry(
+        return WorklistEntry(
             *_ids(predicted.ids[n], items),
             named=bool(named),
             urgency=urgency,

@@ -13,12 +13,12 @@ from ....core.runtime import Reporter, read_json
 from .extraction import FindingExtractor
 from .labelled import chexbert_columns, is_medklip, is_radgraph, read_chexbert, read_medklip, read_radgraph
 from .reading import read_reports
-from .records import Finding, write_findings
+from .records import ReportFinding, write_findings
 from .vocabulary import phrases
 
 
 @dataclass(frozen=True)
-class Curated:
+class CuratedReports:
     """What was written.
 
     Attributes:
@@ -39,7 +39,7 @@ class Curated:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
+class SourceForm:
     """What is told of a source.
 
     Attributes:
@@ -61,17 +61,17 @@ TAKEN = {
     "RadGraph": set(),
     "MedKLIP": {"array", "entities"},
 }
-"""Kind of source -> fields of `Form` that say something of it."""
+"""Kind of source -> fields of `SourceForm` that say something of it."""
 
 
 def curate_findings(
     source: str | Path,
     out: str | Path,
-    form: Form | None = None,
+    form: SourceForm | None = None,
     *,
     with_text: bool = True,
     reporter: Reporter | None = None,
-) -> Curated:
+) -> CuratedReports:
     """Write the table of findings of a source.
 
     Args:
@@ -84,7 +84,7 @@ def curate_findings(
         DataError: the source cannot be read, or the table not written.
         CapabilityError: spacy or negspacy is not installed.
     """
-    source, out, form = Path(source), Path(out), form or Form()
+    source, out, form = Path(source), Path(out), form or SourceForm()
     if out.suffix.lower() != ".csv":
         raise ConfigError(f"--out {out}: the table of findings is a .csv; give such a name")
     kind, content = _recognised(source, form)
@@ -94,7 +94,7 @@ def curate_findings(
     studies: set[str] = set()
     silent = 0
 
-    def findings() -> Iterator[Finding]:
+    def findings() -> Iterator[ReportFinding]:
         nonlocal silent
         for found in _found(kind, content, source, form, reporter or Reporter(quiet=True)):
             silent += not found
@@ -102,10 +102,10 @@ def curate_findings(
             yield from found
 
     counts = write_findings(out, findings(), with_text)
-    return Curated(out, kind, len(studies), silent, counts, with_text)
+    return CuratedReports(out, kind, len(studies), silent, counts, with_text)
 
 
-def _recognised(source: Path, form: Form) -> tuple[str, Any]:
+def _recognised(source: Path, form: SourceForm) -> tuple[str, Any]:
     """The kind of a source, and its content where others made it."""
     suffix = source.suffix.lower()
     if suffix == ".json" and source.is_file():
@@ -123,7 +123,9 @@ def _recognised(source: Path, form: Form) -> tuple[str, Any]:
     return "reports", None
 
 
-def _found(kind: str, content: Any, source: Path, form: Form, reporter: Reporter) -> Iterator[list[Finding]]:
+def _found(
+    kind: str, content: Any, source: Path, form: SourceForm, reporter: Reporter
+) -> Iterator[list[ReportFinding]]:
     """Findings, those of one report together where the source is of reports."""
     if kind == "CheXbert":
         yield from ([each] for each in read_chexbert(content, form.study_column))

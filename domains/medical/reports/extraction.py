@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core.errors import CapabilityError
-from .records import ABSENT, PRESENT, UNCERTAIN, Finding
+from .records import ABSENT, PRESENT, UNCERTAIN, ReportFinding
 from .sections import OF_THE_IMAGE, sections
-from .vocabulary import GAP, Phrase, phrases
+from .vocabulary import GAP, FindingPhrase, phrases
 
 TERMSETS = json.loads(Path(__file__).with_name("termsets.json").read_text(encoding="utf-8"))
 NEGSPACY = {
@@ -46,14 +46,14 @@ class FindingExtractor:
         CapabilityError: spacy or negspacy is not installed.
     """
 
-    def __init__(self, listed: Sequence[Phrase] | None = None):
+    def __init__(self, listed: Sequence[FindingPhrase] | None = None):
         for package in ("spacy", "negspacy"):
             if find_spec(package) is None:
                 needs = f"reading findings from reports needs the package '{package}'"
                 raise CapabilityError(f"{needs}; install it with: pip install 'vladapt[reports]'")
         self.phrases = phrases() if listed is None else listed
 
-    def findings(self, reports: Iterable[tuple[str, str]]) -> Iterator[list[Finding]]:
+    def findings(self, reports: Iterable[tuple[str, str]]) -> Iterator[list[ReportFinding]]:
         """The findings of each report, in the order of its text.
 
         Args:
@@ -63,7 +63,7 @@ class FindingExtractor:
             blocks = [block for part in sections(text) if part.name in OF_THE_IMAGE for block in _blocks(text, part)]
             yield [found for block in blocks for found in self._of_block(study, text, *block)]
 
-    def _of_block(self, study: str, text: str, start: int, end: int) -> Iterator[Finding]:
+    def _of_block(self, study: str, text: str, start: int, end: int) -> Iterator[ReportFinding]:
         """Runs of space become one, since the terms are matched word by word; places are those of the report."""
         words = list(re.finditer(r"\S+", text[start:end]))
         places = [start + word.start() + offset for word in words for offset in range(len(word[0]) + 1)]
@@ -73,7 +73,7 @@ class FindingExtractor:
         for span in sorted(doc.spans[SPANS], key=lambda each: each.start):
             first, last = places[span.start_char], places[span.end_char - 1] + 1
             sentence = span.sent.text.strip()
-            yield Finding(study, span.label_, self._state(span), first, last, sentence=sentence)
+            yield ReportFinding(study, span.label_, self._state(span), first, last, sentence=sentence)
 
     def _state(self, span: Any) -> str:
         states = (each["state"] for each in TERMSETS["termsets"] if span._.get(_extension(each["name"])))

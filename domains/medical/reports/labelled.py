@@ -13,7 +13,7 @@ from ....core.data import Table
 from ....core.errors import DataError
 from ....core.runtime import read_json
 from .reading import study_column_of, study_in, study_of
-from .records import ABSENT, PRESENT, UNCERTAIN, Finding
+from .records import ABSENT, PRESENT, UNCERTAIN, ReportFinding
 from .vocabulary import GAP, phrases
 
 CHEXBERT = {"1": PRESENT, "0": ABSENT, "-1": UNCERTAIN, "": None}
@@ -37,7 +37,7 @@ def chexbert_columns(table: Table) -> list[str]:
     return columns if 2 * len(columns) > len(names) else []
 
 
-def read_chexbert(table: Table, study_column: str | None = None) -> Iterator[Finding]:
+def read_chexbert(table: Table, study_column: str | None = None) -> Iterator[ReportFinding]:
     """One record per finding that is not blank.
 
     Raises:
@@ -50,7 +50,7 @@ def read_chexbert(table: Table, study_column: str | None = None) -> Iterator[Fin
             if value not in CHEXBERT:
                 raise DataError(f"{row.place}: '{name}' is '{value}'; CheXbert writes 1, 0, -1 or nothing")
             if (state := CHEXBERT[value]) is not None:
-                yield Finding(study_in(row, study), name, state)
+                yield ReportFinding(study_in(row, study), name, state)
 
 
 def is_radgraph(content: Any) -> bool:
@@ -58,7 +58,7 @@ def is_radgraph(content: Any) -> bool:
     return {"text", "entities"} <= _first(content).keys()
 
 
-def read_radgraph(content: Mapping[str, Any], path: Path) -> Iterator[Finding]:
+def read_radgraph(content: Mapping[str, Any], path: Path) -> Iterator[ReportFinding]:
     """One record per observation, but for those that only modify another ("small").
 
     Places are those in RadGraph's own text, whose tokens one space divides. An observation has the name of the usual
@@ -78,7 +78,7 @@ def read_radgraph(content: Mapping[str, Any], path: Path) -> Iterator[Finding]:
                 if entity["label"] not in RADGRAPH or modifies:
                     continue
                 words, first, last = entity["tokens"].lower(), entity["start_ix"], entity["end_ix"]
-                yield Finding(
+                yield ReportFinding(
                     study_of(report),
                     usual.get(words) or words,
                     RADGRAPH[entity["label"]],
@@ -96,7 +96,7 @@ def is_medklip(content: Any) -> bool:
     return "labels_id" in _first(content)
 
 
-def read_medklip(content: Mapping[str, Any], path: Path, array: Path, entities: Path) -> Iterator[Finding]:
+def read_medklip(content: Mapping[str, Any], path: Path, array: Path, entities: Path) -> Iterator[ReportFinding]:
     """One record per entity and position that a report mentions; position is the index of the anatomy.
 
     Args:
@@ -124,7 +124,7 @@ def read_medklip(content: Mapping[str, Any], path: Path, array: Path, entities: 
             state = MEDKLIP.get(int(values[row, place, entity]))
             if state is None:
                 raise DataError(f"{array}: row {row} holds {values[row, place, entity]}; values are -1, 0, 1 and 2")
-            yield Finding(study, names[entity], state, position=str(place))
+            yield ReportFinding(study, names[entity], state, position=str(place))
 
 
 def _first(content: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
-class Finding:
+class ReportFinding:
     """What a report says of one finding in one place.
 
     Attributes:
@@ -40,10 +40,10 @@ class Finding:
     sentence: str = ""
 
 
-COLUMNS = tuple(field.name for field in fields(Finding))
+COLUMNS = tuple(field.name for field in fields(ReportFinding))
 
 
-def write_findings(path: Path, findings: Iterable[Finding], with_text: bool = True) -> dict[str, int]:
+def write_findings(path: Path, findings: Iterable[ReportFinding], with_text: bool = True) -> dict[str, int]:
     """Write a table whole or not at all. Returns how many findings there are of each state.
 
     Raises:
@@ -61,7 +61,7 @@ def write_findings(path: Path, findings: Iterable[Finding], with_text: bool = Tr
     return counts
 
 
-def read_findings(path: Path) -> Iterator[Finding]:
+def read_findings(path: Path) -> Iterator[ReportFinding]:
     """The findings of a table that `write_findings` made.
 
     Raises:
@@ -79,4 +79,4 @@ def read_findings(path: Path) -> Iterator[Finding]:
         places = {name: values[name] for name in ("start", "end")}
         if not all(place == "" or place.isdecimal() for place in places.values()):
             raise DataError(f"{row.place}: start and end are characters of the report; give whole numbers, or nothing")
-        yield Finding(**{**values, **{name: int(place) if place else None for name, place in places.items()}})
+        yield ReportFinding(**{**values, **{name: int(place) if place else None for name, place in places.items()}})

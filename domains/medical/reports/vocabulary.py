@@ -16,7 +16,7 @@ GAP = "..."
 
 
 @dataclass(frozen=True)
-class Phrase:
+class FindingPhrase:
     """Words that name a finding.
 
     Attributes:
@@ -30,7 +30,7 @@ class Phrase:
     normal: bool = False
 
 
-def phrases(path: str | Path | None = None) -> list[Phrase]:
+def phrases(path: str | Path | None = None) -> list[FindingPhrase]:
     """The usual phrases, and those of a file of the same form: `{"Hernia": {"words": ["hiatal hernia"], "normal":
     []}}`, or `{"Hernia": ["hiatal hernia"]}`.
 
@@ -41,7 +41,7 @@ def phrases(path: str | Path | None = None) -> list[Phrase]:
     return listed if path is None else [*listed, *_phrases(read_json(Path(path)), Path(path))]
 
 
-def _phrases(content: Any, path: Path) -> list[Phrase]:
+def _phrases(content: Any, path: Path) -> list[FindingPhrase]:
     made = []
     for finding, words in _object(content, path).items():
         of_kind = words if isinstance(words, dict) else {"words": words}
@@ -51,7 +51,7 @@ def _phrases(content: Any, path: Path) -> list[Phrase]:
             for text in listed:
                 if not isinstance(text, str) or not all(part.strip() for part in text.split(GAP)):
                     raise DataError(f"{path}: '{finding}': {text!r} is no phrase; give words, or words {GAP} words")
-                made.append(Phrase(finding, text, normal=kind == "normal"))
+                made.append(FindingPhrase(finding, text, normal=kind == "normal"))
     return made
 
 

@@ -5,7 +5,7 @@ from .fingerprint import fingerprint_of as fingerprint_of
 from .labels import CLASSES as CLASSES
 from .labels import MAPS as MAPS
 from .labels import REGIONS as REGIONS
-from .labels import Decision as Decision
+from .labels import ScoreRule as ScoreRule
 from .labels import learned as learned
 from .masks import MaskScores as MaskScores
 from .pictures import middle_slice as middle_slice

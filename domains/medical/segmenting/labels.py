@@ -15,7 +15,7 @@ BACKGROUND = "background"
 
 
 @dataclass(frozen=True)
-class Decision:
+class ScoreRule:
     """How scores become labels.
 
     Args:
@@ -31,7 +31,7 @@ class Decision:
     largest: tuple[int, ...] = field(default=())
 
     @classmethod
-    def from_json(cls, kept: Mapping[str, Any]) -> Decision:
+    def from_json(cls, kept: Mapping[str, Any]) -> ScoreRule:
         return cls(kept["kind"], tuple(kept["written"]), tuple(kept.get("largest", ())))
 
     def to_json(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.runs import ListSection, PictureSection, TableSection
 from ....core.runtime import read_text
 from ..volumes import Slabs, files_of
-from .labels import MAPS, REGIONS, Decision, largest_component
+from .labels import MAPS, REGIONS, ScoreRule, largest_component
 from .pictures import middle_slice, outlined
 from .preprocessing import Preprocessing
 from .scores import (
@@ -50,7 +50,7 @@ class Labeller:
         self.model, self.device = model, next(model.parameters()).device
         self.how = Preprocessing.from_json(kept["preprocessing"])
         self.patch_size = tuple(kept["patch_size"])
-        self.decision = Decision.from_json(kept["decision"])
+        self.decision = ScoreRule.from_json(kept["decision"])
         self.class_names, self.tolerance = tuple(kept["classes"]), float(kept["tolerance"])
         values = [tuple(of) for of in kept["values"]]
         self.values = values if self.decision.kind == REGIONS else [(label,) for label in self.decision.written]
@@ -164,7 +164,7 @@ def renamed(model: nn.Module, classes: Any) -> tuple[str, ...]:
     asked_for(model, names)
     kept, numbers = model.cfg.vladapt, list(range(1, 1 + len(names)))
     kept["classes"], kept["values"] = list(names), [[number] for number in numbers]
-    kept["decision"] = Decision(MAPS, tuple(numbers)).to_json()
+    kept["decision"] = ScoreRule(MAPS, tuple(numbers)).to_json()
     return names
 
 

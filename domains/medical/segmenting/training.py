@@ -12,7 +12,7 @@ from ....core.errors import DataError
 from ....core.tasks import ConfigTask
 from ..volume_options import VolumeOptions, VolumeSchedule
 from .fingerprint import Fingerprint, fingerprint_of
-from .labels import CLASSES, MAPS, REGIONS, Decision
+from .labels import CLASSES, MAPS, REGIONS, ScoreRule
 from .planning import NetworkPlan, network_plan
 from .preprocessing import Preprocessing, case_of
 
@@ -86,7 +86,7 @@ def make_plan(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData
                 "values": [list(of) for of in values],
                 "preprocessing": how.to_json(),
                 "patch_size": list(plan.patch_size),
-                "decision": Decision(kind, tuple(written)).to_json(),
+                "decision": ScoreRule(kind, tuple(written)).to_json(),
                 "tolerance": options.tolerance,
             },
         }

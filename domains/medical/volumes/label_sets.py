@@ -42,7 +42,7 @@ CLEAR = "with the keys labels, and channel_names or modality"
 
 
 @dataclass(frozen=True)
-class Layout:
+class LabelSetLayout:
     """What a set says of itself.
 
     Args:
@@ -158,7 +158,7 @@ def stem_of(file: Path) -> str:
 # layouts --------------------------------------------------------------------------------------------------------------
 
 
-def _layouts(path: Path, reading: Any) -> Iterator[Layout]:
+def _layouts(path: Path, reading: Any) -> Iterator[LabelSetLayout]:
     if path.is_dir() and (path / DATASET).is_file():
         yield _described(path, reading)
         return
@@ -178,7 +178,7 @@ def _layouts(path: Path, reading: Any) -> Iterator[Layout]:
         )
 
 
-def _described(folder: Path, reading: Any) -> Layout:
+def _described(folder: Path, reading: Any) -> LabelSetLayout:
     """A set with a `dataset.json`."""
     place = folder / DATASET
     content = read_json(place, f"write it anew, {CLEAR}")
@@ -199,7 +199,7 @@ def _described(folder: Path, reading: Any) -> Layout:
             *_in_folders(folder, "Ts", ending, len(modalities)),
         ]
     cases = _with_folds(folder, cases, reading.fold)
-    return Layout(folder, structures, order, modalities, cases)
+    return LabelSetLayout(folder, structures, order, modalities, cases)
 
 
 def _structures(
@@ -265,7 +265,7 @@ def _in_folders(
         yield name, tuple(files), mask if mask.is_file() else None, "test" if ending == "Ts" else ""
 
 
-def _beside(path: Path, reading: Any) -> Layout:
+def _beside(path: Path, reading: Any) -> LabelSetLayout:
     """Images and labels of the same names."""
     masks = {stem_of(file): file for each in visible(path / "labels") if _is_volume(file := Path(each.path))}
     files = [file for each in visible(path / "images") if _is_volume(file := Path(each.path))]
@@ -281,10 +281,10 @@ def _beside(path: Path, reading: Any) -> Layout:
     numbers = range(1, 1 + len(names)) if reading.class_names else values
     structures = {name: (number,) for name, number in zip(names, numbers)}
     channels = max((len(of) for of in cases.values()), default=1)
-    return Layout(path, structures, (), ("",) * channels, _with_folds(path, listed, reading.fold))
+    return LabelSetLayout(path, structures, (), ("",) * channels, _with_folds(path, listed, reading.fold))
 
 
-def _outlined(path: Path, reading: Any) -> Layout:
+def _outlined(path: Path, reading: Any) -> LabelSetLayout:
     """DICOM series, each labelled by the objects that refer to it."""
     from ..dicom_header import read_header
     from .outlined_series import outlined_set
@@ -300,7 +300,7 @@ def _outlined(path: Path, reading: Any) -> Layout:
     notes = [f"Structures that some series are not outlined for, which count as absent there: {lacking}."]
     structures = dict(zip(known.names, known.values, strict=True))
     cases = _with_folds(path, cases, reading.fold)
-    return Layout(path, structures, known.order, tuple(modalities), cases, notes if lacking else [])
+    return LabelSetLayout(path, structures, known.order, tuple(modalities), cases, notes if lacking else [])
 
 
 def _with_folds(folder: Path, cases: Sequence[Any], fold: int) -> list[Any]:
@@ -333,7 +333,7 @@ def _with_folds(folder: Path, cases: Sequence[Any], fold: int) -> list[Any]:
 
 
 def _item(
-    layout: Layout,
+    layout: LabelSetLayout,
     root: Path,
     name: str,
     files: tuple[Path, ...],
@@ -425,7 +425,7 @@ def _check_splits(items: Sequence[Item], path: Path) -> None:
             )
 
 
-def _check_alike(layouts: Sequence[Layout], path: Path) -> None:
+def _check_alike(layouts: Sequence[LabelSetLayout], path: Path) -> None:
     """Refuse sets in one folder that do not go together."""
     channels = sorted({len(layout.modalities) for layout in layouts})
     if len(channels) > 1:

@@ -25,7 +25,7 @@ CITYSCAPES_ENDINGS = ("_labelTrainIds.png", "_labelIds.png")
 
 
 @dataclass(frozen=True)
-class Pair:
+class MaskPair:
     """An image, its mask, and the split they are in ("" for none)."""
 
     image: Path
@@ -44,7 +44,7 @@ class MaskSet:
         unmasked: number of images without a mask.
     """
 
-    pairs: list[Pair]
+    pairs: list[MaskPair]
     places: list[Path]
     table: MaskTable | None
     unmasked: int
@@ -91,7 +91,7 @@ def _has_images(folder: Path, formats: Sequence[Format]) -> bool:
 
 def _pairs(
     root: Path, image_folder: Path, mask_folder: Path, collector: ItemCollector, formats: Sequence[Format]
-) -> tuple[list[Pair], int]:
+) -> tuple[list[MaskPair], int]:
     """The pairs below two folders, and the number of images without a mask."""
     images = [file for file in walk(image_folder, root, collector) if Format.of(file, formats) is not None]
     masks = _mask_files(root, mask_folder, collector, formats)
@@ -106,7 +106,7 @@ def _pairs(
         mask = by_key.get(key) or (by_name.get(key[-1]) if image_names[key[-1]] == 1 else None)
         if mask is not None:
             used.add(mask)
-            pairs.append(Pair(image, mask, listed.get(image.stem) or _split_of(image, mask, root)))
+            pairs.append(MaskPair(image, mask, listed.get(image.stem) or _split_of(image, mask, root)))
     for mask in masks:
         if mask not in used:
             collector.skip(shown(mask, root), "a mask without an image of its name")
@@ -143,7 +143,7 @@ def _split_of(image: Path, mask: Path, root: Path) -> str:
     return next((Layout.SPLITS[part.lower()] for part in parts if part.lower() in Layout.SPLITS), "")
 
 
-def _known_table(folder: Path, pairs: Sequence[Pair]) -> MaskTable | None:
+def _known_table(folder: Path, pairs: Sequence[MaskPair]) -> MaskTable | None:
     """The table of a well-known set, told from the names of folders and files."""
     if not pairs:
         return None

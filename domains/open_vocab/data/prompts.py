@@ -27,7 +27,7 @@ Corners = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownObject:
     """One object that is shown.
 
     Args:
@@ -63,7 +63,7 @@ class Prompts:
     """
 
     path: Path
-    by_image: Mapping[str, Sequence[Shown]] = field(repr=False)
+    by_image: Mapping[str, Sequence[ShownObject]] = field(repr=False)
 
     @property
     def names(self) -> list[str]:
@@ -119,7 +119,7 @@ def read_prompts(path: str | Path) -> Prompts:
     return Prompts(path, by_image)
 
 
-def _of_images(path: Path, content: Mapping[str, Any]) -> dict[str, list[Shown]]:
+def _of_images(path: Path, content: Mapping[str, Any]) -> dict[str, list[ShownObject]]:
     by_image = {}
     for image, listed in content.items():
         if not isinstance(listed, list):
@@ -128,7 +128,7 @@ def _of_images(path: Path, content: Mapping[str, Any]) -> dict[str, list[Shown]]
     return by_image
 
 
-def _shown(entry: Any, where: str) -> Shown:
+def _shown(entry: Any, where: str) -> ShownObject:
     if not isinstance(entry, dict) or not entry.keys() <= KEYS:
         raise DataError(f"{where}: not an object of {', '.join(sorted(KEYS))}; {FORM}")
     box = None if entry.get("box") is None else _box(entry["box"], where)
@@ -139,24 +139,24 @@ def _shown(entry: Any, where: str) -> Shown:
     if box is None and not points:
         raise DataError(f"{where}: neither a box nor points; give one of them")
     name = " ".join(str(entry.get("name") or UNNAMED).split())
-    return Shown(box, points, tuple(map(int, positive)), name, bool(entry.get("positive", True)))
+    return ShownObject(box, points, tuple(map(int, positive)), name, bool(entry.get("positive", True)))
 
 
-def _of_coco(path: Path, content: dict[str, Any]) -> dict[str, list[Shown]]:
+def _of_coco(path: Path, content: dict[str, Any]) -> dict[str, list[ShownObject]]:
     coco = CocoFile(path, path.parent, content)
     if not coco.is_shape_of(content):
         raise DataError(f"{path}: not boxes as COCO has them; correct it, or {FORM}")
     files = {number: coco.file_name(image) for number, image in coco.images().items()}
     listed = coco.categories() if content.get("categories") else {}
     names = {UNNAMED: UNNAMED, **{number: category.name for number, category in listed.items()}}
-    by_image: dict[str, list[Shown]] = {name: [] for name in files.values()}
+    by_image: dict[str, list[ShownObject]] = {name: [] for name in files.values()}
     for number, annotation in coco.annotations():
         category = annotation.get("category_id")
         listed_id = category if isinstance(category, Hashable) and category in names else UNNAMED
         box, image = coco.box(number, {**annotation, "category_id": listed_id}, names)
         if image not in files:
             raise coco.unusable(number, f"no image {image!r}")
-        by_image[files[image]].append(Shown(_box(box.corners, f"{path}: annotation {number}"), name=box.name))
+        by_image[files[image]].append(ShownObject(_box(box.corners, f"{path}: annotation {number}"), name=box.name))
     return by_image
 
 
@@ -182,7 +182,7 @@ def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
     return value
 
 
-def _as_facts(shown: Shown) -> dict[str, Any]:
+def _as_facts(shown: ShownObject) -> dict[str, Any]:
     """As a sample carries it to a model."""
     points = [list(point) for point in shown.points]
     return {"box": shown.box is not None, "points": points, "positive": list(shown.positive), "example": shown.example}

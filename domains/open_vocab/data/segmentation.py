@@ -19,7 +19,7 @@ from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes
 from .items_file import is_items_file, read_items
-from .mask_pairs import MaskSet, Pair, find_masks
+from .mask_pairs import MaskPair, MaskSet, find_masks
 from .mask_tables import MaskTable, table_beside
 from .masks import IGNORED, MOST_CLASSES, MaskReader
 
@@ -166,7 +166,7 @@ def _from_masks(
     return collector.data_set(folder, formats, table.names, items=items, **what)
 
 
-def _look(pair: Pair, colours: bool, formats: Sequence[Format]) -> _Seen:
+def _look(pair: MaskPair, colours: bool, formats: Sequence[Format]) -> _Seen:
     fmt = Format.of(pair.image, formats)
     try:
         decode = next(iter(fmt.expand(pair.image)), {})
@@ -232,7 +232,7 @@ def _numbered(
     return MaskTable(tuple(class_names), {value: position for position, value in enumerate(numbers)})
 
 
-def _item(pair: Pair, what: _Seen, table: MaskTable, folder: Path, in_colour: bool, unlisted: Counter) -> Item:
+def _item(pair: MaskPair, what: _Seen, table: MaskTable, folder: Path, in_colour: bool, unlisted: Counter) -> Item:
     keys = what.stored
     if in_colour:
         keys = keys if keys.ndim == 2 else np.repeat(keys[:, None], 3, axis=1)

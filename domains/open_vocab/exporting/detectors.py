@@ -54,7 +54,7 @@ class Levels(nn.Module):
         return scores, found.view(images, -1, 4), *factors
 
 
-class Boxes(Form):
+class BoxForm(Form):
     """Boxes with names."""
 
     script = "boxes.py"

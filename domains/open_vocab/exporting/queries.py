@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ....core.export import Graph, boxes
 from ..data.outlines import coco_masks
-from ..hub_models.boxes import Ranking
+from ..hub_models.boxes import BoxRanking
 from ..hub_models.mask_queries import MaskQueries
 from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
@@ -24,7 +24,7 @@ SAME_OUTLINE = 0.98
 """Intersection over union from which on two outlines are the same."""
 
 
-class Queries(nn.Module):
+class QueryGraph(nn.Module):
     """Pixels (B, 3, H, W) -> logits (B, Q, C), and of the types that have them boxes (B, Q, 4), centre and size in
     shares of the image, and masks (B, Q, h, w)."""
 
@@ -59,7 +59,7 @@ class QueryBoxes(Form):
 
     def graph(self, pixels: Tensor) -> Graph:
         names = list(self.model.family.raw(positions_as_constants(self.model, pixels)))
-        return Graph(Queries(self.model), {"pixels": pixels}, names, {"pixels": ()})
+        return Graph(QueryGraph(self.model), {"pixels": pixels}, names, {"pixels": ()})
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class QueryBoxes(Form):
         apart = rivals(self.model)
         alone = apart.sum(axis=1) == len(apart) - 1
         of_masks = isinstance(family, MaskQueries)
-        ranking = Ranking(per_query=family.best_only) if of_masks else family.ranking
+        ranking = BoxRanking(per_query=family.best_only) if of_masks else family.ranking
         return {
             "queries": {
                 "size": list(self.size),

@@ -67,7 +67,7 @@ class Maps(Form):
         return float((PredictedMap.of(sample).classes == answer).sum()), float(answer.size)
 
 
-class Scores(nn.Module):
+class SegmentorScores(nn.Module):
     """Pixels (B, 3, H, W) -> scores (B, C, h, w) of a model of transformers, as coarse as it gives them."""
 
     def __init__(self, model: HFSegmentor):
@@ -104,7 +104,9 @@ class HubMaps(Maps):
             )
 
     def graph(self, pixels: Tensor) -> Graph:
-        return Graph(Scores(self.model), {"pixels": pixels}, ["logits"], {"pixels": () if self.size else (2, 3)})
+        return Graph(
+            SegmentorScores(self.model), {"pixels": pixels}, ["logits"], {"pixels": () if self.size else (2, 3)}
+        )
 
     @property
     def facts(self) -> dict[str, Any]:

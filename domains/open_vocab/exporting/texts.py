@@ -16,14 +16,14 @@ from ....core.errors import CapabilityError
 from ....core.export import Graph
 from ..inference.detection import believed_from, rivals
 from ..modules.detectors.hf_text_detector import LEAST_SIDE, HFTextDetector
-from .detectors import Boxes
+from .detectors import BoxForm
 from .run import check_one_size, noise_of_one_size, size_of_processor
 
 NONE = 2.0
 """An overlap that no two boxes have: none is suppressed."""
 
 
-class Answers(nn.Module):
+class TextAnswers(nn.Module):
     """Pixels (B, 3, H, W) -> scores (B, Q, C) and boxes (B, Q, 4), corners in pixels."""
 
     def __init__(self, model: HFTextDetector):
@@ -57,7 +57,7 @@ class _OfOneRow:
         return tuple(each.expand(rows.shape[0], *each.shape[1:]) for each in self.values)
 
 
-class TextBoxes(Boxes):
+class TextBoxes(BoxForm):
     """Boxes with names that the graph has learned by heart."""
 
     model: HFTextDetector
@@ -80,7 +80,7 @@ class TextBoxes(Boxes):
 
     def graph(self, pixels: Tensor) -> Graph:
         sizes = {"pixels": ()} if self.model.family.of_tokens else {}  # these are traced with queries by rank
-        return Graph(Answers(self.model), {"pixels": pixels}, ["scores_0", "boxes_0"], sizes)
+        return Graph(TextAnswers(self.model), {"pixels": pixels}, ["scores_0", "boxes_0"], sizes)
 
     @property
     def facts(self) -> dict[str, Any]:

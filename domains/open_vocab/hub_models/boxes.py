@@ -12,7 +12,7 @@ from torchvision.ops import box_convert
 
 
 @dataclass(frozen=True)
-class Ranking:
+class BoxRanking:
     """Which boxes a type gives of its queries.
 
     Args:

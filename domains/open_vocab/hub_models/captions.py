@@ -44,7 +44,7 @@ class Phrase:
 
 
 @dataclass(frozen=True)
-class Caption:
+class PhraseCaption:
     """Some phrases in one text.
 
     Args:
@@ -103,7 +103,7 @@ def phrases_of(vocabulary: Vocabulary, tokenizer: HeldTokenizer, longest: int) -
     return phrases
 
 
-def captions_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer, longest: int) -> list[Caption]:
+def captions_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer, longest: int) -> list[PhraseCaption]:
     """All phrases in as few captions as hold them in their order, those of one class together.
 
     Args:
@@ -118,14 +118,14 @@ def captions_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer, longest: in
     return [caption_of(piece, tokenizer) for part in parts for piece in _pieces(part, longest)]
 
 
-def caption_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer) -> Caption:
+def caption_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer) -> PhraseCaption:
     """One caption of these phrases."""
     numbers, spans = [tokenizer.number(START)], []
     for phrase in phrases:
         spans.append((len(numbers), len(numbers) + phrase.name))
         numbers += [*phrase.tokens, tokenizer.number(STOP)]
     owners = tuple(phrase.owner for phrase in phrases)
-    return Caption((*numbers, tokenizer.number(END)), tuple(spans), owners)
+    return PhraseCaption((*numbers, tokenizer.number(END)), tuple(spans), owners)
 
 
 def drawn(lengths: Sequence[int], present: Iterable[int], absent: Sequence[int], room: int) -> list[int]:

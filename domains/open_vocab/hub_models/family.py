@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from ....core.backbones import ModelFolder
 from ....core.errors import ConfigError, DataError
-from .boxes import Ranking
+from .boxes import BoxRanking
 
 FOLDER = Path(__file__).with_name("families")
 HEAD, TEXTS = "head", "texts"
@@ -91,7 +91,7 @@ class Family(ABC):
     why_not: ClassVar[str] = ""
     head: tuple[str, ...] = ()
     per_box: ClassVar[tuple[str, ...]] = ()
-    ranking: ClassVar[Ranking | None] = None
+    ranking: ClassVar[BoxRanking | None] = None
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
     least_width: ClassVar[int] = 0

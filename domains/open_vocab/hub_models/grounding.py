@@ -11,7 +11,19 @@ from torch import Tensor, nn
 
 from ....core.errors import ConfigError, DataError
 from ..vocabulary import Vocabulary
-from .captions import END, ENDS, QUESTION, START, STOP, Caption, Phrase, caption_of, captions_of, drawn, phrases_of
+from .captions import (
+    END,
+    ENDS,
+    QUESTION,
+    START,
+    STOP,
+    Phrase,
+    PhraseCaption,
+    caption_of,
+    captions_of,
+    drawn,
+    phrases_of,
+)
 from .text_family import TextFamily
 from .tokens import HeldTokenizer
 
@@ -69,12 +81,12 @@ class GroundingFamily(TextFamily):
                 "the tokenizer is of another model: the ends of its phrases have other numbers; copy the model again"
             )
 
-    def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Caption]:
+    def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[PhraseCaption]:
         return captions_of(self._phrases(vocabulary, tokenizer), tokenizer, self.longest)
 
     def training_prompt(
         self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Iterable[int], absent: Sequence[int]
-    ) -> Caption:
+    ) -> PhraseCaption:
         phrases = _first_of_each(self._phrases(vocabulary, tokenizer))
         chosen = drawn([len(phrase) for phrase in phrases], present, absent, self.longest - ENDS)
         return caption_of([phrases[index] for index in chosen], tokenizer)
@@ -86,10 +98,10 @@ class GroundingFamily(TextFamily):
             self._read = vocabulary, tokenizer.tokenizer, phrases
         return self._read[2]
 
-    def embedded(self, model: nn.Module, prompt: Caption) -> None:
+    def embedded(self, model: nn.Module, prompt: PhraseCaption) -> None:
         """Nothing: texts and image change each other."""
 
-    def inputs(self, pixels: Tensor, pixel_mask: Tensor, prompt: Caption | None = None) -> dict[str, Any]:
+    def inputs(self, pixels: Tensor, pixel_mask: Tensor, prompt: PhraseCaption | None = None) -> dict[str, Any]:
         if prompt is None:
             raise ConfigError("a model with texts is asked by a prompt; name classes")
         numbers = torch.tensor(prompt.numbers, device=pixels.device).expand(pixels.shape[0], -1)
@@ -107,7 +119,7 @@ class GroundingFamily(TextFamily):
         labels = [{**label, "label_map": label_map} for label in labels]
         return model(**self.inputs(pixels, pixel_mask, prompt), labels=labels)
 
-    def answers(self, outputs: Any, prompt: Caption) -> tuple[Tensor, Tensor]:
+    def answers(self, outputs: Any, prompt: PhraseCaption) -> tuple[Tensor, Tensor]:
         return prompt.scores(outputs.logits), outputs.pred_boxes
 
     def weighted(self, outputs: Any) -> dict[str, Tensor]:

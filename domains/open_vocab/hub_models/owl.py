@@ -27,7 +27,7 @@ KEPT = 0.1
 
 
 @dataclass(frozen=True)
-class Queries:
+class OwlQueries:
     """Texts of classes.
 
     Args:
@@ -66,23 +66,23 @@ class OWLFamily(TextFamily):
         towers.logit_scale.requires_grad_(False)
         return model
 
-    def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[Queries]:
+    def prompts(self, vocabulary: Vocabulary, tokenizer: HeldTokenizer) -> list[OwlQueries]:
         from ..modules.detectors.owlvit.queries import canonical_text
 
         texts: list[list[tuple[str, ...]]] = [[] for _ in vocabulary.names]
         for query, owner in zip(vocabulary.queries, vocabulary.owners, strict=True):
             texts[owner].append(tuple(map(canonical_text, query)))
-        return [Queries(tuple(range(len(texts))), tuple(map(tuple, texts)), tokenizer)]
+        return [OwlQueries(tuple(range(len(texts))), tuple(map(tuple, texts)), tokenizer)]
 
     def training_prompt(
         self, vocabulary: Vocabulary, tokenizer: HeldTokenizer, present: Iterable[int], absent: Sequence[int]
-    ) -> Queries:
+    ) -> OwlQueries:
         chosen = drawn([1] * len(vocabulary), present, absent, MOST_QUERIES)
         pools = [_pool(vocabulary, index) for index in chosen]
         texts = [((pool[int(torch.randint(len(pool), ()))],),) for pool in pools]
-        return Queries(tuple(chosen), tuple(texts), tokenizer)
+        return OwlQueries(tuple(chosen), tuple(texts), tokenizer)
 
-    def embedded(self, model: nn.Module, prompt: Queries) -> Tensor:
+    def embedded(self, model: nn.Module, prompt: OwlQueries) -> Tensor:
         """(C, D) unit rows: of each class the mean of its queries, of each query the mean of its texts."""
         distinct = list(dict.fromkeys(text for queries in prompt.texts for query in queries for text in query))
         place = {text: row for row, text in enumerate(distinct)}
@@ -126,7 +126,7 @@ class OWLFamily(TextFamily):
         objectness = F.binary_cross_entropy_with_logits(outputs.objectness_logits.float(), answered)
         return {**parts, "loss_objectness": objectness}
 
-    def answers(self, outputs: Any, prompt: Queries) -> tuple[Tensor, Tensor]:
+    def answers(self, outputs: Any, prompt: OwlQueries) -> tuple[Tensor, Tensor]:
         return outputs.logits.sigmoid(), outputs.pred_boxes
 
 

@@ -55,7 +55,7 @@ class DetectionOptions(NovelOptions):
         settle(self, "the task detection")
 
 
-class Detection(ByNames):
+class DetectionByNames(ByNames):
     """Things found by their names, as boxes."""
 
     name = "detection"
@@ -243,14 +243,14 @@ class Detection(ByNames):
 
     def form(self, model):
         """The graph of a detector."""
-        from ..exporting.detectors import Boxes
+        from ..exporting.detectors import BoxForm
         from ..exporting.queries import QueryBoxes
         from ..exporting.texts import TextBoxes
         from ..modules.detectors.hf_detector import HFDetector
         from ..modules.detectors.hf_text_detector import HFTextDetector
 
         forms = {HFDetector: QueryBoxes, HFTextDetector: TextBoxes}
-        return forms.get(type(model), Boxes)(model)
+        return forms.get(type(model), BoxForm)(model)
 
 
 def _changes_of_model(recipe: Recipe) -> dict[str, Any]:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .conquer import Answer
+from .conquer import AttributeBelief
 from .divide import coloured
-from .questions import NONE, Question
+from .questions import NONE, AttributeQuestion
 
 PERSON = "a person"
 WEARS = ("wears", "is wearing", "is dressed in", "has on")
@@ -47,7 +47,7 @@ class Description:
         return not (self.worn or self.carried or self.extras) and self.subject == (PERSON,)
 
 
-def described(answers: Mapping[str, Answer], questions: Sequence[Question]) -> Description:
+def described(answers: Mapping[str, AttributeBelief], questions: Sequence[AttributeQuestion]) -> Description:
     """The parts of a sentence from answers; each colour goes to its garment."""
     subject, worn, carried = (PERSON,), [], []
     colours = {each.colour_of: each for each in questions if each.colour_of}

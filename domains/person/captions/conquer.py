@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .divide import WORN, coloured, pair_name
-from .questions import NONE, Question
+from .questions import NONE, AttributeQuestion
 
 
 @dataclass(frozen=True)
-class Answer:
+class AttributeBelief:
     """What is believed of one attribute.
 
     Args:
@@ -35,12 +35,12 @@ class Answer:
 
 
 def kept_answers(
-    questions: Sequence[Question],
+    questions: Sequence[AttributeQuestion],
     probabilities: Mapping[str, Tensor],
     row: int,
     least: float,
     contradictions: Sequence[tuple[tuple[str, str], tuple[str, str]]],
-) -> dict[str, Answer]:
+) -> dict[str, AttributeBelief]:
     """The answers about one picture that survive.
 
     Args:
@@ -68,11 +68,11 @@ def kept_answers(
 
 
 def without_mixed_up(
-    answers: Sequence[dict[str, Answer]],
+    answers: Sequence[dict[str, AttributeBelief]],
     unit: Tensor,
-    questions: Sequence[Question],
+    questions: Sequence[AttributeQuestion],
     encode: Callable[[list[str]], Tensor],
-) -> list[dict[str, Answer]]:
+) -> list[dict[str, AttributeBelief]]:
     """The answers without colours that fit better the other way round.
 
     Args:
@@ -98,7 +98,9 @@ def without_mixed_up(
     return kept
 
 
-def _both_ways(answers: Mapping[str, Answer], one: Question, other: Question, questions) -> tuple[str, str]:
+def _both_ways(
+    answers: Mapping[str, AttributeBelief], one: AttributeQuestion, other: AttributeQuestion, questions
+) -> tuple[str, str]:
     """The sentence of both garments with their colours, and with each other's."""
     by_name = {each.name: each for each in questions}
     words = [each.values[answers[each.name].value][0] for each in (one, other)]
@@ -108,7 +110,9 @@ def _both_ways(answers: Mapping[str, Answer], one: Question, other: Question, qu
     return said, swapped
 
 
-def _compare(answers: dict[str, Answer], colour: Question, thing: Question, probabilities, row: int) -> None:
+def _compare(
+    answers: dict[str, AttributeBelief], colour: AttributeQuestion, thing: AttributeQuestion, probabilities, row: int
+) -> None:
     """Lower the confidence of a colour and its thing to what both asked together give them."""
     together = probabilities[pair_name(colour.name, thing.name)][row]  # (colours, values)
     colours, values = list(colour.values), [value for value in thing.values if value != NONE]
@@ -118,9 +122,9 @@ def _compare(answers: dict[str, Answer], colour: Question, thing: Question, prob
             continue
         agrees = names[int(shares.argmax())] == said.value
         share = float(shares[names.index(said.value)]) if agrees else 0.0
-        answers[question.name] = Answer(said.value, min(said.confidence, share))
+        answers[question.name] = AttributeBelief(said.value, min(said.confidence, share))
 
 
-def _best(values: list[str], shares: Tensor) -> Answer:
+def _best(values: list[str], shares: Tensor) -> AttributeBelief:
     place = int(shares.argmax())
-    return Answer(values[place], float(shares[place]))
+    return AttributeBelief(values[place], float(shares[place]))

@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....core.contracts import Backbone
-from .questions import NONE, Question
+from .questions import NONE, AttributeQuestion
 
 WORN = "a photo of a person wearing {}."
 LENGTHS = ("long", "short")
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionTexts:
     """Texts of all questions in the space of the pictures.
 
     Args:
@@ -31,13 +31,15 @@ class Asked:
         logit_scale: of the tower.
     """
 
-    questions: tuple[Question, ...]
+    questions: tuple[AttributeQuestion, ...]
     of_question: tuple[Tensor, ...]
     pairs: dict[tuple[str, str], Tensor]
     logit_scale: float
 
     @classmethod
-    def of(cls, backbone: Backbone, questions: Sequence[Question], encode: Callable[[list[str]], Tensor]) -> Asked:
+    def of(
+        cls, backbone: Backbone, questions: Sequence[AttributeQuestion], encode: Callable[[list[str]], Tensor]
+    ) -> QuestionTexts:
         """Encode the texts.
 
         Args:
@@ -83,7 +85,7 @@ def coloured(colour: str, thing: str) -> str:
     return " ".join([article, *words]).strip()
 
 
-def _pairs(colours: Question, things: Question, encode: Callable[[list[str]], Tensor]) -> Tensor:
+def _pairs(colours: AttributeQuestion, things: AttributeQuestion, encode: Callable[[list[str]], Tensor]) -> Tensor:
     values = [value for value in things.values if value != NONE]
     texts = [
         WORN.replace("{}", coloured(words[0], things.values[value][0]))

@@ -27,11 +27,11 @@ from ....core.runs import page_template
 from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..pedestrian import Pedestrian
 from .combine import described, sentences
-from .conquer import Answer, kept_answers, without_mixed_up
-from .divide import Asked
+from .conquer import AttributeBelief, kept_answers, without_mixed_up
+from .divide import QuestionTexts
 from .faces import GROUPINGS, are_faces, face_sentences
 from .lists import description_of
-from .questions import Question, contradictions, questions_with, usual_questions
+from .questions import AttributeQuestion, contradictions, questions_with, usual_questions
 
 AT_ONCE = 2048
 PERSON, ATTRIBUTES = "person", "attributes"
@@ -87,7 +87,7 @@ class _Captioned:
 
 
 @dataclass(frozen=True)
-class Caption:
+class ComposedCaption:
     """One picture with what is said of it."""
 
     item: Item
@@ -158,11 +158,11 @@ def _pictures(paths: Sequence[str | Path]) -> DomainData:
 def _from_pictures(
     data: DomainData,
     tower: Backbone,
-    questions: Sequence[Question],
+    questions: Sequence[AttributeQuestion],
     how: Captioning,
     encoded: dict[str, Any],
     reporter: Reporter,
-) -> list[Caption]:
+) -> list[ComposedCaption]:
     if not tower.has_text:
         raise CapabilityError(
             f"backbone '{tower.spec}' has no text tower to ask about pictures with; give --backbone one "
@@ -173,7 +173,7 @@ def _from_pictures(
     def encode(texts: list[str]) -> Tensor:
         return store.text_features(tower, texts).cpu()
 
-    asked, rules, captions = Asked.of(tower, questions, encode), contradictions(), []
+    asked, rules, captions = QuestionTexts.of(tower, questions, encode), contradictions(), []
     with reporter.task("Asking pictures") as progress:
         how_encoded = {"at_once": AT_ONCE, "progress": progress, **encoded}
         for extraction in store.some_at_once(data, data.items, tower, transform, **how_encoded):
@@ -189,14 +189,16 @@ def _from_pictures(
     return captions
 
 
-def _caption(item: Item, answers: dict[str, Answer], questions: Sequence[Question], how: Captioning) -> Caption:
+def _caption(
+    item: Item, answers: dict[str, AttributeBelief], questions: Sequence[AttributeQuestion], how: Captioning
+) -> ComposedCaption:
     description = described(answers, questions)
     texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
     values = {name: answer.value for name, answer in answers.items()}
-    return Caption(item, texts, values, {name: round(answer.confidence, 4) for name, answer in answers.items()})
+    return ComposedCaption(item, texts, values, {name: round(answer.confidence, 4) for name, answer in answers.items()})
 
 
-def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tuple[DomainData, list[Caption]]:
+def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tuple[DomainData, list[ComposedCaption]]:
     """Sentences from known attributes; a folder of pictures says where they lie."""
     if len(paths) > 1 or (paths and not Path(paths[0]).is_dir()):
         raise ConfigError(f"--attributes {file}: already names the pictures; give at most their folder")
@@ -211,11 +213,11 @@ def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tupl
             description = description_of(values)
             texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
         known = {name: "yes" for name, value in values.items() if value == 1}
-        captions.append(Caption(item, texts, known, dict.fromkeys(known, 1.0)))
+        captions.append(ComposedCaption(item, texts, known, dict.fromkeys(known, 1.0)))
     return data, captions
 
 
-def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Captioning) -> _Captioned:
+def _written(captions: Sequence[ComposedCaption], data: DomainData, out: Path, how: Captioning) -> _Captioned:
     said = [each for each in captions if each.texts]
     if not said:
         raise DataError(
@@ -235,7 +237,7 @@ def _written(captions: Sequence[Caption], data: DomainData, out: Path, how: Capt
     return made
 
 
-def _with_file(caption: Caption, data: DomainData, out: Path) -> Caption:
+def _with_file(caption: ComposedCaption, data: DomainData, out: Path) -> ComposedCaption:
     """The caption of a picture in a file of its own: what is drawn, or cut out of a larger picture, is written."""
     item = caption.item
     if not item.decode and IMAGE.matches(Path(item.source)):
@@ -255,7 +257,7 @@ def _safe(name: str) -> str:
     return file_stem(re.sub(r"[^\w.-]+", "-", name).strip("-."))
 
 
-def _row(caption: Caption, root: Path) -> dict[str, Any]:
+def _row(caption: ComposedCaption, root: Path) -> dict[str, Any]:
     item, target = caption.item, caption.item.target
     image = Path(os.path.relpath(Path(item.source).absolute(), root)).as_posix()
     about = target.about() if isinstance(target, Pedestrian) else {}
@@ -263,7 +265,7 @@ def _row(caption: Caption, root: Path) -> dict[str, Any]:
     return {**row, "captions": caption.texts, "attributes": caption.attributes, "confidence": caption.confidence}
 
 
-def _root(captions: Sequence[Caption], out: Path) -> Path:
+def _root(captions: Sequence[ComposedCaption], out: Path) -> Path:
     """The folder of the file where all pictures lie in it, else the one that they have in common."""
     folders = [Path(each.item.source).absolute().parent for each in captions]
     beside = out.absolute().parent
@@ -276,7 +278,9 @@ def _name(item: Item) -> str:
     return Path(item.id).name
 
 
-def _write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], Decoded], made: _Captioned) -> None:
+def _write_page(
+    path: Path, captions: Sequence[ComposedCaption], load: Callable[[Item], Decoded], made: _Captioned
+) -> None:
     """Write the page.
 
     Args:
@@ -293,7 +297,7 @@ def _write_page(path: Path, captions: Sequence[Caption], load: Callable[[Item], 
     write_whole(path, template.render(cards=cards, count=len(captions), side=SIDE, made=made))
 
 
-def _card(caption: Caption, load: Callable[[Item], Decoded]) -> dict[str, Any]:
+def _card(caption: ComposedCaption, load: Callable[[Item], Decoded]) -> dict[str, Any]:
     sure = [(name, value, caption.confidence.get(name)) for name, value in caption.attributes.items()]
     try:
         picture, why = load(caption.item), ""

@@ -30,7 +30,7 @@ KEYS = ("ask", "values", "asked", "colour_of", "subject")
 
 
 @dataclass(frozen=True)
-class Question:
+class AttributeQuestion:
     """One attribute.
 
     Args:
@@ -55,7 +55,7 @@ class Question:
         return [prompt.replace("{}", words) for prompt in self.ask]
 
 
-def usual_questions() -> list[Question]:
+def usual_questions() -> list[AttributeQuestion]:
     """Garments, colours and carried things."""
     return [_question(name, of, QUESTIONS_FILE) for name, of in _file()["questions"].items()]
 
@@ -65,7 +65,7 @@ def contradictions() -> list[tuple[tuple[str, str], tuple[str, str]]]:
     return [tuple(tuple(side) for side in pair) for pair in _file()["contradictions"]]
 
 
-def questions_with(path: Path) -> list[Question]:
+def questions_with(path: Path) -> list[AttributeQuestion]:
     """The usual ones, and those of a file, which replace usual ones of the same name.
 
     Raises:
@@ -90,7 +90,7 @@ def _file() -> dict[str, Any]:
     return json.loads(QUESTIONS_FILE.read_text(encoding="utf-8"))
 
 
-def _question(name: str, of: Any, path: Path) -> Question:
+def _question(name: str, of: Any, path: Path) -> AttributeQuestion:
     keys = set(of) if isinstance(of, dict) else set()
     if (unknown := sorted(keys - set(KEYS))) or not {"ask", "values"} <= keys:
         said = f"'{unknown[0]}' is not known" if unknown else "ask or values is missing"
@@ -104,7 +104,7 @@ def _question(name: str, of: Any, path: Path) -> Question:
         raise DataError(f"{path}: question '{name}': asked must be an object of texts; correct it")
     check_templates(ask)
     worded = {value: tuple(each) for value, each in values.items()}
-    return Question(name, tuple(ask), worded, asked, str(of.get("colour_of") or ""), of.get("subject") is True)
+    return AttributeQuestion(name, tuple(ask), worded, asked, str(of.get("colour_of") or ""), of.get("subject") is True)
 
 
 def _texts(value: Any) -> bool:

@@ -18,7 +18,7 @@ HEAD_WIDTH = 32
 """Of the decoder's attention: 16 heads at MAE's width of 512."""
 
 
-class PatchDecoder(nn.Module):
+class MaskedPatchDecoder(nn.Module):
     """What the image tower makes of some patches -> the pixels of all of them.
 
     Args:

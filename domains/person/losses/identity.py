@@ -31,7 +31,7 @@ def number_of_people(loss: Loss) -> int:
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Identity(RowLoss):
+class IdentityLoss(RowLoss):
     """The mean of the cross-entropies of classifying the person from the image and from the text.
 
     The identity loss of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person Retrieval"

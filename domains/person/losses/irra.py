@@ -12,8 +12,8 @@ from ....core.contracts import Backbone, Output, RowLoss, option
 from ....core.errors import ConfigError
 from ....core.registry import build_loss
 from ....core.runtime import Ranks
-from .identity import Identity
-from .masked_words import FIELDS, MaskedWords
+from .identity import IdentityLoss
+from .masked_words import FIELDS, MaskedWordsLoss
 
 PARTS = ("sdm", "identity", "words")
 
@@ -44,9 +44,9 @@ class Irra(RowLoss):
     differs: ClassVar[str] = (
         "SDM and the identity loss read whole captions; with `leak` they read masked captions, as in the released code"
     )
-    needs: ClassVar[frozenset[str]] = Identity.needs | MaskedWords.needs
+    needs: ClassVar[frozenset[str]] = IdentityLoss.needs | MaskedWordsLoss.needs
     outputs: ClassVar[Mapping[str, Output]] = {
-        **MaskedWords.outputs,
+        **MaskedWordsLoss.outputs,
         "hidden_text": Output("features of a caption with words hidden", ("B", "D"), "raw", fields=FIELDS),
     }
 
@@ -69,11 +69,11 @@ class Irra(RowLoss):
         if self.sdm:
             self.of_pairs = build_loss("sdm", logit_scale=self.logit_scale)
         if self.identity:
-            self.of_people = Identity(dims=self.dims)
+            self.of_people = IdentityLoss(dims=self.dims)
         if self.words:
             how = {"share": self.share, "depth": self.depth, "width": self.width, "most_words": self.most_words}
-            self.of_words = MaskedWords(dims=self.dims, **how)
-            needs |= MaskedWords.needs
+            self.of_words = MaskedWordsLoss(dims=self.dims, **how)
+            needs |= MaskedWordsLoss.needs
         if self.leak:
             needs = needs - {"text_embedding"} | {"hidden_text"}
         self.needs = frozenset(needs)

@@ -21,7 +21,7 @@ CROSS = "cross"
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class MaskedWords(RowLoss):
+class MaskedWordsLoss(RowLoss):
     """The implicit relation reasoning of "Cross-Modal Implicit Relation Reasoning and Aligning for Text-to-Image Person
     Retrieval" (IRRA), 2023, arXiv 2303.12501.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....core.contracts import Backbone, Output, RowLoss, option, require
 from ....core.losses import HiddenWords, info_nce, products_option
 from ....core.runtime import Ranks
-from ._masked_patches import HEAD_WIDTH, PatchDecoder
+from ._masked_patches import HEAD_WIDTH, MaskedPatchDecoder
 
 PAIR = frozenset({"image_features", "text_features"})
 WORDS = frozenset({"masked_tokens", "masked_labels"})
@@ -70,13 +70,13 @@ class Unipt(RowLoss):
         needs = {"contrast": PAIR, "patches": frozenset({"patch_errors"}), "words": WORDS}
         self.weights = self.weights_of(needs)
         self.needs = frozenset().union(*(needs[name] for name in self.weights))
-        self.decoder: PatchDecoder | None = None
+        self.decoder: MaskedPatchDecoder | None = None
         if self.words:
             self.vocabulary = nn.Linear(self.dim("text_width", "its words"), self.dim("vocab_size", "its words"))
 
     def prepare(self, backbone: Backbone) -> None:
         if self.patches:
-            decoder = PatchDecoder(backbone, self.decoder_width, self.decoder_depth, self.hidden_share)
+            decoder = MaskedPatchDecoder(backbone, self.decoder_width, self.decoder_depth, self.hidden_share)
             self.decoder = decoder.to(backbone.device)
 
     def further_outputs(self, batch: Mapping[str, Tensor], backbone: Backbone) -> dict[str, Tensor]:

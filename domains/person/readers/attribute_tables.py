@@ -19,7 +19,7 @@ from ....core.data import Row, Table, locate, read_table, shown, split_named
 from ....core.errors import DataError, shortened
 from ....core.runtime import json_values, text_lines
 from ..pedestrian import Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, PersonReading, SetFormat
 from .market_attributes import chosen_names
 
 IDENTITY_COLUMNS = ("identity", "person_id", "person", "pid", "id")
@@ -53,7 +53,7 @@ def _names_attributes(path: Path) -> bool:
     return table.column_of(PICTURES) is not None and bool(_attributes(table))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of the table.
 
     Raises:

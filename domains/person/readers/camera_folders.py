@@ -16,7 +16,7 @@ from pathlib import Path
 from ....core.contracts import DomainData
 from ....core.data import Format, folders, shown, walk
 from ..pedestrian import IDENTITIES, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, PersonReading, SetFormat
 
 CAMERA = re.compile(r"cam(?:era)?[_-]?([a-z]|\d{1,4})", re.IGNORECASE)
 PERSON = re.compile(r"(?:cam\w+_)?(?:person_?)?0*(\d+)(?!\d)", re.IGNORECASE)
@@ -29,7 +29,7 @@ def find(path: Path) -> Path | None:
     return path if len(inner) > 1 and all(CAMERA.fullmatch(each.name) for each in inner) else None
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of all cameras; the person is told by a folder inside, else by the file's name."""
     people = PeopleCollector(source=path)
     for folder in folders(path):

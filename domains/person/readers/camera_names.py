@@ -18,7 +18,7 @@ from pathlib import Path
 from ....core.contracts import DomainData
 from ....core.data import shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat, folder_with
+from ..reading import PeopleCollector, PersonReading, SetFormat, folder_with
 
 JUNK, BACKGROUND = -1, 0
 CAMERA = re.compile(
@@ -130,7 +130,7 @@ def find(path: Path) -> Path | None:
     return folder_with(path, lambda folder: _layout(folder) is not None)
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of the layout's folders; others (`gt_bbox`, `gt_query`, `info`) are not needed."""
     people = PeopleCollector(source=path)
     for folder, (split, role) in (_layout(path) or {}).items():
@@ -139,7 +139,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     return people.data(path.resolve().name, IDENTITIES, reading.formats)
 
 
-def _add(people: PeopleCollector, file: Path, root: Path, reading: Reading, split: str, role: str) -> None:
+def _add(people: PeopleCollector, file: Path, root: Path, reading: PersonReading, split: str, role: str) -> None:
     """One picture by what its name says; a file whose name says nothing is passed over if it is no image."""
     target = person_named(file.stem, (MARKET, MARS))
     if target is None:

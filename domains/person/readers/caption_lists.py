@@ -16,7 +16,7 @@ from ....core.contracts import DomainData
 from ....core.data import CocoFile, Row, Table, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_json, read_start
-from ..reading import Reading, SetFormat
+from ..reading import PersonReading, SetFormat
 from .people_tables import COLUMNS, read_rows
 
 IMAGE_KEYS, IDENTITY, CAPTIONS = ("file_path", "img_path", "image"), "id", "captions"
@@ -35,7 +35,7 @@ def _begins_so(file: Path) -> bool:
     return start.lstrip()[:1] == "[" and all(f'"{key}"' in start for key in (IDENTITY, CAPTIONS))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of the list; entries of one picture are one.
 
     Raises:

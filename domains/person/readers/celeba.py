@@ -14,7 +14,7 @@ from ....core.contracts import DomainData
 from ....core.errors import DataError, shortened
 from ....core.runtime import text_lines
 from ..pedestrian import Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, PersonReading, SetFormat
 from .market_attributes import chosen_names
 
 STEM = "list_attr_celeba"
@@ -32,7 +32,7 @@ def find(path: Path) -> Path | None:
     return _beside(path, (STEM,)) or _beside(path / "Anno", (STEM,))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The faces of the list.
 
     CelebA's own split divides people; where `identity_CelebA.txt` lies beside the list, that is checked.

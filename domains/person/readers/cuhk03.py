@@ -14,7 +14,7 @@ from ....core.contracts import DomainData
 from ....core.data import read_matlab
 from ....core.errors import DataError
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat, folder_with
+from ..reading import PeopleCollector, PersonReading, SetFormat, folder_with
 
 KINDS = ("labeled", "detected")
 """Boxes that people drew, and those of a detector."""
@@ -30,7 +30,7 @@ def find(path: Path) -> Path | None:
     return folder_with(path, lambda folder: any((folder / FILE.format(kind)).is_file() for kind in KINDS))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures that the protocol's file lists: of the boxes that `--detected` says, or of the file that was given.
 
     Raises:

@@ -17,7 +17,7 @@ from ....core.data import IMAGE, PairSet, read_pairs, shards_in
 from ....core.errors import DataError, printable
 from ....core.runtime import read_start
 from ..pedestrian import Pedestrian
-from ..reading import Reading, SetFormat
+from ..reading import PersonReading, SetFormat
 
 CAPTION, BOX = "face_caption", "face_box"
 TABLES = (".csv", ".tsv", ".jsonl")
@@ -54,7 +54,7 @@ def _starts(shard: Path) -> Iterator[str]:
         return
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The faces; without splits a share of them is val and one is test (`read_pairs`).
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ....core.contracts import DomainData
 from ....core.data import Format, Layout, folders, shown, walk
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, PersonReading, SetFormat
 from .camera_names import cameras_told
 
 PARTS = {
@@ -32,7 +32,7 @@ def find(path: Path) -> Path | None:
     return next((each for each in (path, *inside) if any(True for _ in _people(each))), None)
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of all people. What lies beside their folders is of nobody, and left out."""
     people = PeopleCollector(source=path)
     pictures = [

@@ -17,7 +17,7 @@ from ....core.contracts import DomainData
 from ....core.data import read_matlab
 from ....core.errors import DataError, UnknownNameError, did_you_mean, shortened
 from ....core.runtime import check_regular
-from ..reading import Reading, SetFormat
+from ..reading import PersonReading, SetFormat
 from . import camera_names
 
 NAMES = {"market_attribute.mat": "market_attribute", "duke_attribute.mat": "duke_attribute"}
@@ -59,7 +59,7 @@ def find(path: Path) -> Path | None:
     return next((place / name for place in places for name in NAMES if (place / name).is_file()), None)
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures with the attributes of who is in them."""
     root = next((each for each in (path.parent, path.parent.parent) if camera_names.find(each) is not None), None)
     if root is None:
@@ -81,7 +81,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     return replace(data, items=items, class_names=chosen, kind="multilabel", notes=notes)
 
 
-def chosen_names(names: list[str], reading: Reading, source: Path) -> tuple[str, ...]:
+def chosen_names(names: list[str], reading: PersonReading, source: Path) -> tuple[str, ...]:
     """Those of `class_names`, by default all.
 
     Raises:

@@ -15,7 +15,7 @@ from ....core.data import folders
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_text
 from ..pedestrian import GALLERY, IDENTITIES, QUERY, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat, folder_with
+from ..reading import PeopleCollector, PersonReading, SetFormat, folder_with
 
 LISTS = {
     "list_train.txt": ("train", "train", ""),
@@ -35,7 +35,7 @@ def find(path: Path) -> Path | None:
     return folder_with(path, lambda folder: all((folder / name).is_file() for name in NEEDED))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The pictures of all lists. They lie in `train` and `test`, or folders whose names end so (`mask_train_v2`)."""
     people = PeopleCollector(source=path)
     for name, (split, part, role) in LISTS.items():
@@ -45,7 +45,9 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     return people.data(path.resolve().name, IDENTITIES, reading.formats, notes)
 
 
-def _read_list(people: PeopleCollector, root: Path, file: Path, reading: Reading, split: str, part: str, role: str):
+def _read_list(
+    people: PeopleCollector, root: Path, file: Path, reading: PersonReading, split: str, part: str, role: str
+):
     roots = [folder for folder in folders(root) if part in folder.name.lower()] or [root]
     for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():

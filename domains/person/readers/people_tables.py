@@ -17,7 +17,7 @@ from ....core.data import Layout, Row, Table, locate, read_table, shown, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_start
 from ..pedestrian import IDENTITIES, ROLES, Pedestrian
-from ..reading import PeopleCollector, Reading, SetFormat
+from ..reading import PeopleCollector, PersonReading, SetFormat
 from .camera_names import cameras_told
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
@@ -55,7 +55,7 @@ def _names_people(path: Path) -> bool:
     return all(any(name in start for name in COLUMNS[kind]) for kind in ("image", "identity"))
 
 
-def read(path: Path, reading: Reading, task: str) -> DomainData:
+def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     """The rows whose pictures are there; rows of one picture are one.
 
     Raises:
@@ -69,7 +69,7 @@ def read(path: Path, reading: Reading, task: str) -> DomainData:
     return read_rows(table, columns, reading, task)
 
 
-def read_rows(table: Table, columns: dict[str, str | None], reading: Reading, task: str) -> DomainData:
+def read_rows(table: Table, columns: dict[str, str | None], reading: PersonReading, task: str) -> DomainData:
     """The set of a table's rows.
 
     Args:
@@ -102,7 +102,7 @@ def read_rows(table: Table, columns: dict[str, str | None], reading: Reading, ta
 
 
 def checked(
-    people: PeopleCollector, table: Table, task: str, reading: Reading, notes: Sequence[str] = ()
+    people: PeopleCollector, table: Table, task: str, reading: PersonReading, notes: Sequence[str] = ()
 ) -> DomainData:
     """The set, which has what the task is about.
 

@@ -27,7 +27,7 @@ from ..pedestrian import cameras_of, identity_numbers
 from ..random_erasing import RandomErasing
 from ..samplers import IdentityBatches
 from ..transforms import PedestrianTransform
-from .protocol import Protocol
+from .protocol import SearchedSplit
 from .scoring import ReidScores, Reranking, evaluate_reid, flat_scores
 
 BATCH_SIZE = 64
@@ -85,7 +85,7 @@ class ReidData:
     data: DomainData
     options: Mapping[str, Any]
 
-    def protocol(self, split: str) -> Protocol:
+    def protocol(self, split: str) -> SearchedSplit:
         """Queries and gallery of a split; "all" is every picture.
 
         Raises:
@@ -96,7 +96,7 @@ class ReidData:
             raise DataError(
                 f"{self.data.name}: no pictures in split '{split}'; give more people, or mark some as {split}"
             )
-        return Protocol.of(items, self.options["camera_rule"], self.data.name)
+        return SearchedSplit.of(items, self.options["camera_rule"], self.data.name)
 
     @property
     def reranking(self) -> Reranking | None:
@@ -140,7 +140,7 @@ def divided_people(data: DomainData, options: Mapping[str, Any], split_seed: int
 def scored(
     backbone: Backbone,
     people: ReidData,
-    protocol: Protocol,
+    protocol: SearchedSplit,
     training: Training,
     reporter: Reporter | None = None,
     **how: Any,

@@ -9,14 +9,14 @@ import torch
 
 from ....core.contracts import Item
 from ....core.errors import DataError
-from ..camera_ranking import Sought
+from ..camera_ranking import SoughtPeople
 from ..pedestrian import NOBODY, QUERY, cameras_of, identity_numbers
 
 NO_RULE = "--set camera_rule=no"
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SearchedSplit:
     """A split as it is searched.
 
     Args:
@@ -37,7 +37,7 @@ class Protocol:
     drawn: bool
 
     @classmethod
-    def of(cls, items: Sequence[Item], camera_rule: bool, name: str) -> Protocol:
+    def of(cls, items: Sequence[Item], camera_rule: bool, name: str) -> SearchedSplit:
         """Queries and gallery as the data say; else all pictures are the gallery, and the queries one picture of each
         person in each camera, as Market-1501 drew them, or all pictures where cameras do not count.
 
@@ -62,7 +62,7 @@ class Protocol:
         return protocol
 
     @property
-    def sought(self) -> Sought:
+    def sought(self) -> SoughtPeople:
         """The same as numbers."""
         codes = {camera: code for code, camera in enumerate(dict.fromkeys(self.cameras))}
         queries, gallery = (torch.tensor(places, dtype=torch.int64) for places in (self.queries, self.gallery))
@@ -71,12 +71,12 @@ class Protocol:
         where = {place: column for column, place in enumerate(self.gallery)}
         own = torch.tensor([where.get(place, -1) for place in self.queries], dtype=torch.int64)
         of_cameras = (cameras[queries], cameras[gallery]) if self.camera_rule else (None, None)
-        return Sought(identities[queries], identities[gallery], *of_cameras, own=own)
+        return SoughtPeople(identities[queries], identities[gallery], *of_cameras, own=own)
 
-    def only(self, kept: Sequence[int]) -> Protocol:
+    def only(self, kept: Sequence[int]) -> SearchedSplit:
         """With some of the items alone, those whose pictures could be read."""
         new = {old: place for place, old in enumerate(kept)}
-        return Protocol(
+        return SearchedSplit(
             items=tuple(self.items[old] for old in kept),
             queries=tuple(new[old] for old in self.queries if old in new),
             gallery=tuple(new[old] for old in self.gallery if old in new),

@@ -17,7 +17,7 @@ from ....core.runtime import Reporter
 from ....core.tasks import DomainPairs, ExchangeComparison, PairEncoding
 from ..camera_ranking import CameraRanking, ranked, ranked_by_features
 from ..reciprocal import K1, K2, WEIGHT, memory_in_words, re_ranked
-from .protocol import Protocol
+from .protocol import SearchedSplit
 
 LEAST_QUERIES = 5
 """Of an attribute, for a row of its own."""
@@ -48,7 +48,7 @@ class ReidScores:
         words: how it was computed, for the table.
     """
 
-    protocol: Protocol
+    protocol: SearchedSplit
     ranking: CameraRanking
     unit: Tensor
     reranked: CameraRanking | None = None
@@ -90,7 +90,7 @@ class ReidScores:
 def evaluate_reid(
     backbone: Backbone,
     data: DomainData,
-    protocol: Protocol,
+    protocol: SearchedSplit,
     transform: Callable[[Decoded], Tensor],
     *,
     reranking: Reranking | None = None,

@@ -76,7 +76,7 @@ class ScoreCounts:
         return Threshold(int(level), float(place / BINS), float(f1[level, place]))
 
 
-class Baselines:
+class DateDistances:
     """Distances of two dates by a frozen tower and by pixels.
 
     Args:

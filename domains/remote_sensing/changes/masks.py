@@ -18,7 +18,7 @@ from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of, open_raster
 from ..windows import Box
-from .pairs import Pair, box_of, check_place, unit_pair
+from .pairs import DatePair, box_of, check_place, unit_pair
 from .target import CHANGED, IGNORED, UNCHANGED, ChangeMask
 
 ROWS_AT_ONCE = 1024
@@ -29,7 +29,7 @@ WHOLE_MASKS, LAYERS_AT_ONCE = 4, 2
 """Masks in image files, and layers, that stay in memory while their windows are read."""
 
 
-def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
+def with_mask_values(pairs: Sequence[DatePair]) -> tuple[list[DatePair], list[str]]:
     """Pairs whose masks say which of their numbers is change, and a note on it.
 
     0 is no change, and the other number of the masks is change. 255 beside 0 and another number is ignored; beside 0
@@ -61,7 +61,7 @@ def with_mask_values(pairs: Sequence[Pair]) -> tuple[list[Pair], list[str]]:
     return [replace(pair, values=values) if pair.name in read else pair for pair in pairs], [note]
 
 
-def check_mask(pair: Pair) -> None:
+def check_mask(pair: DatePair) -> None:
     """Raise the DataError of a mask that does not lie on the grid of its pair, or of polygons elsewhere."""
     file = pair.mask_file
     if is_layer(file):

@@ -27,7 +27,7 @@ MOST_SHIFT = 0.01
 
 
 @dataclass(frozen=True)
-class Pair:
+class DatePair:
     """Two dates of one place, and where it is told what changed.
 
     Args:

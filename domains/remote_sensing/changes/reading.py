@@ -23,7 +23,7 @@ from ..rasters import header_of
 from ..stacks import of_folder
 from ..windows import Cutting, grids_of
 from .masks import check_mask, load_change, shown_in, with_mask_values
-from .pairs import Pair, check_dates, date_of, dates_of, load_pair, part_of, tile_boxes
+from .pairs import DatePair, check_dates, date_of, dates_of, load_pair, part_of, tile_boxes
 from .target import CLASS_NAMES, ChangeMask
 
 KIND = "changes"
@@ -94,7 +94,7 @@ def read_new(paths: Sequence[Path], reading: Any) -> DomainData:
     return DomainData(items, (), load_pair, KIND, "pairs")
 
 
-def _labelled(path: Path, reading: Any) -> list[Pair]:
+def _labelled(path: Path, reading: Any) -> list[DatePair]:
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; {WANTED}")
     if path.is_file() and is_raster(path):
@@ -108,7 +108,7 @@ def _labelled(path: Path, reading: Any) -> list[Pair]:
     return _pairs_at(path, reading, labelled=True)
 
 
-def _pairs_at(path: Path, reading: Any, labelled: bool) -> list[Pair]:
+def _pairs_at(path: Path, reading: Any, labelled: bool) -> list[DatePair]:
     """Pairs of a table or a folder."""
     if path.is_file():
         return _of_table(path, reading, labelled)
@@ -116,13 +116,13 @@ def _pairs_at(path: Path, reading: Any, labelled: bool) -> list[Pair]:
     return _of_cities(path, cities, reading, labelled) if cities else _of_folders(path, reading, labelled)
 
 
-def _pair(name: str, before: Path, after: Path, reading: Any) -> Pair:
-    pair = Pair(name, *(date_of(each, reading.formats) for each in (before, after)))
+def _pair(name: str, before: Path, after: Path, reading: Any) -> DatePair:
+    pair = DatePair(name, *(date_of(each, reading.formats) for each in (before, after)))
     check_dates(pair.before, pair.after)
     return pair
 
 
-def _of_table(path: Path, reading: Any, labelled: bool) -> list[Pair]:
+def _of_table(path: Path, reading: Any, labelled: bool) -> list[DatePair]:
     if path.suffix.lower() not in Table.SUFFIXES:
         raise DataError(f"{path}: not a table of pairs; {WANTED}")
     table = read_table(path)
@@ -160,9 +160,9 @@ def _file_of(row: Any, column: str | None, root: Path, reading: Any) -> Path:
     return file
 
 
-def _of_folders(path: Path, reading: Any, labelled: bool) -> list[Pair]:
+def _of_folders(path: Path, reading: Any, labelled: bool) -> list[DatePair]:
     """LEVIR-CD's layout, below folders of splits or beside lists of them."""
-    pairs: list[Pair] = []
+    pairs: list[DatePair] = []
     for split in ("", *Item.SPLITS):
         folders = _folders_of(path / split)
         if "before" not in folders and "after" not in folders:
@@ -228,7 +228,7 @@ def _names_in(file: Path) -> list[str]:
     return [name.strip() for name in read_text(file).replace(",", "\n").split("\n") if name.strip()]
 
 
-def _of_cities(path: Path, cities: Sequence[Path], reading: Any, labelled: bool) -> list[Pair]:
+def _of_cities(path: Path, cities: Sequence[Path], reading: Any, labelled: bool) -> list[DatePair]:
     """OSCD: a folder of bands for each date; masks of a city lie below it, or below a folder of its name elsewhere."""
     listed = {
         name: file.stem
@@ -264,7 +264,7 @@ def _oscd_mask(folder: Path) -> Path:
     return files[0]
 
 
-def _placed(path: Path, pairs: Sequence[Pair], reading: Any) -> tuple[list[tuple[Pair, Item, list]], str]:
+def _placed(path: Path, pairs: Sequence[DatePair], reading: Any) -> tuple[list[tuple[DatePair, Item, list]], str]:
     """Each pair as an item, with its tiles as (box, group); and what blocks of land are called, "" for none."""
     cutting: Cutting = reading.cutting
     large = len(pairs) == 1 and is_raster(pairs[0].before.source)
@@ -305,7 +305,7 @@ def _ranges(item: Item) -> dict[str, Any]:
     return {"stretch": item.decode["stretch"]} if "stretch" in item.decode else {}
 
 
-def _told_apart(pairs: Sequence[Pair]) -> list[Pair]:
+def _told_apart(pairs: Sequence[DatePair]) -> list[DatePair]:
     """Pairs whose first dates have the same name, by a number."""
     counts: dict[str, int] = {}
     for pair in pairs:

@@ -18,7 +18,7 @@ from ....core.errors import DataError
 from ....core.metrics import drawn_weights, intervals_of, units_of
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from ..windows import batched
-from .baselines import Baselines, ScoreCounts
+from .baselines import DateDistances, ScoreCounts
 from .masks import masked_pair
 from .pictures import as_pictures
 from .target import CHANGED, UNCHANGED
@@ -54,7 +54,7 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
     if not any(CHANGED in item.classes() for item in items):
         items = data.split("train")
     device = next(model.parameters()).device
-    baselines = Baselines(plan.vladapt, device)
+    baselines = DateDistances(plan.vladapt, device)
     counts = {name: ScoreCounts() for name in TITLES}
     for _, inputs, labels in batches(items, progress):
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
@@ -72,7 +72,7 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     """
     items, facts = data.split("test"), model.cfg.vladapt
     device = next(model.parameters()).device
-    baselines = Baselines(facts, device)
+    baselines = DateDistances(facts, device)
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
     shown = _shown(items)
@@ -116,7 +116,7 @@ def ratios(sums: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _scores(model: Any, baselines: Baselines, inputs: Tensor) -> dict[str, list[np.ndarray]]:
+def _scores(model: Any, baselines: DateDistances, inputs: Tensor) -> dict[str, list[np.ndarray]]:
     """Of each method the scores (B, H, W) in 0..1 at each of its levels."""
     return {MODEL: [model.probabilities(inputs).float().cpu().numpy()], **baselines.distances(inputs)}
 
@@ -138,13 +138,13 @@ def _evaluation(table: Tensor, items: Sequence[Item], thresholds: Any, pictures:
     draws = [ratios(torch.einsum("sn,nkc->skc", w.double(), table)) for w in drawn_weights(len(items), groups)]
     drawn = {key: torch.cat([of[key] for of in draws]) for key in ("f1", "IoU", "precision", "recall")}  # (S, methods)
     metrics = dict(values[MODEL])
-    metrics |= {f"f1_{name}": values[name]["f1"] for name in Baselines.NAMES}
+    metrics |= {f"f1_{name}": values[name]["f1"] for name in DateDistances.NAMES}
     intervals: dict[str, list[float]] = {}
-    better = max(Baselines.NAMES, key=lambda name: values[name]["f1"])
+    better = max(DateDistances.NAMES, key=lambda name: values[name]["f1"])
     gain, bounds = values[MODEL]["f1"] - values[better]["f1"], None
     if units > 1:
         of_methods = {key: of[:, 0] for key, of in drawn.items()}
-        of_methods |= {f"f1_{name}": drawn["f1"][:, list(TITLES).index(name)] for name in Baselines.NAMES}
+        of_methods |= {f"f1_{name}": drawn["f1"][:, list(TITLES).index(name)] for name in DateDistances.NAMES}
         intervals = intervals_of(of_methods, units=units, values=metrics, by_student=True)
         gains = drawn["f1"][:, 0] - drawn["f1"][:, list(TITLES).index(better)]
         bounds = intervals_of({"gain": gains}, units=units, by_student=True)["gain"]

@@ -15,7 +15,7 @@ FARTHEST = 1 << 24
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotatedSentence:
     """A sentence, and where in a picture it is true.
 
     Args:
@@ -29,7 +29,7 @@ class Annotated:
     regions: tuple[tuple[tuple[float, float], ...], ...]
 
 
-def read_annotation(path: Path) -> list[Annotated]:
+def read_annotation(path: Path) -> list[AnnotatedSentence]:
     """All sentences of an annotation, in its order.
 
     Raises:
@@ -41,7 +41,7 @@ def read_annotation(path: Path) -> list[Annotated]:
     return [_entry(entry, f"{path} entry {number}") for number, entry in enumerate(content)]
 
 
-def _entry(entry: Any, where: str) -> Annotated:
+def _entry(entry: Any, where: str) -> AnnotatedSentence:
     if not isinstance(entry, dict):
         raise DataError(f'{where}: not of the form {{"jpg_name", "caption", "points"}}; correct it')
     for key in ("jpg_name", "caption"):
@@ -50,7 +50,9 @@ def _entry(entry: Any, where: str) -> Annotated:
     regions = entry.get("points")
     if not isinstance(regions, list) or not regions:
         raise DataError(f"{where}: has no points; give one polygon [[x, y], ...] or more")
-    return Annotated(entry["jpg_name"].strip(), entry["caption"].strip(), tuple(_polygon(r, where) for r in regions))
+    return AnnotatedSentence(
+        entry["jpg_name"].strip(), entry["caption"].strip(), tuple(_polygon(r, where) for r in regions)
+    )
 
 
 def _polygon(region: Any, where: str) -> tuple[tuple[float, float], ...]:

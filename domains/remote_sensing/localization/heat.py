@@ -57,7 +57,7 @@ def windows_of(height: int, width: int, sides: Sequence[int] = SIDES) -> np.ndar
 
 
 @dataclass(frozen=True)
-class HeatMap:
+class SentenceHeatMap:
     """How well each pixel of a picture fits a sentence, from 0 to 255.
 
     Args:
@@ -74,7 +74,9 @@ class HeatMap:
     median: int = MEDIAN
 
     @classmethod
-    def of(cls, size: tuple[int, int], windows: np.ndarray, cosines: np.ndarray, median: int = MEDIAN) -> HeatMap:
+    def of(
+        cls, size: tuple[int, int], windows: np.ndarray, cosines: np.ndarray, median: int = MEDIAN
+    ) -> SentenceHeatMap:
         """The map of windows compared with one sentence.
 
         Args:
@@ -135,7 +137,7 @@ def mean_cells(
     """The mean cosine of the windows over each cell of the grid of their borders.
 
     Args:
-        size, windows, cosines: as of `HeatMap.of`.
+        size, windows, cosines: as of `SentenceHeatMap.of`.
 
     Returns:
         borders of rows (R + 1,) and of columns (C + 1,); (R, C) float64, NaN where no window lies.

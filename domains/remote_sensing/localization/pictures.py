@@ -16,7 +16,7 @@ from ..gdal import safely
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of
-from .heat import HeatMap, TooSmall, windows_of
+from .heat import SentenceHeatMap, TooSmall, windows_of
 
 GEOTIFF = (".tif", ".tiff")
 MAP_FILES = (*GEOTIFF, ".png")
@@ -64,7 +64,7 @@ def whole_picture(item: Item) -> Item:
     return item.with_(decode=_whole(item.decode))
 
 
-def write_map(heat: HeatMap, item: Item, text: str, out: Path) -> None:
+def write_map(heat: SentenceHeatMap, item: Item, text: str, out: Path) -> None:
     """The map as a file of one band of 8 bits: a GeoTIFF in the coordinates of the picture, or a PNG.
 
     A GeoTIFF is written some rows at a time, and says where no window lies.
@@ -81,7 +81,7 @@ def write_map(heat: HeatMap, item: Item, text: str, out: Path) -> None:
             Image.fromarray(heat.whole()).save(partial, "PNG")
 
 
-def _write_geotiff(heat: HeatMap, item: Item, text: str, file: Path) -> None:
+def _write_geotiff(heat: SentenceHeatMap, item: Item, text: str, file: Path) -> None:
     with safely([file]):
         import rasterio
         from rasterio.errors import NotGeoreferencedWarning

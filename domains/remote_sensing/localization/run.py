@@ -21,8 +21,8 @@ from ....core.retrieval import RetrievalIndex
 from ....core.runtime import Reporter, file_stem
 from ..band_statistics import with_stretch
 from ..domain import RemoteSensing
-from .annotation import Annotated, read_annotation
-from .heat import MEDIAN, SIDES, HeatMap, check_median, check_sides
+from .annotation import AnnotatedSentence, read_annotation
+from .heat import MEDIAN, SIDES, SentenceHeatMap, check_median, check_sides
 from .pictures import MAP_FILES, box_of, check_map_file, picture_size, whole_picture, window_items, write_map
 from .scores import LocalizationScores, localization_scores
 
@@ -65,7 +65,7 @@ class Localization:
 
 
 @dataclass(frozen=True)
-class Windows:
+class PictureWindows:
     """The windows of one picture.
 
     Args:
@@ -149,14 +149,14 @@ def localize(
         sentence = text if each is None else each.caption
         file = out / f"{file_stem(windows.item.source.stem)}-{number}.tif" if several else out
         cosines = windows.cosines(_encoded(pictures.backbone, sentence))
-        heat = HeatMap.of(picture_size(windows.item), windows.boxes, cosines, median)
+        heat = SentenceHeatMap.of(picture_size(windows.item), windows.boxes, cosines, median)
         scores = None if each is None else _scored(heat, each, Path(annotation), even_odd)
         write_map(heat, windows.item, sentence, file)
         result.found.append(Localized(windows.item.source, sentence, file, scores))
     return result
 
 
-def _sentences(annotation: Path, source: Path, text: str | None) -> list[Annotated]:
+def _sentences(annotation: Path, source: Path, text: str | None) -> list[AnnotatedSentence]:
     """Of one picture, if one is given, and of one text, if one is given."""
     entries = read_annotation(annotation)
     if source.is_file():
@@ -180,7 +180,7 @@ def _encoded(backbone: Backbone, text: str) -> Tensor:
     return F.normalize(FeatureStore().text_features(backbone, [text])[0].float(), dim=-1)
 
 
-def _scored(heat: HeatMap, each: Annotated, annotation: Path, even_odd: bool) -> LocalizationScores:
+def _scored(heat: SentenceHeatMap, each: AnnotatedSentence, annotation: Path, even_odd: bool) -> LocalizationScores:
     try:
         return localization_scores(heat.whole(), each.regions, even_odd)
     except DataError as error:
@@ -199,9 +199,9 @@ class _Pictures:
         self.stretch = self.domain.reading_of(self.reading).stretch
         self.backbone = load_backbone(backbone, device=device)
         self.skipped: list[tuple[str, str]] = []
-        self._last: tuple[Path, Windows] | None = None
+        self._last: tuple[Path, PictureWindows] | None = None
 
-    def windows_of(self, name: str | None) -> Windows:
+    def windows_of(self, name: str | None) -> PictureWindows:
         """Of the picture that an annotation names; None for the only one."""
         path = self._path(name)
         if self._last is None or self._last[0] != path:
@@ -218,7 +218,7 @@ class _Pictures:
             return path
         return self.source
 
-    def _windows(self, path: Path) -> Windows:
+    def _windows(self, path: Path) -> PictureWindows:
         data = with_stretch(self.domain.read_images([path], **self.reading), self.stretch)
         if not data.items:
             raise DataError(f"{path}: cannot be read ({data.skipped[0][1] if data.skipped else 'no picture'})")
@@ -234,7 +234,7 @@ class _Pictures:
         if not boxes:
             raise DataError(f"{path}: no window of it can be read ({self.skipped[-1][1]})")
         every = torch.cat(features)  # (N, D)
-        return Windows(item, np.array(boxes), lambda query: (every @ query).numpy())
+        return PictureWindows(item, np.array(boxes), lambda query: (every @ query).numpy())
 
 
 class _Index:
@@ -248,7 +248,7 @@ class _Index:
         self.opened.check_backbone(self.backbone)
         self.skipped: list[tuple[str, str]] = []
 
-    def windows_of(self, name: str | None) -> Windows:
+    def windows_of(self, name: str | None) -> PictureWindows:
         """As `_Pictures.windows_of`."""
         entries = list(self.opened.entries)
         sources = sorted({entry.source for entry in entries if entry.source})
@@ -271,4 +271,4 @@ class _Index:
                 raise DataError(f"{self.opened.path}: not all windows were found; index them again with --kind flat")
             return np.array([scores[id_] for id_ in chosen])
 
-        return Windows(whole_picture(first.item()), np.array(list(chosen.values())), cosines)
+        return PictureWindows(whole_picture(first.item()), np.array(list(chosen.values())), cosines)

@@ -29,7 +29,7 @@ Z = 1.96
 
 
 @dataclass(frozen=True)
-class Estimate:
+class EstimatedValues:
     """Values with the half widths of their 95 % intervals, NaN where they cannot be told."""
 
     value: np.ndarray
@@ -55,10 +55,10 @@ class MapAccuracy:
     class_names: tuple[str, ...]
     matrix: np.ndarray
     weights: np.ndarray
-    overall: Estimate
-    users: Estimate
-    producers: Estimate
-    shares: Estimate
+    overall: EstimatedValues
+    users: EstimatedValues
+    producers: EstimatedValues
+    shares: EstimatedValues
     area: float
     unsampled: tuple[str, ...]
 
@@ -97,10 +97,10 @@ def map_accuracy(class_names: Sequence[str], matrix: np.ndarray, areas: np.ndarr
             tuple(class_names),
             np.asarray(matrix, np.int64),
             weights,
-            Estimate(np.sum(weights * np.diag(rates)), Z * np.sqrt(np.sum(np.diag(of_cells)))),
-            Estimate(users, Z * np.sqrt(np.where(sampled, np.diag(variances), np.nan))),
-            Estimate(producers, Z * np.sqrt(of_producers)),
-            Estimate(shares, Z * np.sqrt(of_cells.sum(axis=0))),
+            EstimatedValues(np.sum(weights * np.diag(rates)), Z * np.sqrt(np.sum(np.diag(of_cells)))),
+            EstimatedValues(users, Z * np.sqrt(np.where(sampled, np.diag(variances), np.nan))),
+            EstimatedValues(producers, Z * np.sqrt(of_producers)),
+            EstimatedValues(shares, Z * np.sqrt(of_cells.sum(axis=0))),
             float(areas[sampled].sum()),
             tuple(name for name, area, has_sample in zip(class_names, areas, sampled) if area > 0 and not has_sample),
         )

@@ -25,7 +25,7 @@ from .page import Layer, hex_colours, layer_of, write_page
 from .rasters import write_rasters
 from .reference import ElsewhereError, Reference, assess
 from .regions import regions_of, write_regions
-from .scores import UnmappableError, Windows, score_windows
+from .scores import RasterWindows, UnmappableError, score_windows
 from .summary import as_json, columns_of, facts_of, matrix_of, rows_as_text, with_half
 from .work import check_free, key_of, put_in_place, work_folders
 
@@ -47,7 +47,7 @@ class Planned:
     """
 
     name: str
-    windows: Windows
+    windows: RasterWindows
     targets: dict[str, Path]
     reference: Reference | None = None
     work: Path = Path()
@@ -189,7 +189,7 @@ def _named(items: Sequence[Item]) -> dict[str, Item]:
 
 
 def _planned(item: Item, name: str, use: Use, options: MapOptions) -> Planned:
-    windows = Windows(item, options.cutting.size, options.cutting.stride, options.domain)
+    windows = RasterWindows(item, options.cutting.size, options.cutting.stride, options.domain)
     geojson = (GEOJSON,) if windows.header.crs else ()
     scored = (ACCURACY,) if options.reference is not None else ()
     every = (MAP, SCORES, PACKAGE, *geojson, *scored)

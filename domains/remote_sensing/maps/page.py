@@ -20,7 +20,7 @@ from ..pictures import BY_IMAGE, picture_of, read_channels
 from ..places import files_of_item
 from ..rasters import open_raster
 from .rasters import colours
-from .scores import PIXELS_AT_ONCE, Windows
+from .scores import PIXELS_AT_ONCE, RasterWindows
 
 MOST_SIDE = 2048
 """Pixels of the longer side of the pictures in a page."""
@@ -51,7 +51,7 @@ class Layer:
     matrix: Sequence[Sequence[str]] = field(default=())
 
 
-def layer_of(windows: Windows, classes_file: Path, title: str, **more: Any) -> Layer:
+def layer_of(windows: RasterWindows, classes_file: Path, title: str, **more: Any) -> Layer:
     """A raster and its map at a size that a browser shows.
 
     Args:
@@ -79,7 +79,7 @@ def hex_colours(count: int) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*shade[:3]) for shade in colours(count)]
 
 
-def _picture(windows: Windows, size: tuple[int, int], scale: int) -> np.ndarray:
+def _picture(windows: RasterWindows, size: tuple[int, int], scale: int) -> np.ndarray:
     """(h, w, 3) uint8, read some rows at a time; of several pictures the first."""
     item, (height, width) = windows.item, windows.shape
     rows = max(1, PIXELS_AT_ONCE // (width * scale))

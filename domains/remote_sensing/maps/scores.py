@@ -33,7 +33,7 @@ class UnmappableError(DataError):
 
 
 @dataclass(frozen=True)
-class Windows:
+class RasterWindows:
     """The windows of a raster.
 
     Args:
@@ -117,7 +117,7 @@ class WindowScores:
         skipped: (id, reason) of windows that could not be scored.
     """
 
-    def __init__(self, windows: Windows, classes: int, folder: Path):
+    def __init__(self, windows: RasterWindows, classes: int, folder: Path):
         tops, lefts, _ = windows.places
         self.windows, self.folder = windows, folder
         self.scores = np.zeros((len(tops), len(lefts), classes), np.float32)
@@ -164,7 +164,9 @@ def _from(begin: int, first: int, end: int) -> slice:
     return slice(first - begin, end - begin)
 
 
-def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Callable[[int, int], None]) -> WindowScores:
+def score_windows(
+    windows: RasterWindows, scorer: Scorer, folder: Path, progress: Callable[[int, int], None]
+) -> WindowScores:
     """Score what was not scored before.
 
     Args:
@@ -206,7 +208,7 @@ def score_windows(windows: Windows, scorer: Scorer, folder: Path, progress: Call
 class _Pixels:
     """The pixels of a piece."""
 
-    def __init__(self, windows: Windows, raster: OpenRaster, piece: _Piece):
+    def __init__(self, windows: RasterWindows, raster: OpenRaster, piece: _Piece):
         self.windows, self.piece = windows, piece
         top, bottom, left, right = piece.box
         decode = windows.item.decode

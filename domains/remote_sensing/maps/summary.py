@@ -11,7 +11,7 @@ import numpy as np
 from ....core.contracts import OwnFiles
 from ....core.data import csv_text
 from ....core.runtime import json_text
-from .accuracy import Estimate, MapAccuracy
+from .accuracy import EstimatedValues, MapAccuracy
 from .rasters import Tally
 
 ESTIMATES = ("users_accuracy", "producers_accuracy", "estimated_share")
@@ -68,7 +68,7 @@ def columns_of(several: bool, in_metres: bool, assessed: bool) -> dict[str, str]
 def as_json(accuracy: MapAccuracy) -> dict[str, Any]:
     """All of an accuracy, JSON-able."""
     estimates = {"overall_accuracy": accuracy.overall, **_of_classes(accuracy)}
-    area = Estimate(accuracy.shares.value * accuracy.area, accuracy.shares.half_width * accuracy.area)
+    area = EstimatedValues(accuracy.shares.value * accuracy.area, accuracy.shares.half_width * accuracy.area)
     return {
         "method": METHOD,
         "classes": list(accuracy.class_names),
@@ -111,7 +111,7 @@ def rows_as_text(written: OwnFiles, suffix: str) -> str:
     return csv_text(list(written.facts[0]), (list(fact.values()) for fact in written.facts))
 
 
-def _of_classes(accuracy: MapAccuracy) -> dict[str, Estimate]:
+def _of_classes(accuracy: MapAccuracy) -> dict[str, EstimatedValues]:
     return dict(zip(ESTIMATES, (accuracy.users, accuracy.producers, accuracy.shares)))
 
 

@@ -14,7 +14,7 @@ from ....core.errors import DataError
 from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from .baselines import BANDS, MEAN, TOWER, predicted
-from .pictures import Shown, density, examples
+from .pictures import ShownWindow, density, examples
 from .regressor import Regressor, sampled
 from .target import place_of_item
 
@@ -39,7 +39,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
     earlier = earlier_windows(items)
     sums: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(len(rows_of), 6, dtype=torch.float64))
     rows, of_place = [], []
-    shown: list[Shown] = []
+    shown: list[ShownWindow] = []
     every, per_window = max(1, len(items) // SHOWN), max(1, min(PIXELS_SHOWN, MOST_PIXELS // len(items)))
     for number, (item, pixels, seen, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
@@ -53,7 +53,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
             rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
             of_place += [place] * len(picked)
         if number % every == 0 and len(shown) < SHOWN:
-            shown.append(Shown(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
+            shown.append(ShownWindow(item.id, pixels, np.where(valid, truth, np.nan), np.where(seen, values, np.nan)))
         progress(number + 1, len(items))
     if not rows:
         raise DataError(f"{items[0].source}: no test pixel has both a number and a value of the image; add windows")

@@ -38,7 +38,7 @@ PREDICTED, LOW, HIGH = range(3)
 
 
 @dataclass(frozen=True)
-class Source:
+class MappedImage:
     """An image that is mapped.
 
     Args:
@@ -51,7 +51,7 @@ class Source:
     whole: np.ndarray | None = None
 
     @classmethod
-    def of(cls, item: Item) -> Source:
+    def of(cls, item: Item) -> MappedImage:
         if is_raster(item.source):
             return cls(item, header_of(files_of_item(item), item.decode.get("sensor")))
         whole, _ = masked_pixels(item.source, item.decode)
@@ -101,7 +101,7 @@ def map_rasters(
         with work_folders([place] * len(keys), keys, Reporter()) as works:
             for item, name, work in zip(items, names, works):
                 try:
-                    source = Source.of(item)
+                    source = MappedImage.of(item)
                     row = _mapped(source, regressor, work, progress)
                     if folder is not None:
                         _draw(source, regressor, work)
@@ -118,7 +118,9 @@ def map_rasters(
     return rows, list(moves), skipped
 
 
-def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable[[int, int], None]) -> dict[str, Any]:
+def _mapped(
+    source: MappedImage, regressor: Regressor, work: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
     """Predict what was not before, write the map into the work folder, and say what it shows."""
     height, width = source.grid.height, source.grid.width
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
@@ -139,7 +141,7 @@ def _mapped(source: Source, regressor: Regressor, work: Path, progress: Callable
     return _written(source, regressor, strips, work / "map.tif")
 
 
-def _predicted(source: Source, regressor: Regressor, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
+def _predicted(source: MappedImage, regressor: Regressor, boxes: Sequence[Sequence[int]]) -> Iterator[tuple[Any, ...]]:
     """Each window that has a value, with its numbers, scales and where it has values."""
     for some in batched(source.windows(boxes), AT_ONCE):
         try:
@@ -157,7 +159,7 @@ def _bands(means: np.ndarray, seen: np.ndarray, regressor: Regressor) -> np.ndar
     return np.where(seen, np.stack(bands), np.float32(NODATA)).astype(np.float32)
 
 
-def _written(source: Source, regressor: Regressor, strips: Strips, file: Path) -> dict[str, Any]:
+def _written(source: MappedImage, regressor: Regressor, strips: Strips, file: Path) -> dict[str, Any]:
     """Write the map of finished rows as a cloud-optimised GeoTIFF; the row of its image."""
     count, total, low, high = 0, 0.0, np.inf, -np.inf
     plain = file.with_name("plain.tif")
@@ -189,7 +191,7 @@ def _band_names(regressor: Regressor) -> tuple[str, str, str]:
     return name, f"{name}, lower end of {regressor.coverage:.0%}", f"{name}, upper end of {regressor.coverage:.0%}"
 
 
-def _draw(source: Source, regressor: Regressor, work: Path) -> None:
+def _draw(source: MappedImage, regressor: Regressor, work: Path) -> None:
     """Draw the picture beside a map, smaller where it is large."""
     import rasterio
     from PIL import Image

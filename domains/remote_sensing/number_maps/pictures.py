@@ -16,7 +16,7 @@ INCHES, DOTS = 3.0, 110
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownWindow:
     """A window as a report shows it: pixels (h, w, C) in 0..1, true and predicted numbers (h, w), NaN for none."""
 
     name: str
@@ -34,7 +34,7 @@ def range_of(*maps: np.ndarray) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def examples(shown: Sequence[Shown], unit: str) -> list[tuple[np.ndarray, str]]:
+def examples(shown: Sequence[ShownWindow], unit: str) -> list[tuple[np.ndarray, str]]:
     """(picture, name) of each window: image, true, predicted, and the error; all on one scale."""
     if not shown:
         return []

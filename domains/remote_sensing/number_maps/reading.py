@@ -26,7 +26,7 @@ KIND = "number maps"
 
 
 @dataclass(frozen=True)
-class Pair:
+class TargetPair:
     """An image and its target; `split` "" where nothing says."""
 
     item: Item
@@ -50,7 +50,7 @@ def read_number_maps(path: Path, reading: Any, cutting: Cutting, layer: Path | N
         raise DataError(f"{path}: no such file or folder; give a raster with --labels, a folder or a table")
     if layer is not None:
         collector = rasters_of(path, layer, reading)
-        pairs = [Pair(item, layer) for item in collector.items]
+        pairs = [TargetPair(item, layer) for item in collector.items]
     else:
         collector, pairs = _listed(path, reading.formats) if path.is_file() else _in_folders(path, reading.formats)
     sources = [_source(pair, reading) for pair in pairs]
@@ -72,7 +72,7 @@ def read_number_maps(path: Path, reading: Any, cutting: Cutting, layer: Path | N
     return data if words else with_blocks(data, reading.block_size if layer is None else 0)
 
 
-def _source(pair: Pair, reading: Any) -> NumberSource:
+def _source(pair: TargetPair, reading: Any) -> NumberSource:
     item = pair.item
     header = header_of(files_of_item(item), item.decode.get("sensor")) if is_raster(item.source) else None
     size = (header.height, header.width) if header is not None else picture_size(item)
@@ -81,7 +81,7 @@ def _source(pair: Pair, reading: Any) -> NumberSource:
 
 
 def _windows(
-    path: Path, pairs: Sequence[Pair], cutting: Cutting, large: bool
+    path: Path, pairs: Sequence[TargetPair], cutting: Cutting, large: bool
 ) -> tuple[list[list[tuple[Box, str | None]]], str]:
     """The windows of each image, each with its block or None; what the blocks are, "" for none."""
     if large:
@@ -131,12 +131,12 @@ def _part(item: Item, box: Box, whole: bool) -> Item:
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, apart=True)
 
 
-def _note_on_grid(pair: Pair, source: NumberSource) -> str:
+def _note_on_grid(pair: TargetPair, source: NumberSource) -> str:
     how = "the mean of its pixels in each of the image's" if source.finer else "bilinear interpolation"
     return f"{pair.target.name} is brought to the pixels of the image by {how}."
 
 
-def _in_folders(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, list[Pair]]:
+def _in_folders(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, list[TargetPair]]:
     """The pairs of a folder: files of one name in its folders of images and of targets."""
     collector, pairs = ItemCollector(), []
     for part in (path, *(each for each in folders(path) if each.name.lower() in Layout.SPLITS)):
@@ -166,7 +166,7 @@ def _side(part: Path, names: Sequence[str]) -> Path | None:
     return next((by_name[name] for name in names if name in by_name), None)
 
 
-def _listed(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, list[Pair]]:
+def _listed(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, list[TargetPair]]:
     """The pairs of a table."""
     if is_raster(path):
         raise DataError(f"{path}: a raster alone has no targets; give --labels TARGET.tif, a raster of numbers")
@@ -190,8 +190,8 @@ def _listed(path: Path, formats: Sequence[Format]) -> tuple[ItemCollector, list[
 
 def _paired(
     collector: ItemCollector, image: Path, name: str, target: Path, formats: Sequence[Format], split: str
-) -> list[Pair]:
+) -> list[TargetPair]:
     """The image as an item, with its target; none where it cannot be read, which is listed."""
     before = len(collector.items)
     collector.add_file(image, name, formats, split=split)
-    return [Pair(item, target) for item in collector.items[before:]]
+    return [TargetPair(item, target) for item in collector.items[before:]]

@@ -92,9 +92,9 @@ class PixelRegression(ConfigTask):
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The graph of a window, and a script that slides it over rasters."""
-        from ..window_export.run import NumberWindows, export_windows, trained_model
+        from ..window_export.run import NumberMapExport, export_windows, trained_model
 
-        recipe, windows = self.used_again(use), NumberWindows(trained_model(use))
+        recipe, windows = self.used_again(use), NumberMapExport(trained_model(use))
         data = self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
         return export_windows(windows, use, wishes, data, reporter)
 

@@ -35,7 +35,7 @@ UNKNOWN = frozenset({"files", "sensor"})
 Outputs = Mapping[str, np.ndarray]
 
 
-class Windows(ABC):
+class WindowExport(ABC):
     """What a kind of model becomes.
 
     A kind sets `outputs` of the graph, the first of which is compared, `value`, what it holds, and `dates`.
@@ -68,7 +68,7 @@ class Windows(ABC):
         return np.abs(model - graph) <= 1e-3 * range_
 
 
-class NumberWindows(Windows):
+class NumberMapExport(WindowExport):
     """Numbers and scales of their error, (B, S, S) each."""
 
     outputs, value, dates = ["number", "scale"], "number", 1
@@ -89,7 +89,7 @@ class NumberWindows(Windows):
         return [(item.source, item.decode, list(item.target.box))]
 
 
-class ChangeWindows(Windows):
+class ChangeExport(WindowExport):
     """Scores of no change and change, (B, 2, S, S)."""
 
     outputs, value, dates = ["scores"], "score", 2
@@ -126,7 +126,9 @@ def trained_model(use: Use) -> nn.Module:
     return model
 
 
-def export_windows(kind: Windows, use: Use, wishes: ExportWishes, data: DomainData, reporter: Reporter) -> Exported:
+def export_windows(
+    kind: WindowExport, use: Use, wishes: ExportWishes, data: DomainData, reporter: Reporter
+) -> Exported:
     """Write and compare; see `Task.export`.
 
     Args:
@@ -166,7 +168,7 @@ def export_windows(kind: Windows, use: Use, wishes: ExportWishes, data: DomainDa
 
 
 @torch.inference_mode()
-def _checks(kind: Windows, items: Sequence[Item], ask: Any, facts: dict[str, Any] | None) -> dict[str, Agreement]:
+def _checks(kind: WindowExport, items: Sequence[Item], ask: Any, facts: dict[str, Any] | None) -> dict[str, Agreement]:
     """Of the first output on the same windows, and on windows as predict.py reads them where it can."""
     model, graph, of_script = [], [], []
     for item in items:
@@ -195,13 +197,13 @@ def filled(pixels: np.ndarray, side: int) -> np.ndarray:
     return np.pad(pixels, [(0, 0)] * (pixels.ndim - 2) + rest)
 
 
-def _as_script(kind: Windows, item: Item, facts: dict[str, Any]) -> Iterator[np.ndarray]:
+def _as_script(kind: WindowExport, item: Item, facts: dict[str, Any]) -> Iterator[np.ndarray]:
     for path, _, box in kind.sources(item):
         with rasterio.open(path) as dataset:
             yield rasters.window_of(dataset, rasters.bands_of(dataset, facts), box, facts)[0]
 
 
-def _bands(kind: Windows, item: Item) -> dict[str, Any]:
+def _bands(kind: WindowExport, item: Item) -> dict[str, Any]:
     """Bands by what files call them, and their stretch; nothing where predict.py cannot read them as the run does."""
     path, decode, _ = kind.sources(item)[0]
     if not is_raster(path):

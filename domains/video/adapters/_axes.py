@@ -47,7 +47,7 @@ def starts_from_texts(backbone: Backbone | None, width: int) -> bool:
     return backbone.width("text") == width
 
 
-class Axes(nn.Module):
+class FeatureAxes(nn.Module):
     """Into the coordinates on W axes of features D wide, and back; what lies beside the axes goes past the network.
 
     Coordinates are scaled by the root of W / D, so that they are as large as those of the features themselves, and

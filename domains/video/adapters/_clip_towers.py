@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, ClassWeighting, FitReport, Loss, TrainingImages, has
 from ....core.errors import CapabilityError, DataError
-from ....core.training import PixelScores, Source, Task, TowerAdapter, TowerLayers
+from ....core.training import PixelScores, TowerAdapter, TowerLayers, TrainingSource, TrainingTask
 from ..transforms import EachFrame, as_frames
 from ._mixing import END_SHARE, Mixing
 
@@ -86,7 +86,7 @@ class ClipTowerAdapter(TowerAdapter):
         settings = {**super()._settings_of_method(epochs), "head_rate": self.head_rate}
         return settings if self.mixing is None else {**settings, "betas": (0.9, 0.98), "end_lr": END_SHARE * self.lr}
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         task = super()._completed(task, base, images)
         if self.mixing is not None and images is not None and self.loss is None and not self.multilabel_:
             task = self.mixing.completed(task, self.default_loss, len(images.prompts))
@@ -106,7 +106,7 @@ class ClipTowerAdapter(TowerAdapter):
         middle = replace(transform, crops=1) if isinstance(transform, EachFrame) else transform
         return replace(images, eval_transform=lambda decoded: as_frames(middle(decoded), self.frames))
 
-    def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
+    def _train(self, task: TrainingTask, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         view = task.view
         self.frames = _frames_of(task.source, view)
         task = replace(task, view=lambda decoded, drawn: as_frames(view(decoded, drawn), self.frames))
@@ -139,7 +139,7 @@ class FixedTexts(PixelScores):
         return scores if backbone.logit_bias is None else scores + backbone.logit_bias
 
 
-def _frames_of(source: Source, view: Callable[[Any, int], Tensor]) -> int:
+def _frames_of(source: TrainingSource, view: Callable[[Any, int], Tensor]) -> int:
     """How many frames the first readable clip of a training has; 1 of an image.
 
     Raises:

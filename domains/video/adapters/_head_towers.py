@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, Loss, Output
-from ....core.training import SimilarityObjective, Source
+from ....core.training import SimilarityObjective, TrainingSource
 from ._clip_towers import ClipTowerAdapter
 from ._text_tokens import Sentences, encoded
 
@@ -100,7 +100,7 @@ class EachFrameAlone(ClipTowerAdapter):
 
 
 def train_towers(
-    towers: ClipTowerAdapter, loss: HeadLoss, rate: float, source: Source, backbone: Backbone, **how: Any
+    towers: ClipTowerAdapter, loss: HeadLoss, rate: float, source: TrainingSource, backbone: Backbone, **how: Any
 ) -> FitReport:
     """Train copies of both towers as a method does, with the head of a loss, in place; `how` as of
     `TowerAdapter.fit_pairs`.

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ....core.contracts import Part, option
-from ....core.training import Task
+from ....core.training import TrainingTask
 
 WARMUP_SHARE = 5 / 50
 """Of the epochs, as X-CLIP and ViFi-CLIP have it for few shots."""
@@ -33,7 +33,7 @@ class Mixing(Part):
     cutmix_share: float = option(0.5, "share of the batches that get CutMix where both are on", low=0, high=1)
     label_smoothing: float = option(0.1, "share of the target spread over all classes", low=0, below=1)
 
-    def completed(self, task: Task, loss: str, classes: int) -> Task:
+    def completed(self, task: TrainingTask, loss: str, classes: int) -> TrainingTask:
         """The task of a training by the method's own loss."""
         options = {loss: {"label_smoothing": self.label_smoothing}, **task.loss_options}
         mix = partial(mixed, classes=classes, alphas=(self.mixup, self.cutmix), share=self.cutmix_share)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, PairHead, PairParts, option, require
 from ....core.errors import CapabilityError, DataError
-from ....core.training import LearningRates, SimilarityObjective, Source, epoch_batches, train_epochs
+from ....core.training import LearningRates, SimilarityObjective, TrainingSource, epoch_batches, train_epochs
 from ..transforms import EachFrame
 from ._axes import CHANNELS, WIDE, spanned_axes, starts_from_texts
 from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length, masked_mean, valid_first
 from ._head_towers import EachFrameAlone, HeadLoss, train_towers
-from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHead
+from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHeadAdapter
 from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
 
 OF_WIDTH = 64
@@ -28,7 +28,7 @@ OF_WIDTH = 64
 
 @PairHead.register
 @dataclass(eq=False, kw_only=True)
-class PairTextHead(TextHead):
+class PairTextHead(TextHeadAdapter):
     """Base of heads that learn from pairs, too. A method says what its similarity is: vectors of clips and sentences
     (`_of_clips`, `_of_sentences`), or, where it looks at both together and is `pairwise`, `_pair_scores`.
 
@@ -44,14 +44,14 @@ class PairTextHead(TextHead):
         residual: of a fit on pairs (D, D).
     """
 
-    can: ClassVar[frozenset[str]] = TextHead.can | {"pairs"}
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "changed")
-    later_state: ClassVar[Mapping[str, Any]] = {**TextHead.later_state, "changed": {}}
+    can: ClassVar[frozenset[str]] = TextHeadAdapter.can | {"pairs"}
+    state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "changed")
+    later_state: ClassVar[Mapping[str, Any]] = {**TextHeadAdapter.later_state, "changed": {}}
     of_pairs: ClassVar[frozenset[str]] = frozenset(
         {"loss", "loss_options", "teacher", "train_towers", "coef_lr", "micro_batch_size", "amp"}
     )
     cost_options: ClassVar[frozenset[str]] = frozenset({"micro_batch_size"})
-    tuned_state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "changed")
+    tuned_state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "residual", "changed")
     """The state of those that are `tuned`."""
     reads_tokens: ClassVar[bool] = False
     """Whether it looks at the single tokens of a sentence."""
@@ -131,13 +131,13 @@ class PairTextHead(TextHead):
 
     # what users call
 
-    def check_pairs(self, source: Source, backbone: Backbone) -> None:
+    def check_pairs(self, source: TrainingSource, backbone: Backbone) -> None:
         super().check_pairs(source, backbone)
         self._objective(backbone, source)
 
     def fit_pairs(
         self,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         *,
         features: Callable[[Backbone], PairParts] | None = None,
@@ -265,7 +265,7 @@ class PairTextHead(TextHead):
 
     # the fit
 
-    def _objective(self, backbone: Backbone, source: Source) -> SimilarityObjective:
+    def _objective(self, backbone: Backbone, source: TrainingSource) -> SimilarityObjective:
         how = {"who": f"adapter '{self.name}'", "pairwise": self.pairwise, "backbone": backbone, "source": source}
         return SimilarityObjective.asked(self.loss, self.loss_options, self.teacher, **how)
 
@@ -279,7 +279,7 @@ class PairTextHead(TextHead):
         return {"lr": self.lr * self.coef_lr, **{name: getattr(self, name) for name in own}}
 
     def _train_with_towers(
-        self, objective: SimilarityObjective, source: Source, backbone: Backbone, notes: list[str], **how: Any
+        self, objective: SimilarityObjective, source: TrainingSource, backbone: Backbone, notes: list[str], **how: Any
     ) -> FitReport:
         """Train the network and copies of both towers, in place; `how` as of `TowerAdapter.fit_pairs`."""
         towers = self._tower_method()
@@ -293,7 +293,9 @@ class PairTextHead(TextHead):
         done.chosen |= {"steps": report.chosen["steps"]}
         return done
 
-    def _parts(self, source: Source, backbone: Backbone, features: Callable[[Backbone], PairParts] | None) -> PairParts:
+    def _parts(
+        self, source: TrainingSource, backbone: Backbone, features: Callable[[Backbone], PairParts] | None
+    ) -> PairParts:
         if len(source) < 2:
             raise DataError(f"adapter '{self.name}' learns to tell pairs apart, and there is {len(source)}; give more")
         made = encoded_parts(source, backbone) if features is None else features(backbone)
@@ -306,7 +308,7 @@ class PairTextHead(TextHead):
         return made
 
     @torch.no_grad()
-    def _axes_of_pairs(self, source: Source, backbone: Backbone, clips: PairParts) -> Tensor | None:
+    def _axes_of_pairs(self, source: TrainingSource, backbone: Backbone, clips: PairParts) -> Tensor | None:
         """As `TextHead._spanned`, of the frames and of all sentences that the training sees, where these are fewer than
         features are wide."""
         width = clips.parts.shape[-1]
@@ -325,7 +327,7 @@ class PairTextHead(TextHead):
     def _taught(
         self,
         objective: SimilarityObjective,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         clips: PairParts,
         features: Callable[[Backbone], PairParts] | None,
@@ -350,7 +352,7 @@ class PairTextHead(TextHead):
     def _train_on_parts(
         self,
         objective: SimilarityObjective,
-        source: Source,
+        source: TrainingSource,
         backbone: Backbone,
         clips: PairParts,
         taught: Callable[[Sequence[int], Sequence[str]], dict[str, Tensor]],
@@ -429,7 +431,7 @@ class PairTextHead(TextHead):
         }
 
 
-def encoded_parts(source: Source, backbone: Backbone) -> PairParts:
+def encoded_parts(source: TrainingSource, backbone: Backbone) -> PairParts:
     """Frames of the clips of a source, each clip once, by the backbone's own preprocessing; an image is one frame."""
     transform, rows, row_of = EachFrame(backbone.preprocess(False)), [], {}
     for row in range(len(source)):

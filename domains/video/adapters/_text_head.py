@@ -38,7 +38,7 @@ Clips = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
-class Step:
+class TextHeadStep:
     """What one training step looks at.
 
     Args:
@@ -67,7 +67,7 @@ class TunedText(Part):
 
 
 @dataclass(eq=False, kw_only=True)
-class TextHead(Adapter):
+class TextHeadAdapter(Adapter):
     """A method brings the network (`_network`), and scores by it where that is more than a cosine (`_cosines`).
 
     Scores are a video feature's cosines to the class texts times the logit scale of the towers. AdamW, the rate rising
@@ -124,7 +124,7 @@ class TextHead(Adapter):
         """(B, C) of clips with class texts (C, D)."""
         return F.normalize(network(frames, mask), dim=-1) @ text.T
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         """The loss of one step."""
         return step.label_loss(self._scores(step.frames, step.mask), step.labels)
 
@@ -214,7 +214,7 @@ class TextHead(Adapter):
         optimizer = torch.optim.AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
-            return self._step_loss(Step(*clips(index), support.labels[index], criterion, priors, generator))
+            return self._step_loss(TextHeadStep(*clips(index), support.labels[index], criterion, priors, generator))
 
         epochs = train_epochs(optimizer, rates, batches, loss_of, clip_grad=CLIP_GRAD)
         return [epoch.row() for epoch in epochs]
@@ -249,13 +249,13 @@ class TextHead(Adapter):
         if self.places is not None:
             check_length(clips.parts.shape[1], self.places, f"adapter '{self.name}'")
 
-    def to(self, device) -> TextHead:
+    def to(self, device) -> TextHeadAdapter:
         super().to(device)
         self.weights = {name: value.to(device) for name, value in self.weights.items()}
         self._built = None
         return self
 
-    def for_classes(self, backbone: Backbone | None, class_names: Sequence[str], classifier=None) -> TextHead:
+    def for_classes(self, backbone: Backbone | None, class_names: Sequence[str], classifier=None) -> TextHeadAdapter:
         """A fitted copy that scores the texts of other classes (base-to-new generalisation).
 
         Raises:

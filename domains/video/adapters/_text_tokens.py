@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ....core.contracts import Backbone, TextClassifier, spoken
 from ....core.features import FeatureStore
-from ....core.prompts import Layout
+from ....core.prompts import TokenLayout
 
 TEXTS_AT_ONCE = 256
 REMEMBERED_BYTES = 1 << 30
@@ -61,7 +61,7 @@ def encoded(backbone: Backbone, tokens: Tensor) -> Sentences:
     alone = x.reshape(-1, 1, x.shape[-1])  # (N * L, 1, W)
     pooled = backbone.pool_text(alone, torch.ones(alone.shape[:2], dtype=torch.bool, device=x.device), normalize=False)
     words = mask.clone()
-    words[:, : Layout.of(backbone).lead] = False
+    words[:, : TokenLayout.of(backbone).lead] = False
     features = pooled.view(*x.shape[:2], -1).masked_fill(~mask[..., None], 0)
     return Sentences(backbone.pool_text(x, mask), features, words)
 
@@ -112,7 +112,7 @@ class SentenceReader:
         tokens = self.backbone.tokenize(texts).to(self.backbone.device)
         read = encoded(self.backbone, tokens[:, : _longest(self.backbone, tokens)])
         assert read.tokens is not None and read.words is not None
-        lengths = Layout.used_lengths(read.words).tolist()
+        lengths = TokenLayout.used_lengths(read.words).tolist()
         rows = zip(read.whole.cpu(), read.tokens.cpu(), read.words.cpu(), lengths)
         return [(whole, features[:length].clone(), words[:length].clone()) for whole, features, words, length in rows]
 
@@ -121,4 +121,4 @@ def _longest(backbone: Backbone, tokens: Tensor) -> int:
     """How many columns of (N, L) tokens are to be read."""
     if "trim" not in backbone.capabilities:
         return tokens.shape[1]
-    return int(Layout.used_lengths(backbone.token_mask(tokens)).max())
+    return int(TokenLayout.used_lengths(backbone.token_mask(tokens)).max())

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Part, has, option
-from ._axes import Axes
+from ._axes import FeatureAxes
 from ._frames import POSITIONS, masked_mean
-from ._text_head import Step, TextHead
+from ._text_head import TextHeadAdapter, TextHeadStep
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table
 from .clip4clip import SequenceLSTM
 
@@ -26,7 +26,7 @@ class TransformerHead(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformer = Transformer(width, layers, heads)
         self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
@@ -68,7 +68,7 @@ class ConvolutionHead(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Header(Part):
+class VideoHeader(Part):
     """Which network makes a video feature of the frames, as options."""
 
     sim_header: str = option("Transf", "how frames are read", choices=("Transf", "LSTM", "Conv_1D"))
@@ -97,7 +97,7 @@ class Header(Part):
 
 
 @dataclass(eq=False, kw_only=True)
-class ActionClip(TextHead):
+class ActionClip(TextHeadAdapter):
     """ActionCLIP: A New Paradigm for Video Action Recognition (Wang, Xing and Liu, 2021, arXiv 2109.08472).
 
     The head `sim_header` makes a video feature of the frames: Transf (published default, 6 blocks), LSTM or Conv_1D.
@@ -130,7 +130,7 @@ class ActionClip(TextHead):
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"epochs": 50, "batch_size": 128, "lr": 5e-5}
 
-    header = has(Header)
+    header = has(VideoHeader)
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
     released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
 
@@ -141,7 +141,7 @@ class ActionClip(TextHead):
     def _network(self, width: int) -> nn.Module:
         return self.header.network(width, self.axes, self.heads, self.released_conv)
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         scores = self._scores(step.frames, step.mask)
         scores = scores if step.priors is None else scores + step.priors
         return shared_class_loss(scores[:, step.labels], step.labels)

@@ -14,10 +14,10 @@ from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, Loss, TrainingImages, has, option
 from ....core.errors import CapabilityError
 from ....core.prompts import encoded_classes
-from ....core.training import Task
+from ....core.training import TrainingTask
 from ._clip_towers import ClipTowerAdapter
 from ._frames import check_length
-from .action_clip import Header, shared_class_loss
+from .action_clip import VideoHeader, shared_class_loss
 
 
 class HeadedFrames(JointParts):
@@ -39,7 +39,7 @@ class HeadedFrames(JointParts):
         return self.head(frames, torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device))
 
 
-class SharedClasses(Loss):
+class SharedClassLoss(Loss):
     """`shared_class_loss` of the clips of a batch with the texts of their classes."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"image_features", "text_features", "labels", "logit_scale"})
@@ -91,7 +91,7 @@ class ActionClipTowers(ClipTowerAdapter):
     batch_size: int = 128
     lr: float = 5e-6
     weight_decay: float = 0.2
-    header = has(Header)
+    header = has(VideoHeader)
     f_ratio: float = option(10.0, "rate of the head, as a multiple of that of the towers", above=0)
 
     def _joint(self, backbone: Backbone) -> HeadedFrames:
@@ -102,9 +102,9 @@ class ActionClipTowers(ClipTowerAdapter):
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:
         return {**super()._settings_of_method(epochs), "betas": (0.9, 0.98)}
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         task = super()._completed(task, base, images)
-        return task if self.loss is not None else replace(task, own={"shared-classes": SharedClasses()})
+        return task if self.loss is not None else replace(task, own={"shared-classes": SharedClassLoss()})
 
     def _name_classes(self, towers: Backbone, prompts: Sequence[Sequence[str]], negative) -> None:
         super()._name_classes(towers, prompts, negative)

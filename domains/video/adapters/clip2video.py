@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, TextClassifier, option
-from ._axes import Axes
+from ._axes import FeatureAxes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._pairs import PairTextHead
-from ._text_head import Step
+from ._text_head import TextHeadStep
 from ._text_tokens import Sentences, class_texts, token_features
 from ._transformer import Transformer, as_clip4clip_starts, heads_of, positions_table, take_text_blocks, text_positions
 
@@ -44,7 +44,7 @@ class DifferenceBlock(nn.Module):
         axes: Tensor | None = None,
     ):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.temporal_proj, self.released_mask = temporal_proj, released_mask
         self.frame_position_embeddings = positions_table(width)
         self.type_position_embeddings = nn.Embedding(2, width)
@@ -232,7 +232,7 @@ class Clip2video(PairTextHead):
         whole, aligned = self._both(frames, mask)
         return self.center_weight * whole + (1 - self.center_weight) * aligned + self.offset
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         losses = [matching_loss(each, step.labels, step.priors) for each in self._both(step.frames, step.mask)]
         return self.center_weight * losses[0] + (1 - self.center_weight) * losses[1]
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ....core.contracts import Backbone, option
-from ._axes import Axes
+from ._axes import FeatureAxes
 from ._frames import POSITIONS, average_of_unit
 from ._matching import matching_loss
 from ._pairs import PairTextHead
-from ._text_head import Step
+from ._text_head import TextHeadStep
 from ._text_tokens import Sentences
 from ._transformer import (
     QuickGELU,
@@ -34,7 +34,7 @@ class SequenceTransformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.frame_position_embeddings = positions_table(width)
         self.transformerClip = Transformer(width, layers, heads)
         self.apply(partial(as_clip4clip_starts, gain=self.axes.gain))
@@ -49,7 +49,7 @@ class SequenceLSTM(nn.Module):
 
     def __init__(self, width: int, axes: Tensor | None = None):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.lstm_visual = nn.LSTM(width, width, batch_first=True)
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class TightTransformer(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.position_embeddings = positions_table(width)
         self.transformer = Transformer(width, layers, heads)
         self.ln_pool = nn.LayerNorm(width, eps=1e-12)
@@ -146,7 +146,7 @@ class Clip4clip(PairTextHead):
             blocks, places = network.transformer.resblocks, network.position_embeddings
         return [take_text_blocks(backbone, [blocks], places, self.axes)]
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         if self.multilabel_:
             return super()._step_loss(step)
         return matching_loss(self._scores(step.frames, step.mask), step.labels, step.priors)

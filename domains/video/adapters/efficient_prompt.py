@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from ....core.contracts import Backbone, FitReport, TextClassifier, option, spoken
 from ....core.errors import ConfigError
-from ....core.prompts import Layout, PromptLearner
-from ._axes import Axes
+from ....core.prompts import PromptLearner, TokenLayout
+from ._axes import FeatureAxes
 from ._frames import POSITIONS, masked_mean
-from ._text_head import Step, TextHead
+from ._text_head import TextHeadAdapter, TextHeadStep
 from ._transformer import Transformer, heads_of, positions_table
 
 TABLE_STD = 0.01
@@ -26,7 +26,7 @@ class TemporalModelling(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, axes: Tensor | None = None):
         super().__init__()
-        self.axes = Axes(axes)
+        self.axes = FeatureAxes(axes)
         self.temporalEmbedding = positions_table(width)
         self.temporalModelling = Transformer(width, layers, heads, eps=1e-5)
         nn.init.normal_(self.temporalEmbedding.weight, std=TABLE_STD)
@@ -37,7 +37,7 @@ class TemporalModelling(nn.Module):
 
 
 @dataclass(frozen=True)
-class Prompts:
+class FreePrompts:
     """Class names in rows of free places.
 
     Args:
@@ -54,8 +54,8 @@ class Prompts:
         """(C, L, W) word embeddings of the tokens, and (P, W) the table -> (C, L, W)."""
         return torch.where(self.free[..., None], table[: words.shape[1]], words)
 
-    def rows(self, index: Tensor) -> Prompts:
-        return Prompts(self.tokens[index], self.free[index], self.mask[index])
+    def rows(self, index: Tensor) -> FreePrompts:
+        return FreePrompts(self.tokens[index], self.free[index], self.mask[index])
 
 
 def shifted(tokens: Tensor, names: Tensor, lead: int, prefix: int, postfix: int) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def shifted(tokens: Tensor, names: Tensor, lead: int, prefix: int, postfix: int)
 
 
 @dataclass(eq=False, kw_only=True)
-class EfficientPrompt(TextHead):
+class EfficientPrompt(TextHeadAdapter):
     """Prompting Visual-Language Models for Efficient Video Understanding (Ju et al., 2021, arXiv 2112.04478), on stored
     frame features.
 
@@ -112,7 +112,7 @@ class EfficientPrompt(TextHead):
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     multilabel: ClassVar[bool] = False
     places: ClassVar[int] = POSITIONS
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "table")
+    state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "table")
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"batch_size": 64, "lr": 1e-4}
 
@@ -141,7 +141,7 @@ class EfficientPrompt(TextHead):
     def _trained(self) -> list[Tensor]:
         return [*super()._trained(), self.table.requires_grad_()]
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         classes, labels = step.labels.unique(return_inverse=True)
         others = torch.ones(len(self.text), dtype=torch.bool, device=classes.device)
         others[classes] = False
@@ -169,9 +169,11 @@ class EfficientPrompt(TextHead):
                 words = backbone.embed_tokens(some.tokens).float()
             return backbone.encode_prompt(some.embedded(words, self.table), some.mask)
 
-        chunk = len(classes) if torch.is_grad_enabled() else Layout.at_once(prompts.tokens)
+        chunk = len(classes) if torch.is_grad_enabled() else TokenLayout.at_once(prompts.tokens)
         index = torch.arange(len(classes), device=prompts.tokens.device)
-        return PromptLearner.encoded_in_chunks(encode, index, Layout.used_lengths(prompts.mask), chunk, recompute=False)
+        return PromptLearner.encoded_in_chunks(
+            encode, index, TokenLayout.used_lengths(prompts.mask), chunk, recompute=False
+        )
 
     @torch.no_grad()
     def _encode_classes(self, backbone: Backbone) -> None:
@@ -185,7 +187,7 @@ class EfficientPrompt(TextHead):
         self._encode_classes(backbone)
 
 
-def _prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, postfix: int) -> Prompts:
+def _prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, postfix: int) -> FreePrompts:
     """The prompts of some classes, cut to the longest where the text tower allows it.
 
     Raises:
@@ -193,7 +195,7 @@ def _prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, pos
     """
     if not class_names:
         raise ConfigError("efficient-prompt writes prompts around class names, and none are given; name the classes")
-    layout = Layout.of(backbone)
+    layout = TokenLayout.of(backbone)
     tokens = backbone.tokenize([spoken(name) for name in class_names]).to(backbone.device)
     names = layout.words(tokens)
     longest, room = int(names.max()), backbone.context_length - layout.lead - layout.trail - prefix - postfix
@@ -205,10 +207,10 @@ def _prompts_of(backbone: Backbone, class_names: Sequence[str], prefix: int, pos
             "prefix and postfix"
         )
     source, free = shifted(tokens, names, layout.lead, prefix, postfix)
-    holder = backbone.tokenize([Layout.PLACEHOLDER])[0, layout.lead].to(tokens)
+    holder = backbone.tokenize([TokenLayout.PLACEHOLDER])[0, layout.lead].to(tokens)
     tokens = torch.where(free, holder, tokens.gather(1, source))
     mask = backbone.token_mask(tokens)
     if "trim" in backbone.capabilities:
-        length = int(Layout.used_lengths(mask).max())
+        length = int(TokenLayout.used_lengths(mask).max())
         tokens, free, mask = tokens[:, :length], free[:, :length], mask[:, :length]
-    return Prompts(tokens, free, mask)
+    return FreePrompts(tokens, free, mask)

@@ -15,7 +15,7 @@ from ....core.registry import build_adapter
 from ._clip_towers import ClipTowerAdapter
 from ._matching import matching_loss
 from ._pairs import PairTextHead
-from ._text_head import ROWS_AT_ONCE, Step, TunedText
+from ._text_head import ROWS_AT_ONCE, TextHeadStep, TunedText
 from ._text_tokens import Sentences, class_texts, token_features
 
 ENTRIES = 1 << 24
@@ -185,7 +185,7 @@ class Mug(PairTextHead):
         pairs = zip(tokens.split(at_once), words.split(at_once))
         return torch.cat([self._net(*some, frames, mask) for some in pairs]).T
 
-    def _step_loss(self, step: Step) -> Tensor:
+    def _step_loss(self, step: TextHeadStep) -> Tensor:
         return 2 * matching_loss(self._scores(step.frames, step.mask), step.labels, step.priors)
 
     def _rename(self, backbone, classifier: TextClassifier) -> None:

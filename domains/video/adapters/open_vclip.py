@@ -13,7 +13,7 @@ from torch import Tensor
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, Block, FitReport, TrainingImages, option, require
 from ....core.prompts import encoded_classes
-from ....core.training import BetweenWeights, Task, Trained, TrainingSettings
+from ....core.training import BetweenWeights, TrainingResult, TrainingSettings, TrainingTask
 from ._clip_towers import ClipTowerAdapter, FixedTexts
 
 RATIOS = tuple(step / 10 for step in range(11))
@@ -145,7 +145,7 @@ class OpenVclip(ClipTowerAdapter):
         averaged = {"epoch_average": PLAIN_MEAN, "average_from": min(self.average_from, epochs)}
         return {**super()._settings_of_method(epochs), "end_lr": END_SHARE * self.lr, **averaged}
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         task, start = super()._completed(task, base, images), dict(base.model.named_parameters())
         if images is not None:
             task = replace(task, class_scores=self._scores(base, task.class_prompts, task.negative_prompts))
@@ -156,7 +156,7 @@ class OpenVclip(ClipTowerAdapter):
         absent = None if negative is None else encoded_classes(towers, negative)
         return MeanCosines(encoded_classes(towers, prompts), absent).to(towers.device)
 
-    def _train(self, task: Task, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
+    def _train(self, task: TrainingTask, epochs: int, backbone: Backbone, on_val, place, seed: int) -> FitReport:
         self._on_val = on_val
         return super()._train(task, epochs, backbone, on_val, place, seed)
 
@@ -173,7 +173,7 @@ class OpenVclip(ClipTowerAdapter):
         trained.put_tensors(patched(start, average, self._kept))
         return super()._learned(trained, base)
 
-    def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+    def _report(self, done: TrainingResult, settings: TrainingSettings, notes: list[str]) -> FitReport:
         report = super()._report(done, settings, notes)
         report.chosen["patching_ratio"] = self._kept
         return report

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....core.contracts import Batch, FeatureSet, PatchTokens, has, option
 from ....core.errors import CapabilityError
 from ._frames import average_of_unit, valid_first
-from ._text_head import Clips, TextHead, TunedText
+from ._text_head import Clips, TextHeadAdapter, TunedText
 
 ENTRIES = 1 << 26
 """Scores of pooled tokens for classes that are held at once, where no gradient is wanted."""
@@ -94,7 +94,7 @@ class PooledReading(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class PllavaPool(TextHead):
+class PllavaPool(TextHeadAdapter):
     """PLLaVA: Parameter-free LLaVA Extension from Images to Videos for Video Dense Captioning (Xu et al., 2024,
     arXiv 2404.16994): the patches of all frames go through a projector of two layers and are averaged over bins of time
     and space, 16 x 12 x 12 of them, whatever the number of patches.
@@ -129,7 +129,7 @@ class PllavaPool(TextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})
     at_predict: ClassVar[frozenset[str]] = frozenset({"parts", "patch_tokens"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_tokens"})
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "grid")
+    state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "residual", "grid")
     rows_at_once: ClassVar[int] = 16
 
     tuned = has(TunedText)

@@ -16,7 +16,7 @@ from ....core.contracts import FeatureSet, FitReport, has, option
 from ....core.metrics import row_weights
 from ....core.registry import build_adapter
 from ._frames import average_of_unit, legendre, masked_mean, times
-from ._text_head import TextHead, TunedText
+from ._text_head import TextHeadAdapter, TunedText
 
 FOLDS = 4
 SURE = 2.0
@@ -62,7 +62,7 @@ class CourseNetwork(nn.Module):
 
 
 @dataclass(eq=False, kw_only=True)
-class TemporalAdapter(TextHead):
+class TemporalAdapter(TextHeadAdapter):
     """An adapter for clips of our own: frame averaging (`mean-pool`) plus a residual that sees the order of frames.
 
     The frames' projections on Legendre polynomials of the time within the clip, and the area that their path goes
@@ -89,7 +89,7 @@ class TemporalAdapter(TextHead):
     """
 
     differs: ClassVar[str] = "ours"
-    state: ClassVar[tuple[str, ...]] = (*TextHead.state, "residual", "ordered")
+    state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "residual", "ordered")
 
     tuned = has(TunedText)
     weight_decay: float = 0.01

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, FitReport, TrainingImages, option
 from ....core.errors import CapabilityError, DataError
-from ....core.training import Trained, TrainingSettings
+from ....core.training import TrainingResult, TrainingSettings
 from ._clip_towers import ClipTowerAdapter, need_class_token
 from ._divided_attention import TemporalAttention, divided
 
@@ -178,7 +178,7 @@ class Testa(ClipTowerAdapter):
     def _joint(self, backbone: Backbone) -> AggregatingFrames:
         return AggregatingFrames(backbone, self.frames, self.merge_frames, self.merge_patches, self.inflection)
 
-    def _report(self, done: Trained, settings: TrainingSettings, notes: list[str]) -> FitReport:
+    def _report(self, done: TrainingResult, settings: TrainingSettings, notes: list[str]) -> FitReport:
         """With what merging leaves."""
         report = super()._report(done, settings, notes)
         less, whole = (cost_of(self._made, aggregates) for aggregates in (True, False))

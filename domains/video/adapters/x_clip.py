@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, TrainingImages, has, option
 from ....core.errors import CapabilityError
-from ....core.training import Task, truncated_starts
+from ....core.training import TrainingTask, truncated_starts
 from ..transforms import EachFrame, by_crop
 from ._clip_towers import ClipTowerAdapter, FixedTexts, need_class_token
 from ._mixing import WARMUP_SHARE, Mixing
@@ -226,7 +226,7 @@ class XClip(ClipTowerAdapter):
     def _joint(self, backbone: Backbone) -> CommunicatingFrames:
         return CommunicatingFrames(backbone, self.frames, self.mit_layers, self.prompt_layers, self.alpha)
 
-    def _completed(self, task: Task, base: Backbone, images: TrainingImages | None) -> Task:
+    def _completed(self, task: TrainingTask, base: Backbone, images: TrainingImages | None) -> TrainingTask:
         task = super()._completed(task, base, images)
         return replace(task, class_scores=self._scores(base, task.class_prompts, task.negative_prompts))
 

@@ -17,7 +17,7 @@ NO_TIMES = "without start and end, which are needed; give both, in seconds"
 
 
 @dataclass(frozen=True)
-class Query:
+class MomentQuery:
     """A sentence about one video.
 
     Args:
@@ -75,7 +75,7 @@ def timed(data: DomainData) -> DomainData:
     return replace(data, items=kept, skipped=[*data.skipped, *reasons.items()])
 
 
-def queries_of(items: Sequence[Item]) -> tuple[list[Item], list[Query]]:
+def queries_of(items: Sequence[Item]) -> tuple[list[Item], list[MomentQuery]]:
     """The videos of some moments, and their sentences. One that is said of several moments of a video is one query."""
     videos: dict[str, tuple[int, Item]] = {}
     found: dict[tuple[int, str], list[Item]] = {}
@@ -85,7 +85,7 @@ def queries_of(items: Sequence[Item]) -> tuple[list[Item], list[Query]]:
         for text in item.captions():
             found.setdefault((place, text), []).append(item)
     queries = [
-        Query(place, text, tuple((float(i.decode["start"]), float(i.decode["end"])) for i in of), of[0].id)
+        MomentQuery(place, text, tuple((float(i.decode["start"]), float(i.decode["end"])) for i in of), of[0].id)
         for (place, text), of in found.items()
     ]
     return [video for _, video in videos.values()], queries

@@ -19,7 +19,7 @@ from ....core.metrics import share_interval
 from ....core.runtime import Reporter
 from ....core.tasks import ExchangeComparison
 from ..long_videos import frame_features
-from .reading import Query, queries_of
+from .reading import MomentQuery, queries_of
 from .windows import Windows, in_seconds, overlaps
 
 OVERLAPS = (0.3, 0.5, 0.7)
@@ -42,7 +42,7 @@ class Found:
         seconds: of the video.
     """
 
-    query: Query
+    query: MomentQuery
     spans: Tensor
     scores: Tensor
     similarity: Tensor
@@ -129,7 +129,7 @@ def search_videos(
     backbone: Backbone,
     data: DomainData,
     videos: Sequence[Item],
-    queries: Sequence[Query],
+    queries: Sequence[MomentQuery],
     transform: Any,
     fps: float,
     windows: Windows,
@@ -143,7 +143,7 @@ def search_videos(
     tower, reporter = searched(backbone), reporter or Reporter(quiet=True)
     distinct = {text: place for place, text in enumerate(dict.fromkeys(query.text for query in queries))}
     texts = F.normalize(store.text_features(tower, list(distinct)), dim=-1)  # (M, D)
-    of_video: dict[int, list[Query]] = {}
+    of_video: dict[int, list[MomentQuery]] = {}
     for query in queries:
         of_video.setdefault(query.video, []).append(query)
     found: list[Found] = []
@@ -186,7 +186,7 @@ def flat_scores(before: MomentScores | None, after: MomentScores) -> dict[str, A
 
 
 def _search(
-    similarity: Tensor, queries: Sequence[Query], seconds: float, fps: float, windows: Windows, top: int
+    similarity: Tensor, queries: Sequence[MomentQuery], seconds: float, fps: float, windows: Windows, top: int
 ) -> list[Found]:
     """(Q, T) similarities of the sentences about one video -> what each finds."""
     places = windows.places(similarity.shape[1], fps)
@@ -198,7 +198,7 @@ def _search(
     ]
 
 
-def _reached(spans: Tensor, query: Query) -> Tensor:
+def _reached(spans: Tensor, query: MomentQuery) -> Tensor:
     """(K,) overlap of each window with the moment; of several moments the best counts."""
     return overlaps(spans, torch.tensor(query.spans)).amax(dim=1)
 

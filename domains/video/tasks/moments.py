@@ -15,7 +15,7 @@ from ....core.runtime import Reporter
 from ....core.tasks import FittedTowers, Grounding, RetrievalData
 from ..long_videos import whole_video
 from ..moments.predictions import PredictedMoments, found_table, sentences_of
-from ..moments.reading import Query, divided_moments
+from ..moments.reading import MomentQuery, divided_moments
 from ..moments.report import MomentsComparison, examples, moments_report
 from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
 from ..moments.windows import Windows, lengths_of
@@ -104,7 +104,7 @@ class Moments(Grounding):
         videos = [whole_video(item) for item in data.items]
         backbone = self.backbone(recipe)
         towers = self.towers(use.run, backbone)
-        queries = [Query(place, text, (), video.id) for place, video in enumerate(videos) for text in sentences]
+        queries = [MomentQuery(place, text, (), video.id) for place, video in enumerate(videos) for text in sentences]
         found, skipped = search_videos(
             towers,
             data,

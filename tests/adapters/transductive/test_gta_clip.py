@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from parity_checks.selftraining import gta_clip
 
 from vladapt import Batch, build_adapter, load_adapter, load_backbone
-from vladapt.adapters.transductive._mixture import Queries, Solution, first_mixture, solve
+from vladapt.adapters.transductive._mixture import QueryImages, Solution, first_mixture, solve
 from vladapt.adapters.transductive._neighbours import mutual_links
 from vladapt.adapters.transductive.gta_clip import confused_pairs, count_threshold, multi_positive
 from vladapt.core.training.batches import epoch_order
@@ -35,7 +35,7 @@ def world(make_unlabelled):
 
 def solved(features, logits):
     start = Solution(logits.softmax(dim=1), first_mixture(features, logits, 2))
-    queries = Queries(features, logits.log_softmax(dim=1), mutual_links(features, 3))
+    queries = QueryImages(features, logits.log_softmax(dim=1), mutual_links(features, 3))
     return solve(queries, start, None, iterations=10, inner_iterations=5, temperature=50.0)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from parity_checks.transductive import few_shot_as_released, released_links, zero_shot
 
-from vladapt.adapters.transductive._mixture import Shots, Solution, first_mixture, solve
+from vladapt.adapters.transductive._mixture import ShotImages, Solution, first_mixture, solve
 from vladapt.core.registry import build_adapter
 
 PUBLISHED = {
@@ -34,7 +34,7 @@ def test_links_of_shots_in_order_do_better_than_the_released_ones(make_task):
         adapter.fit(task.support, task.text, unlabeled=queries)
         right["ours"].append((adapter.predict(queries) == labels).double().mean())
         logits, one_hot = task.text.logits(queries.unit), task.support.one_hot()
-        shots = Shots(task.support.unit, one_hot, adapter.temperature * 0.2)
+        shots = ShotImages(task.support.unit, one_hot, adapter.temperature * 0.2)
         mixed_up = released_links(queries.unit, logits, task.support.unit, one_hot, 3, 0.5)
         start = Solution(logits.softmax(dim=1), first_mixture(queries.unit, logits, 8, shots))
         solution = solve(mixed_up, start, shots, iterations=10, inner_iterations=5, temperature=adapter.temperature)

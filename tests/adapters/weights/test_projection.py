@@ -165,12 +165,12 @@ def test_a_run_is_a_plain_training_of_the_matrix(made):
 
 def test_all_pairs_trained_together_are_each_trained_alone():
     problem = Problem(classes=3, shots=2)
-    runs = [_projections.Run(rate, float(penalty)) for rate, penalty in GRID]
+    runs = [_projections.ProjectionTraining(rate, float(penalty)) for rate, penalty in GRID]
 
     def train(group_bytes):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(_projections, "GROUP_BYTES", group_bytes)
-            hidden, side = problem.hidden.features, _projections.TextSide.of(problem.text)
+            hidden, side = problem.hidden.features, _projections.ProjectedTexts.of(problem.text)
             projected = problem.backbone.project(hidden)
             return list(
                 _projections.train_runs(lambda epoch: (hidden, projected), problem.support.labels, side, runs, 4)

@@ -21,7 +21,7 @@ from vladapt.core.backbones.spec_options import Patches
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.explanation.evidence import OCCLUSION, check_method
-from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.parts import Parts, TrainingTask
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.tower_passes import seen_by
 
@@ -72,7 +72,9 @@ def test_rows_of_patches_go_to_a_teacher_that_takes_them_and_to_no_other(backbon
     squares = load_backbone(f"hf:{hf_folder('siglip2')}", "cpu")
     for other in (squares, load_backbone(f"hf:{hf_folder('siglip2')}#patches=9", "cpu")):
         with pytest.raises(CapabilityError, match="keep their aspect ratio; omit #patches"):
-            Parts(backbone, Task(ToyPairs(4), {"distill": 1.0}, teachers=[other]), TrainingSettings(batch_size=2))
+            Parts(
+                backbone, TrainingTask(ToyPairs(4), {"distill": 1.0}, teachers=[other]), TrainingSettings(batch_size=2)
+            )
         with pytest.raises(CapabilityError, match="keep their aspect ratio; omit #patches"):
             seen_by(other, backbone, pixels)
     assert seen_by(backbone, squares, torch.zeros(1, 3, 24, 24)).shape == (1, 3, 24, 24)

@@ -82,7 +82,7 @@ def test_what_h_optimus_is_given_is_what_its_card_says(written):
 @pytest.mark.parametrize("repo", _table())
 def test_timm_makes_what_the_table_says(repo):
     """On the architecture that each repository names, without memory for its weights."""
-    from vladapt.core.backbones.timm_hub import HubModel
+    from vladapt.core.backbones.timm_hub import TimmHubModel
 
     name, width = {
         "MahmoodLab/UNI": ("vit_large_patch16_224", 1024),
@@ -91,7 +91,7 @@ def test_timm_makes_what_the_table_says(repo):
     }.get(repo, ("vit_giant_patch14_reg4_dinov2", 1536))
     stated = {"reg_tokens": 4, "mlp_ratio": 5.3375} if "Virchow2" in repo else {}
     with torch.device("meta"):
-        model = HubModel(repo, name, {**stated, **_table()[repo]["arguments"]}).encoder()
+        model = TimmHubModel(repo, name, {**stated, **_table()[repo]["arguments"]}).encoder()
         assert model.num_features == width
         assert model.forward_features(torch.empty(1, 3, *model.patch_embed.img_size)).ndim == 3
 

@@ -23,7 +23,7 @@ from vladapt.core.training.settings import TrainingSettings
 OWNERS = {
     "training": TrainingSettings,
     "labelled images": Reading,
-    "pairs": pairs.Reading,
+    "pairs": pairs.PairReading,
     "sources": SourceOptions,
 }
 

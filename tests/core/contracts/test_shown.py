@@ -54,7 +54,19 @@ def test_an_object_is_shown_in_three_lines(name):
 
 @pytest.mark.parametrize(
     "cls",
-    [FitResult, Run, Comparison, FeatureFile, Predictor, Predictions, SearchResult, Selected, Indexed, Evaluated, Pool],
+    [
+        FitResult,
+        Run,
+        Comparison,
+        FeatureFile,
+        Predictor,
+        Predictions,
+        SearchResult,
+        Selected,
+        Indexed,
+        Evaluated,
+        Pool,
+    ],
 )
 def test_what_holds_whole_results_is_shown_in_short(cls):
     assert cls.__repr__ is in_short

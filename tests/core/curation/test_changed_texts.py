@@ -9,7 +9,7 @@ import pytest
 from tar_shards import png, shard
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curation.lists import Kept, write_list
+from vladapt.core.curation.lists import KeptPairs, write_list
 from vladapt.core.curation.tars import write_tars
 from vladapt.core.data.pairs.pair_list import list_rows, listed_shards
 from vladapt.core.data.pairs.reading import read_pairs
@@ -18,7 +18,7 @@ from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import DataError
 from vladapt.core.registry import build_curator
-from vladapt.core.shards import Place
+from vladapt.core.shards import ShardPlace
 
 TEXTS = ["Obama speaks", "a dog in the park", "Obama and a dog", "a red car", "Paris by night", "Obama"]
 NEW = {0: "a politician speaks", 2: "a politician and a dog", 4: "a city by night", 5: "a politician"}
@@ -105,7 +105,7 @@ def decided(folder, captions):
     }
     rows |= {"reason": [""] * len(captions), "caption": pa.array(list(captions.values()), pa.string())}
     pq.write_table(pa.table(rows), folder / "part-00000000.parquet")
-    return Place(str(folder))
+    return ShardPlace(str(folder))
 
 
 def test_of_several_changes_the_last_counts_and_rows_of_parquet_files_have_theirs(tmp_path):
@@ -114,14 +114,16 @@ def test_of_several_changes_the_last_counts_and_rows_of_parquet_files_have_their
     first = decided(tmp_path / "first", {"a": "one", "b": "two", "c": None})
     second = decided(tmp_path / "second", {"c": None, "b": "second", "a": None})
     for order, expected in (([first, second], ["one", "second", None]), ([second, first], ["one", "two", None])):
-        assert Kept.of(order).captions.to_pylist() == expected
+        assert KeptPairs.of(order).captions.to_pylist() == expected
     table = {"id": list("abc"), "jpg": [png(n) for n in range(3)], "text": ["own a", "own b", "own c"]}
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
-    sources = Manifest.of([str(tmp_path / "rows.parquet")], Place(str(tmp_path / "made")), tmp_path / "cache").sources
-    write_list(Kept.of([first, second]), sources, Place(str(tmp_path / "out")))
+    sources = Manifest.of(
+        [str(tmp_path / "rows.parquet")], ShardPlace(str(tmp_path / "made")), tmp_path / "cache"
+    ).sources
+    write_list(KeptPairs.of([first, second]), sources, ShardPlace(str(tmp_path / "out")))
     rows = list(list_rows(tmp_path / "out" / "LIST.parquet"))
     assert [row["caption"] for row in rows] == ["one", "second", "own c"]
-    write_tars(tmp_path / "out" / "LIST.parquet", Place(str(tmp_path / "tars")))
+    write_tars(tmp_path / "out" / "LIST.parquet", ShardPlace(str(tmp_path / "tars")))
     made = [
         {name: text for name, text in each.items() if "txt" in name}
         for each in contents(tmp_path / "tars" / "00000.tar").values()

@@ -8,7 +8,7 @@ from tar_shards import shard, simple
 
 from vladapt.core.curation import CurationRecipe, peers, record_of
 from vladapt.core.curation.peers import PeerFiles
-from vladapt.core.curation.recipes import Stage
+from vladapt.core.curation.recipes import CuratorStage
 from vladapt.core.curation.stored import PairFeatures
 from vladapt.core.data.pairs.pair_list import list_rows
 from vladapt.core.engine.curate import curate
@@ -118,7 +118,7 @@ def test_the_user_may_say_that_targets_are_of_the_same_encoder_by_another_name(d
 
 def test_a_recipe_takes_the_features_that_are_there(datacomp, tmp_path, monkeypatch):
     monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
-    recipe = CurationRecipe("mine", "", (Stage("clip-score", {"fraction": 0.4}),))
+    recipe = CurationRecipe("mine", "", (CuratorStage("clip-score", {"fraction": 0.4}),))
     with pytest.raises(DataError, match="features of b32, l14; say which by --encoder"):
         run_curation(recipe, [datacomp], tmp_path / "out")
 

@@ -5,12 +5,12 @@ import json
 import pytest
 
 from vladapt.core.curation import RECIPES, CurationRecipe, curation_recipe
-from vladapt.core.curation.recipes import DECONTAMINATE, Stage
+from vladapt.core.curation.recipes import DECONTAMINATE, CuratorStage
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import build_curator
 
-MINE = CurationRecipe("mine", "", (Stage("random", {"fraction": 0.8}), Stage(DECONTAMINATE)))
+MINE = CurationRecipe("mine", "", (CuratorStage("random", {"fraction": 0.8}), CuratorStage(DECONTAMINATE)))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -51,10 +51,14 @@ def test_what_cannot_be_written_is_refused_before_anything_is_read(pairs, tmp_pa
 
 def test_what_a_curator_lacks_is_told_before_pairs_are_embedded(pairs, tmp_path, monkeypatch):
     monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
-    recipe = CurationRecipe("mine", "", (Stage("s-cliploss"), Stage("text-based", {"entities": "absent.txt"})))
+    recipe = CurationRecipe(
+        "mine", "", (CuratorStage("s-cliploss"), CuratorStage("text-based", {"entities": "absent.txt"}))
+    )
     sources = [pairs["root"] / "shards"]
     with pytest.raises(DataError, match=r"absent\.txt: cannot be read"):
         run_curation(recipe.with_options({"text-based.language": "any"}), sources, tmp_path / "out")
-    by_column = CurationRecipe("mine", "", (Stage("clip-score", {"column": "similarity"}), Stage("s-cliploss")))
+    by_column = CurationRecipe(
+        "mine", "", (CuratorStage("clip-score", {"column": "similarity"}), CuratorStage("s-cliploss"))
+    )
     with pytest.raises(DataError, match="no column 'similarity'"):
         run_curation(by_column, sources, tmp_path / "out")

@@ -12,12 +12,12 @@ from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curation.bias import associations
 from vladapt.core.curation.record import chain_of, last_of, write_record
 from vladapt.core.curation.report import StageDone, unchecked
-from vladapt.core.curation.samples import SQUARES, Sample, mosaic
+from vladapt.core.curation.samples import SQUARES, StoredSample, mosaic
 from vladapt.core.curation.tallies import sizes, thresholds, words_by
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curation_report import report_on_curation
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.shards.sources import Row
+from vladapt.core.shards.sources import ShardRow
 
 
 def write_decisions(folder, ids, keep, reasons=None, **scores):
@@ -129,8 +129,8 @@ def test_tallies_count_before_and_after():
 
 
 def test_a_page_loads_nothing_from_the_web_and_says_who_lacks_features(tmp_path):
-    row = Row("a", "http://127.0.0.1:9/a.jpg", text="a cat")
-    assert Sample(row, (), 0, faces=True).picture() is None
+    row = ShardRow("a", "http://127.0.0.1:9/a.jpg", text="a cat")
+    assert StoredSample(row, (), 0, faces=True).picture() is None
     stage = {"curator": "random", "pairs": 3, "kept": 2, "dropped": {}, "notes": [], "weight": 2, "after": []}
     folder = write_decisions(tmp_path / "d", ["a", "b", "c"], [True, True, False])
     write_record(folder, {**stage, "stage": "subset", "without_features": 7, "table": str(tmp_path / "gone")})

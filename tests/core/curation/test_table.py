@@ -10,7 +10,7 @@ from vladapt.core.curation import HAS, PairFacts, PairFeatures, build_table, ope
 from vladapt.core.curation.table import whole_folder
 from vladapt.core.engine.shard_jobs import run_stage
 from vladapt.core.errors import DataError
-from vladapt.core.shards import Manifest, Place
+from vladapt.core.shards import Manifest, ShardPlace
 from vladapt.core.testing.curation import STORED_WIDTH, jpeg, write_features, write_tar
 
 
@@ -19,7 +19,7 @@ def facts(pairs, tmp_path_factory):
     """Parquet files of ids, texts and sizes."""
     out = tmp_path_factory.mktemp("facts")
     sources = sorted((pairs["root"] / "shards").glob("*.tar"))
-    manifest = Manifest.of(sources, Place(str(out)), out)
+    manifest = Manifest.of(sources, ShardPlace(str(out)), out)
     run_stage(PairFacts.of(manifest, ["width", "sha256", "phash"]), sources, out, shard_size=7)
     return sorted(map(str, out.glob("*/part-*.parquet")))
 
@@ -105,7 +105,7 @@ def test_measured_facts_are_those_of_the_file(facts, tmp_path):
     write_tar(
         tmp_path / "c.tar", [("one", jpeg(1, (30, 20)), "t"), ("two", jpeg(1, (30, 20)), "t"), ("none", None, "t")]
     )
-    manifest = Manifest.of([tmp_path / "c.tar"], Place(str(tmp_path / "out")), tmp_path)
+    manifest = Manifest.of([tmp_path / "c.tar"], ShardPlace(str(tmp_path / "out")), tmp_path)
     stage = PairFacts.of(manifest, ["width", "height", "sha256", "pixels_sha256", "phash", "bytes", "text"])
     run_stage(stage, [tmp_path / "c.tar"], tmp_path / "out")
     made = build_table(tmp_path / "table", sorted(map(str, tmp_path.glob("out/*/part-*.parquet"))), None)
@@ -126,14 +126,14 @@ def test_texts_in_no_known_encoding_are_listed_and_not_guessed(tmp_path):
             ("two", jpeg(2), "a caf\udce9".encode("utf-8", "surrogateescape")),
         ],
     )
-    manifest = Manifest.of([tmp_path / "c.tar"], Place(str(tmp_path / "out")), tmp_path)
+    manifest = Manifest.of([tmp_path / "c.tar"], ShardPlace(str(tmp_path / "out")), tmp_path)
     made = run_stage(PairFacts.of(manifest, []), [tmp_path / "c.tar"], tmp_path / "out")
     assert made.rows == 1
     assert made.examples == [("c:two", "its text is in no known encoding; store it as UTF-8, or leave it out")]
 
 
 def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp_path):
-    manifest = Manifest.of([pairs["root"] / "shards"], Place(str(tmp_path)), tmp_path)
+    manifest = Manifest.of([pairs["root"] / "shards"], ShardPlace(str(tmp_path)), tmp_path)
     with pytest.raises(DataError, match="no column 'score'"):
         PairFacts.of(manifest, ["score"])
 
@@ -141,7 +141,7 @@ def test_a_column_that_nothing_has_is_refused_before_anything_is_read(pairs, tmp
 def test_a_column_that_a_curator_may_read_is_there_where_all_sources_have_it(tmp_path):
     for name, columns in (("a", {"language": ["en"]}), ("b", {"language": ["de"], "score": [0.5]})):
         pq.write_table(pa.table({"id": [name], "text": ["t"], **columns}), tmp_path / f"{name}.parquet")
-    both = Manifest.of(sorted(tmp_path.glob("*.parquet")), Place(str(tmp_path / "out")), tmp_path)
+    both = Manifest.of(sorted(tmp_path.glob("*.parquet")), ShardPlace(str(tmp_path / "out")), tmp_path)
     assert PairFacts.of(both, [], ["language", "score", "width"]).columns == ("language",)
     assert PairFacts.of(both, [], ["width"]).measured == ()
 
@@ -214,7 +214,7 @@ def test_texts_beside_loose_images_are_theirs(tmp_path):
         (tmp_path / "in" / f"{name}.jpg").write_bytes(jpeg(1))
         if text is not None:
             (tmp_path / "in" / f"{name}.txt").write_bytes(text)
-    manifest = Manifest.of([tmp_path / "in"], Place(str(tmp_path / "out")), tmp_path)
+    manifest = Manifest.of([tmp_path / "in"], ShardPlace(str(tmp_path / "out")), tmp_path)
     made = run_stage(PairFacts.of(manifest, []), [tmp_path / "in"], tmp_path / "out")
     rows = [row for file in tmp_path.glob("out/*/part-*.parquet") for row in pq.read_table(file).to_pylist()]
     assert {row["id"].rpartition("/")[2]: row["text"] for row in rows} == {
@@ -224,4 +224,4 @@ def test_texts_beside_loose_images_are_theirs(tmp_path):
     }
     assert made.unreadable == 1 and made.examples[0][1] == "two.txt is not UTF-8 text"
     (tmp_path / "in" / "one.txt").write_text("other")
-    assert Manifest.of([tmp_path / "in"], Place(str(tmp_path / "out")), tmp_path).digest != manifest.digest
+    assert Manifest.of([tmp_path / "in"], ShardPlace(str(tmp_path / "out")), tmp_path).digest != manifest.digest

@@ -10,16 +10,16 @@ import pytest
 from forked import run
 from tar_shards import shard, simple
 
-from vladapt.core.curation.lists import LIST, Kept, write_list
+from vladapt.core.curation.lists import LIST, KeptPairs, write_list
 from vladapt.core.curation.tars import write_tars
 from vladapt.core.runtime.files import PARTIAL
-from vladapt.core.shards import Manifest, Place
+from vladapt.core.shards import Manifest, ShardPlace
 from vladapt.core.shards.place import STATE
 
 WRITE = """
 import os, signal, sys, tarfile
 from vladapt.core.curation.tars import write_tars
-from vladapt.core.shards import Place
+from vladapt.core.shards import ShardPlace
 
 left = {members}
 
@@ -31,13 +31,13 @@ def addfile(self, *member, original=tarfile.TarFile.addfile):
         self.fileobj.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-def publish(self, partial, name, original=Place.publish):
+def publish(self, partial, name, original=ShardPlace.publish):
     original(self, partial, name)
     if name == {tar!r}:
         os.kill(os.getpid(), signal.SIGKILL)
 
-tarfile.TarFile.addfile, Place.publish = addfile, publish
-write_tars(sys.argv[1], Place(sys.argv[2]), samples=4)
+tarfile.TarFile.addfile, ShardPlace.publish = addfile, publish
+write_tars(sys.argv[1], ShardPlace(sys.argv[2]), samples=4)
 """
 NAMES = [f"{number:05d}.tar" for number in range(3)]
 
@@ -52,9 +52,9 @@ def listed(tmp_path_factory):
     (folder / "decisions").mkdir()
     weights = pa.array([1.0] * 12, pa.float32())
     pq.write_table(pa.table({**columns, "weight": weights}), folder / "decisions" / "part-00000000.parquet")
-    sources = Manifest.of([str(tar)], Place(str(folder / "made")), folder / "cache").sources
-    write_list(Kept.of([Place(str(folder / "decisions"))]), sources, Place(str(folder)))
-    write_tars(folder / LIST, Place(str(folder / "whole")), samples=4)
+    sources = Manifest.of([str(tar)], ShardPlace(str(folder / "made")), folder / "cache").sources
+    write_list(KeptPairs.of([ShardPlace(str(folder / "decisions"))]), sources, ShardPlace(str(folder)))
+    write_tars(folder / LIST, ShardPlace(str(folder / "whole")), samples=4)
     return folder / LIST, folder / "whole"
 
 
@@ -74,7 +74,7 @@ def test_what_was_killed_goes_on_to_the_same_bytes(listed, tmp_path, members, ta
     assert len(left) == 1
     for partial in left:
         os.utime(partial, (0, 0))  # as if it had been killed long ago
-    made = write_tars(path, Place(str(out)), samples=4)
+    made = write_tars(path, ShardPlace(str(out)), samples=4)
     assert not list((out / STATE).glob(f"{PARTIAL}*"))
     assert (made.tars, made.samples, made.before) == (3, 10, there)
     for name in (*NAMES, "sizes.json"):

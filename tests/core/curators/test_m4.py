@@ -10,7 +10,7 @@ from parity_checks import subsets
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators.m4 import Problem, moments_of, rounded
+from vladapt.core.curators.m4 import WeightProblem, moments_of, rounded
 from vladapt.core.registry import build_curator
 
 
@@ -24,7 +24,7 @@ def test_no_weights_are_better(seed, mean, penalty):
     """The dual is a lower bound of every objective: where they meet, both are optimal."""
     random = np.random.default_rng(seed)
     s, y = random.random((30, 2)) < 0.3, random.random((30, 2)) < 0.4
-    problem = Problem(moments_of(s, y, [0.5, 0.2]), np.full(6, 0.01), random.random(30), mean, 1.0)
+    problem = WeightProblem(moments_of(s, y, [0.5, 0.2]), np.full(6, 0.01), random.random(30), mean, 1.0)
     share = random.dirichlet(np.ones(30))
     multipliers = problem.solve(share, penalty)
     q = problem.weights(multipliers)
@@ -90,7 +90,7 @@ def test_a_table_of_counts_gives_the_weights_of_all_rows():
     curator = build_curator("m4", **WISH, weights=True)
     q = curator.decide_all(PAIRS).weight
     s, y = (PAIRS.numbers(name).astype(bool)[:, None] for name in ("woman", "nurse"))
-    rows = Problem(moments_of(s, y, [0.5]), np.full(2, 0.005), np.ones(len(PAIRS)), WISH["mean"], 1.0)
+    rows = WeightProblem(moments_of(s, y, [0.5]), np.full(2, 0.005), np.ones(len(PAIRS)), WISH["mean"], 1.0)
     direct = rows.weights(rows.solve(np.full(len(PAIRS), 1 / len(PAIRS)), 10.0))
     np.testing.assert_allclose(q, direct, atol=1e-5)
 
@@ -105,7 +105,7 @@ def test_utilities_are_few_numbers():
 def exact_weights(utility, mean):
     """The optimum over all rows, utilities as they are."""
     s, y = (PAIRS.numbers(name).astype(bool)[:, None] for name in ("woman", "nurse"))
-    problem = Problem(moments_of(s, y, [0.5]), np.full(2, 0.005), utility, mean, 1.0)
+    problem = WeightProblem(moments_of(s, y, [0.5]), np.full(2, 0.005), utility, mean, 1.0)
     share = np.full(len(PAIRS), 1 / len(PAIRS))
     multipliers = problem.solve(share, 10.0)
     q = problem.weights(multipliers)

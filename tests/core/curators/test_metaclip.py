@@ -10,7 +10,7 @@ from parity_checks import subsets
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators._entries import Automaton, Entries, read_entries, spaced
+from vladapt.core.curators._entries import Automaton, EntryList, read_entries, spaced
 from vladapt.core.registry import build_curator
 
 SYMBOLS = "ab .,猫犬'"
@@ -24,7 +24,7 @@ def test_matches_counts_and_probabilities_are_the_released_ones(agrees):
 @settings(max_examples=60)
 @given(st.lists(strings, min_size=1, max_size=12), st.text(SYMBOLS, max_size=20))
 def test_an_entry_matches_where_it_is_a_substring_between_spaces(entries, text):
-    entry, _ = Entries(entries, unspaced=False).matches([text])
+    entry, _ = EntryList(entries, unspaced=False).matches([text])
     assert entry.tolist() == [n for n, each in enumerate(entries) if f" {each} " in spaced(text)]
 
 
@@ -33,7 +33,7 @@ def test_an_entry_matches_where_it_is_a_substring_between_spaces(entries, text):
 def test_no_space_is_needed_beside_ideographs_and_punctuation(entries, text):
     free = "猫犬.,'"
     padded = [f"{' ' * (e[0] not in free)}{e}{' ' * (e[-1] not in free)}" for e in entries]
-    entry, _ = Entries(entries, unspaced=True).matches([text])
+    entry, _ = EntryList(entries, unspaced=True).matches([text])
     assert entry.tolist() == [n for n, each in enumerate(padded) if each in spaced(text)]
 
 
@@ -41,7 +41,7 @@ def test_no_space_is_needed_beside_ideographs_and_punctuation(entries, text):
 @given(strings)
 def test_an_entry_that_is_called_dead_is_in_no_text_and_others_are_in_one(entry):
     text = f" {entry} ".replace(" . ", ".").replace(" , ", ",").removeprefix(" ").removesuffix(" ")
-    assert Entries([entry], unspaced=False).never[0] == (f" {entry} " not in spaced(text))
+    assert EntryList([entry], unspaced=False).never[0] == (f" {entry} " not in spaced(text))
 
 
 @given(st.lists(st.text("abc", min_size=1, max_size=4), max_size=8), st.text("abc", max_size=30))
@@ -52,9 +52,9 @@ def test_the_automaton_finds_every_place(patterns, text):
 
 
 def test_case_order_and_repeats():
-    entry, text = Entries(["dog", "hot dog", "Dog"], True).matches(["dog hot dog dog", "Dog!", "", "hotdog"])
+    entry, text = EntryList(["dog", "hot dog", "Dog"], True).matches(["dog hot dog dog", "Dog!", "", "hotdog"])
     assert list(zip(entry, text)) == [(0, 0), (1, 0), (2, 1)]
-    entry, _ = Entries(["dog", "hot dog", "dog show"], True).matches(["hot dog show dog"], longest=True)
+    entry, _ = EntryList(["dog", "hot dog", "dog show"], True).matches(["hot dog show dog"], longest=True)
     assert entry.tolist() == [0, 1]
 
 

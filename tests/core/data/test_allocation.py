@@ -1,12 +1,12 @@
 """Sharing out parts that hold several classes."""
 
-from vladapt.core.data.allocation import Part, allocate
+from vladapt.core.data.allocation import ItemGroup, allocate
 
 SHARES = {"test": 0.3, "val": 0.2, "train": 0.5}
 
 
 def shared(**counts):
-    parts = [Part(count, name) for name, count in counts.items()]
+    parts = [ItemGroup(count, name) for name, count in counts.items()]
     return dict(zip(counts, allocate(parts, SHARES, reserve_test=True), strict=True))
 
 
@@ -24,7 +24,7 @@ def test_parts_without_a_class_train():
 
 
 def test_ranks_decide_not_the_order():
-    parts = [Part({0: 1}, str(rank)) for rank in range(20)]
+    parts = [ItemGroup({0: 1}, str(rank)) for rank in range(20)]
     forward = allocate(parts, SHARES, reserve_test=True)
     assert forward == allocate(parts[::-1], SHARES, reserve_test=True)[::-1]
     assert [forward.count(split) for split in ("test", "val", "train")] == [6, 4, 10]

@@ -7,7 +7,7 @@ from PIL import Image
 from vladapt.core.data.registration import (
     NO_AGREEMENT,
     SYMMETRIES,
-    Prepared,
+    PreparedThumbnails,
     agreements,
     low_spectra,
     shows_enough,
@@ -31,7 +31,7 @@ def pictures(*images):
 def agree(one, other):
     """(3, N) of pictures as they lie."""
     likeness = (low_spectra(one.grey) * low_spectra(other.grey)).sum(axis=(1, 2))
-    return agreements(Prepared.of(one), Prepared.of(other), likeness)
+    return agreements(PreparedThumbnails.of(one), PreparedThumbnails.of(other), likeness)
 
 
 def agreement(one, other):
@@ -51,7 +51,9 @@ def test_each_symmetry_is_told_by_its_number(symmetry):
 def test_what_is_prepared_is_turned_as_its_picture_is(symmetry):
     images, symmetries = pictures(drawn(0), drawn(1)), np.full(2, symmetry)
     before = Pictures(turned(images.grey, symmetries), turned(images.colour, symmetries), images.sides)
-    for one, other in zip(vars(Prepared.of(before)).values(), vars(Prepared.of(images).turned(symmetries)).values()):
+    for one, other in zip(
+        vars(PreparedThumbnails.of(before)).values(), vars(PreparedThumbnails.of(images).turned(symmetries)).values()
+    ):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 

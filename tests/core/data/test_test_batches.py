@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from vladapt.core.data.test_batches import (
     TASKS,
     FewClasses,
-    Stream,
+    TestStream,
     correlated_stream,
     few_class_batch,
     full_batches,
@@ -68,7 +68,7 @@ def test_the_number_of_classes_is_uniform_and_its_ends_are_drawn():
 
 def _classes_per_batch(gamma: float | None) -> float:
     labels = np.arange(1200) % 12
-    streams = list(Stream("", "", 1, gamma, 32).drawn(labels, 5, 1))
+    streams = list(TestStream("", "", 1, gamma, 32).drawn(labels, 5, 1))
     return float(np.mean([len(np.unique(labels[batch])) for stream in streams for batch in stream]))
 
 
@@ -78,10 +78,10 @@ def test_the_smaller_gamma_the_fewer_classes_in_a_batch():
 
 
 def test_a_stream_has_each_row_once_but_for_the_last_incomplete_batch():
-    for stream in Stream("", "", 1, 0.1, 50).drawn(LABELS, 3, 0):
+    for stream in TestStream("", "", 1, 0.1, 50).drawn(LABELS, 3, 0):
         rows = np.concatenate(stream)
         assert [len(batch) for batch in stream] == [50, 50, 50] and len(set(rows.tolist())) == 150
-    (few,) = Stream("", "", 1, 0.1, 500).drawn(LABELS, 1, 0)
+    (few,) = TestStream("", "", 1, 0.1, 500).drawn(LABELS, 1, 0)
     assert [len(batch) for batch in few] == [len(LABELS)]
 
 
@@ -100,5 +100,5 @@ def test_sizes_and_counts_are_as_published():
     few = {(kind.low, kind.high, kind.size, kind.count) for kind in TASKS if isinstance(kind, FewClasses)}
     assert few == {(1, 4, 64, 1000), (2, 10, 64, 1000), (5, 25, 64, 1000), (5, 25, 1000, 1000),
                    (25, 50, 1000, 1000), (50, 100, 1000, 1000)}  # fmt: skip
-    streams = {(kind.gamma, kind.size, kind.count) for kind in TASKS if isinstance(kind, Stream)}
+    streams = {(kind.gamma, kind.size, kind.count) for kind in TASKS if isinstance(kind, TestStream)}
     assert streams == {(0.1, 128, 100), (0.01, 128, 100), (0.001, 128, 100), (None, 128, 100)}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vladapt.core.curation import CurationRecipe, record_of
-from vladapt.core.curation.recipes import DECONTAMINATE, Stage
+from vladapt.core.curation.recipes import DECONTAMINATE, CuratorStage
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
@@ -85,7 +85,7 @@ def test_what_decisions_were_made_of_is_where_all_was_moved(pairs, tmp_path):
 
 
 def test_test_sets_may_be_options_of_the_stage(pairs, tmp_path, monkeypatch):
-    recipe = CurationRecipe("mine", "", (Stage(DECONTAMINATE),))
+    recipe = CurationRecipe("mine", "", (CuratorStage(DECONTAMINATE),))
     monkeypatch.setattr("vladapt.core.engine.curate_run.embed", lambda *args, **how: pytest.fail("embedded"))
     with pytest.raises(ConfigError, match="mine: no stage to run; give --tests"):
         run_curation(recipe, [pairs], tmp_path / "out")

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from tar_shards import png, shard, simple
 
-from vladapt.core.curation import Kept, record_of, write_record
+from vladapt.core.curation import KeptPairs, record_of, write_record
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_write import write_kept
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.core.shards import Manifest, Place
+from vladapt.core.shards import Manifest, ShardPlace
 from vladapt.core.sharing.dataset_card import CuratedSet, dataset_card
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
@@ -54,7 +54,7 @@ def test_the_last_stage_of_a_folder_is_written_with_a_card(decided, tmp_path):
 
 def test_the_card_tells_what_weights_amount_to(decided):
     _, _, second = decided
-    weighted = Kept(pa.array(["a", "b", "c"]), np.array([1, 1, 2], np.float32), pa.nulls(3, pa.large_string()))
+    weighted = KeptPairs(pa.array(["a", "b", "c"]), np.array([1, 1, 2], np.float32), pa.nulls(3, pa.large_string()))
     card = dataset_card(CuratedSet("mine", second.folder, weighted))
     assert "1 to 2, 4 in all" in card and "as much as 3 pairs of equal weight" in card and "license: unknown" in card
     with pytest.raises(DataError, match=r"apache-2\.0"):
@@ -97,7 +97,7 @@ def test_what_cannot_be_written_is_refused(decided, tmp_path):
 def test_sources_that_were_replaced_under_their_names_are_refused(tmp_path):
     tar = shard(tmp_path / "pool.tar", simple(6))
     made = curate("random", [tar], tmp_path / "out", options={"fraction": 0.5})
-    record = {**record_of(made.folder), "inputs": Manifest.of([str(tar)], Place(str(tmp_path)), tmp_path).digest}
+    record = {**record_of(made.folder), "inputs": Manifest.of([str(tar)], ShardPlace(str(tmp_path)), tmp_path).digest}
     write_record(made.folder, record)
     write_kept(tmp_path / "out", tmp_path / "chosen")
     shard(tar, simple(7))

@@ -17,7 +17,7 @@ from vladapt.core.engine.embed import embed
 from vladapt.core.errors import ConfigError, DataError, VladaptError
 from vladapt.core.features.files import load_features
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.shards import Place, jobs_below
+from vladapt.core.shards import ShardPlace, jobs_below
 
 
 class Means(torch.nn.Module):
@@ -147,7 +147,7 @@ def test_what_is_done_is_not_computed_again_and_other_settings_are(pictures, sha
     pd.testing.assert_frame_equal(rows, same)
     other, _ = shards_of([pictures], recipe={"batch_size": 3})
     assert other.folder != first.folder and other.shards_before == 0
-    jobs = {job.folder: job for job in jobs_below(Place(str(tmp_path / "out")))}
+    jobs = {job.folder: job for job in jobs_below(ShardPlace(str(tmp_path / "out")))}
     assert {first.folder, other.folder} == set(jobs)
     assert (jobs[first.folder].done, jobs[first.folder].shards, jobs[first.folder].rows) == (3, 3, 12)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 import vladapt
 from vladapt.core.errors import CapabilityError, VladaptError
-from vladapt.core.shards import Place, jobs_below
+from vladapt.core.shards import ShardPlace, jobs_below
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_the_same_command_continues_and_other_wishes_are_another_folder(pictures
     pd.testing.assert_frame_equal(rows, same)
     other, _ = shards_of([pictures], threshold=0.6)
     assert other.folder != made.folder and other.shards_before == 0
-    assert {job.stage for job in jobs_below(Place(str(tmp_path / "out")))} == {"predict"}
+    assert {job.stage for job in jobs_below(ShardPlace(str(tmp_path / "out")))} == {"predict"}
 
 
 def test_parts_of_an_array_on_fewer_cores_have_the_bytes_of_the_whole(pictures, shards_of, tmp_path):

@@ -10,7 +10,7 @@ from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.tasks.pretraining.pairs import stages_of, train_in_stages
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
-from vladapt.core.training.train import Task
+from vladapt.core.training.train import TrainingTask
 
 SETTINGS = {"epochs": 3, "batch_size": 16, "lr": 1e-3, "lock": "image", "unlock_after": 1, "warmup": 0}
 
@@ -32,7 +32,7 @@ def test_stages_follow_each_other_and_are_told_as_one(small_clip_spec, tmp_path)
         image_moved.append(not torch.equal(now, start["visual.conv1.weight"]))
         return next(scores)
 
-    task = Task(PairSource(sample_pairs(32), CaptionSampler()), {"clip": 1.0}, validate=validate)
+    task = TrainingTask(PairSource(sample_pairs(32), CaptionSampler()), {"clip": 1.0}, validate=validate)
     done = train_in_stages(
         backbone,
         task,

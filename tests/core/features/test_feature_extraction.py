@@ -11,7 +11,7 @@ from forked import run as run_python
 from tiny_tower import TinyTower, Transform
 
 from vladapt import CapabilityError, FeatureStore
-from vladapt.core.features.extract import BatchSizeTuner, Job, extract
+from vladapt.core.features.extract import BatchSizeTuner, DecodeJob, extract
 
 HERE = Path(__file__).parent
 
@@ -67,10 +67,10 @@ def test_what_was_measured_serves_the_store_s_next_call(drawn, tmp_path):
 
 
 def test_smoothed_labels_stand_beside_the_known_ones(drawn, tmp_path):
-    from vladapt.domains.medical.targets import Findings
+    from vladapt.domains.medical.targets import SoftFindings
 
     data, tower, unknown = drawn(2), TinyTower(), float("nan")
-    targets = (Findings((1.0, unknown), smoothed=(1.0, 0.7)), Findings((0.0, 1.0)))
+    targets = (SoftFindings((1.0, unknown), smoothed=(1.0, 0.7)), SoftFindings((0.0, 1.0)))
     data.items = [item.with_(target=target) for item, target in zip(data.items, targets, strict=True)]
     features = run(FeatureStore(tmp_path / "s"), data, tower).features
     assert features.labels[0].isnan().tolist() == [False, True]
@@ -105,7 +105,7 @@ def test_pixels_are_never_held_for_more_than_two_batches_and_the_threads(drawn):
             held -= len(pixels)
         return pixels.flatten(1)
 
-    jobs = [Job(item, (bytes([i]),), (None,)) for i, item in enumerate(drawn(200).items)]
+    jobs = [DecodeJob(item, (bytes([i]),), (None,)) for i, item in enumerate(drawn(200).items)]
     results = list(extract(jobs, render, encode, BatchSizeTuner(4), workers=3))
     assert [key[0] for result in results for key in result.keys] == list(range(200)), "in the order of the jobs"
     assert most <= 2 * 4 + 4 + 3

@@ -18,7 +18,7 @@ from vladapt import FeatureStore
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.verify import content_key
 from vladapt.core.features import extract as extract_module
-from vladapt.core.features.extract import BatchSizeTuner, Job, averaged, extract
+from vladapt.core.features.extract import BatchSizeTuner, DecodeJob, averaged, extract
 from vladapt.core.features.table import folder_name, image_key, space_of, transform_spec
 from vladapt.core.runtime.shards import ShardFolder
 
@@ -251,7 +251,7 @@ def test_a_store_that_keeps_nothing_gives_parts_too(tower):
 def test_averaged_gives_one_row_per_sample():
     lengths = [2, 0, 3]
     data, tower = clip_set(lengths), TinyTower()
-    jobs = [Job(item, (item.id.encode(),), (None,)) for item in data.items]
+    jobs = [DecodeJob(item, (item.id.encode(),), (None,)) for item in data.items]
     results = extract(
         jobs, lambda job: [Frames()(data.load(job.item))], lambda p: tower.encode_image(p, False), BatchSizeTuner(2)
     )
@@ -280,7 +280,7 @@ def test_samples_of_very_many_parts_are_not_decoded_one_per_thread(monkeypatch):
             encoded += len(pixels)
         return pixels.flatten(1)
 
-    jobs = [Job(item, (item.id.encode(),), (None,)) for item in drawn_set(40).items]
+    jobs = [DecodeJob(item, (item.id.encode(),), (None,)) for item in drawn_set(40).items]
     results = averaged(extract(jobs, render, encode, BatchSizeTuner(4), workers=8))
     rows = [row for result in results for row in result.rows]
     assert len(rows) == 40 and 0 < most <= 100 + 2 * 50

@@ -23,7 +23,7 @@ from vladapt.core.contracts.judgement import (
 from vladapt.core.contracts.options import options_of
 from vladapt.core.engine.listing import listing, only_kind, shown
 from vladapt.core.errors import ConfigError
-from vladapt.core.judgements.baselines import Comparison, compared
+from vladapt.core.judgements.baselines import BaselineComparison, compared
 from vladapt.core.metrics import classification_metrics
 from vladapt.core.registry import build, catalogue, judgement_class, task_class
 
@@ -177,7 +177,7 @@ def test_a_comparison_is_the_same_when_it_is_read_again():
     metrics = {"zero_shot": None, "adapted": classification_metrics(logits, labels, 3), "test_images": 60}
     found = compared(Scores(labels, None, logits, metrics), "abc")
     metrics |= found.to_json()
-    again = Comparison.from_json(metrics)
+    again = BaselineComparison.from_json(metrics)
     assert again.to_json() == found.to_json() and list(again.to_json()) == list(found.to_json())
     assert again.sentence == found.sentence and again.section() == found.section() and found["strongest"]
 

@@ -10,8 +10,8 @@ from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.groups import PossibleGroups as Found
 from vladapt.core.contracts.judgement import JudgedClassifier, Scores
 from vladapt.core.contracts.prepared import Shots
-from vladapt.core.judgements.baselines import Comparison, compared
-from vladapt.core.judgements.possible_groups import IfGrouped, PossibleGroups
+from vladapt.core.judgements.baselines import BaselineComparison, compared
+from vladapt.core.judgements.possible_groups import GroupProbe, IfGrouped
 from vladapt.core.metrics import classification_metrics
 
 NAMES = ("a", "b")
@@ -44,26 +44,26 @@ def fit_of(of_patient, of_class, used=False, several=False):
 
 
 def test_what_only_tells_patients_apart_falls_to_chance_in_whole_groups():
-    found = PossibleGroups().compute(fit_of(of_patient=3.0, of_class=0.0))
+    found = GroupProbe().compute(fit_of(of_patient=3.0, of_class=0.0))
     assert found.by_image > 0.8 and found.by_group < 0.65 and found.tone != "good"
     assert (found.option, found.groups, found.images, found.deciding) == ("folder", GROUPS, 240, "accuracy")
 
 
 def test_what_tells_classes_apart_stays():
-    found = PossibleGroups().compute(fit_of(of_patient=0.3, of_class=2.0))
+    found = GroupProbe().compute(fit_of(of_patient=0.3, of_class=2.0))
     assert found.by_image > 0.9 and found.by_group > 0.9 and found.tone == "good"
 
 
 def test_several_labels_are_judged_by_auroc():
-    found = PossibleGroups().compute(fit_of(of_patient=3.0, of_class=0.0, several=True))
+    found = GroupProbe().compute(fit_of(of_patient=3.0, of_class=0.0, several=True))
     assert found.deciding == "auroc" and found.by_image > found.by_group + 0.15
 
 
 def test_nothing_is_said_where_the_groups_are_used_or_there_are_none():
-    assert PossibleGroups().compute(fit_of(3.0, 0.0, used=True)) is None
+    assert GroupProbe().compute(fit_of(3.0, 0.0, used=True)) is None
     fit = fit_of(3.0, 0.0)
     fit.prepared.data.possible_groups = None
-    assert PossibleGroups().compute(fit) is None
+    assert GroupProbe().compute(fit) is None
 
 
 def good_run(doubt):
@@ -86,12 +86,12 @@ def good_run(doubt):
 )
 def test_the_lower_number_is_taken_for_the_verdict(by_group, tone, title):
     doubt = IfGrouped("folder", 30, 240, "accuracy", 0.9, by_group, tone)
-    found = Comparison.from_json(good_run(doubt))
+    found = BaselineComparison.from_json(good_run(doubt))
     section = found.section()
     assert section.title == title and section.title in found.sentence
     both = "90.0% where they are held out one by one, and"
     assert (both in section.text) is (both in found.sentence) is (by_group < 0.9)
-    assert Comparison.from_json(good_run(None)).section().title == "The gain is more than chance"
+    assert BaselineComparison.from_json(good_run(None)).section().title == "The gain is more than chance"
 
 
 def test_the_record_is_read_as_it_was_written():

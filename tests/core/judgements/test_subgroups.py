@@ -11,23 +11,23 @@ from vladapt import UnknownNameError
 from vladapt.core.contracts.items import Columns, DomainData, Item, Label
 from vladapt.core.judgements import subgroups as module
 from vladapt.core.judgements.subgroups import ByColumn, ByColumns, BySubgroup
-from vladapt.core.metrics.subgroups import Part, Subgroups, shrunk_shares
+from vladapt.core.metrics.subgroups import Subgroup, Subgroups, shrunk_shares
 from vladapt.core.runtime.progress import Reporter
 
 
-def of_parts(*parts: Part, p_value: float = 0.3) -> ByColumns:
+def of_parts(*parts: Subgroup, p_value: float = 0.3) -> ByColumns:
     return ByColumns([ByColumn("site", False, 0, False, {"Accuracy": Subgroups(parts, 0, p_value)})])
 
 
-NORTH = Part("north", 80, 80, 0.9, [0.8, 0.96], 0.87, 0.8)
-SOUTH = Part("south", 20, 20, 0.6, [0.3, 0.8], 0.82, 0.5)
+NORTH = Subgroup("north", 80, 80, 0.9, [0.8, 0.96], 0.87, 0.8)
+SOUTH = Subgroup("south", 20, 20, 0.6, [0.3, 0.8], 0.82, 0.5)
 
 
 def test_the_worst_group_is_drawn_towards_the_mean_and_its_limit_is_the_lowest():
     worst = of_parts(NORTH, SOUTH).axis_scores()["worst_group"]
     assert worst.score == 0.82 and list(worst.interval) == [0.3, 0.8]
     assert worst.zero_shot == pytest.approx(min(shrunk_shares([0.8, 0.5], [80, 20])))
-    plain = of_parts(Part("a", 80, 80, 0.9, [0.8, 0.96]), Part("b", 20, 20, 0.6, [0.3, 0.8]))
+    plain = of_parts(Subgroup("a", 80, 80, 0.9, [0.8, 0.96]), Subgroup("b", 20, 20, 0.6, [0.3, 0.8]))
     before = plain.axis_scores()["worst_group"]
     assert before.score == 0.6 and before.zero_shot is None  # of an earlier version
 

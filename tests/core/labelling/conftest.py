@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.data.label_files import Source, Todo, todo_text
+from vladapt.core.data.label_files import TableSource, Todo, todo_text
 
 IMAGES = 30
 CLASSES = ("cat", "dog", "owl")
@@ -37,7 +37,7 @@ def todo(pool):
         rows = [
             Todo(f"{number:02d}.png", drawn[number], 1, classes[number % len(classes)], 0.5) for number in range(images)
         ]
-        source = Source(
+        source = TableSource(
             **{"data": pool.name, "domain": "natural", "task": "classification", **of_source}, classes=classes
         )
         file = pool.parent / name

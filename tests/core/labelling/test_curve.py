@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vladapt.core.labelling.curve import PAYS, PAYS_NOT, UNKNOWN, Point, payoff
+from vladapt.core.labelling.curve import PAYS, PAYS_NOT, UNKNOWN, CurvePoint, payoff
 from vladapt.core.metrics import exact_interval, paired_shares
 
 
@@ -14,19 +14,19 @@ def right(count, images=100) -> torch.Tensor:
 
 
 def test_what_the_last_doubling_brought_decides():
-    points = [Point(0, right(40)), Point(10, right(60)), Point(20, right(61)), Point(45, right(90))]
+    points = [CurvePoint(0, right(40)), CurvePoint(10, right(60)), CurvePoint(20, right(61)), CurvePoint(45, right(90))]
     made = payoff(points)
     assert (made.verdict, made.before, made.after) == (PAYS, 20, 45) and made.gain == pytest.approx(0.29)
     assert made.interval == paired_shares(right(61), right(90)).interval()
-    assert payoff([Point(40, right(900, 1000)), Point(80, right(905, 1000))]).verdict == PAYS_NOT
-    assert payoff([Point(8, right(6, 10)), Point(16, right(6, 10))]).verdict == UNKNOWN
+    assert payoff([CurvePoint(40, right(900, 1000)), CurvePoint(80, right(905, 1000))]).verdict == PAYS_NOT
+    assert payoff([CurvePoint(8, right(6, 10)), CurvePoint(16, right(6, 10))]).verdict == UNKNOWN
 
 
 def test_without_two_models_nothing_is_said():
-    assert payoff([]) is None and payoff([Point(0, right(3)), Point(8, right(4))]) is None
-    assert payoff([Point(20, right(3)), Point(30, right(4))]) is None
+    assert payoff([]) is None and payoff([CurvePoint(0, right(3)), CurvePoint(8, right(4))]) is None
+    assert payoff([CurvePoint(20, right(3)), CurvePoint(30, right(4))]) is None
 
 
 def test_a_point_has_an_exact_interval():
-    point = Point(8, right(7, 10))
+    point = CurvePoint(8, right(7, 10))
     assert point.accuracy == pytest.approx(0.7) and point.interval == exact_interval(7, 10)

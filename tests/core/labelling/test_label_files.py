@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vladapt import load_domain
 from vladapt.core.data.label_files import (
     Answer,
-    Source,
+    TableSource,
     is_label_file,
     labels_text,
     read_answers,
@@ -21,7 +21,7 @@ from vladapt.core.data.label_files import (
 from vladapt.core.data.pools import named_classes, pool_of_classes, read_pool
 from vladapt.core.errors import ConfigError, DataError
 
-SOURCE = Source("photos", "natural", "classification", ("cat", "dog", "owl"))
+SOURCE = TableSource("photos", "natural", "classification", ("cat", "dog", "owl"))
 ROWS = [Answer(f"{n:02d}.png", ("cat" if n % 2 else "dog",), "", "me", "now", "pcb", 1) for n in range(8)]
 
 
@@ -81,7 +81,7 @@ def test_images_in_folders_of_classes_are_labelled_too(pool, written):
 def test_corrections_give_the_whole_set(tmp_path, class_folders_of):
     class_folders_of(tmp_path / "set", cat=4, dog=4)
     rows = [Answer("cat/0.png", ("dog",), drawn="suspect"), Answer("dog/1.png", (), "not sure", drawn="suspect")]
-    source = Source("set", "natural", "classification", ("cat", "dog"), labelled=True)
+    source = TableSource("set", "natural", "classification", ("cat", "dog"), labelled=True)
     file = tmp_path / "corrections.csv"
     file.write_text(labels_text(rows, source))
     labels = {item.id: item.class_label() for item in read(file).items}

@@ -13,7 +13,7 @@ pytest.importorskip("httpx", reason="the client of starlette's tests is not inst
 
 from starlette.testclient import TestClient
 
-from vladapt.core.data.label_files import Source, Todo, read_answers, todo_text
+from vladapt.core.data.label_files import TableSource, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.labelling.serve import open_labelling, serve
 from vladapt.core.runtime.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
@@ -146,7 +146,7 @@ def test_a_list_whose_images_are_gone_is_refused_and_the_file_is_free(todo, pool
 
 
 def test_several_labels_are_not_for_doubted_ones(tmp_path):
-    source = Source("sample", "natural", "classification", ("cat", "dog"), labelled=True)
+    source = TableSource("sample", "natural", "classification", ("cat", "dog"), labelled=True)
     (tmp_path / "todo.csv").write_text(todo_text([Todo("cat/0.png", "suspect")], source))
     with pytest.raises(ConfigError, match="--several"):
         open_labelling(tmp_path / "todo.csv", tmp_path / "labels.csv", several=True)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.contracts.items import Item
-from vladapt.core.data.splits import Links
+from vladapt.core.data.splits import ItemLinks
 from vladapt.core.errors import ConfigError
 from vladapt.core.labelling.rounds import Known, choose_round, reserve
 from vladapt.core.registry import build_selector, catalogue
@@ -30,7 +30,7 @@ def known_of(images=50, groups=None, copies=(), labels=None, random=(), classes=
     draw = torch.Generator().manual_seed(images)
     features = F.normalize(torch.randn(images, 6, generator=draw), dim=1)
     probabilities = torch.randn(images, classes, generator=draw).softmax(dim=1)
-    links = Links(parts, [], near_parts=parts, near=[list(rows) for rows in copies])
+    links = ItemLinks(parts, [], near_parts=parts, near=[list(rows) for rows in copies])
     return Known(items, features, labels or {}, frozenset(random), links, classes, probabilities)
 
 

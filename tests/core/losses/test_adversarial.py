@@ -10,7 +10,7 @@ from vladapt import CapabilityError, build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import ConfigError
 from vladapt.core.losses._adversarial import START
-from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.parts import Parts, TrainingTask
 from vladapt.core.training.settings import TrainingSettings
 
 PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
@@ -114,6 +114,6 @@ def test_rows_of_patches_are_refused(towers, monkeypatch):
 @pytest.mark.parametrize("name", ["fare", "tecoa"])
 def test_sharded_towers_are_refused_before_a_step(name, towers, monkeypatch):
     monkeypatch.setattr("vladapt.core.training.parts.world_size", lambda: 2)
-    task = Task(None, {}, own={name: build_loss(name)})
+    task = TrainingTask(None, {}, own={name: build_loss(name)})
     with pytest.raises(ConfigError, match=f"option parallel=fsdp: loss '{name}' has passes of its own within a step"):
         Parts(towers, task, TrainingSettings(parallel="fsdp"))

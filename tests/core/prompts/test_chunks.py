@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError
-from vladapt.core.prompts.context import POSITIONS, Layout, PromptLearner
+from vladapt.core.prompts.context import POSITIONS, PromptLearner, TokenLayout
 
 NAMES = ["sea", "polka_dotted", "X-ray", "Boeing 737-800", "a rather long name of a thing", "cat"]
 OPEN = ("prompt", "trim", "text_blocks")
@@ -116,11 +116,11 @@ def test_how_many_go_at_once_unless_told(toy):
     calls.clear()
     with torch.no_grad():
         learner.encode()
-    assert calls[0] == (Layout.CHUNK_TOKENS // length, length) and len(calls) > 2
+    assert calls[0] == (TokenLayout.CHUNK_TOKENS // length, length) and len(calls) > 2
     calls.clear()
     with torch.no_grad():
         learner.encode_each(learner.ctx[None].expand(10, -1, -1))
-    assert calls[0] == (Layout.CHUNK_TOKENS // length // 10, length)
+    assert calls[0] == (TokenLayout.CHUNK_TOKENS // length // 10, length)
 
 
 def test_no_embeddings_are_kept(toy):

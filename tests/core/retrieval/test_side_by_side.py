@@ -15,7 +15,7 @@ from vladapt.core.retrieval.changes import IndexChange
 from vladapt.core.retrieval.kinds import KINDS
 from vladapt.core.retrieval.side_by_side import SearchStage, merged
 from vladapt.core.retrieval.wanted import Wanted
-from vladapt.core.shards import Job, Place, build_executor, drive
+from vladapt.core.shards import Job, ShardPlace, build_executor, drive
 
 from .conftest import entries_of, unit_rows
 
@@ -42,7 +42,7 @@ def together(tmp_path):
     """`together(opened, queries, top, wanted, refine)`: scores and numbers that tasks find."""
 
     def search(opened, queries, top, wanted, refine, folder="work"):
-        place = Place(str(tmp_path / folder))
+        place = ShardPlace(str(tmp_path / folder))
         place.check()
         np.save(tmp_path / folder / "queries.npy", queries)
         stage = SearchStage.of(opened, tmp_path / folder / "queries.npy", top, wanted, refine)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from vladapt.core.judgements.baselines import Comparison
+from vladapt.core.judgements.baselines import BaselineComparison
 
 
-def told(p_value: float, difference: float = 0.1, floor: float = 0.0001) -> Comparison:
+def told(p_value: float, difference: float = 0.1, floor: float = 0.0001) -> BaselineComparison:
     """An adapted model that is `difference` above zero-shot, and above the largest class beyond chance."""
     baselines = {
         "zero_shot": {"accuracy": 0.6, "difference": difference, "interval": [0.0, 0.2], "p_value": p_value},
         "largest_class": {"accuracy": 0.3, "difference": 0.4, "interval": [0.3, 0.5], "p_value": floor, "class": "a"},
     }
     metrics = {"adapted": {"accuracy": 0.6 + difference}, "deciding": "accuracy", "baselines": baselines}
-    return Comparison.from_json({**metrics, "test_images": 100, "class_range": [25, 25]})
+    return BaselineComparison.from_json({**metrics, "test_images": 100, "class_range": [25, 25]})
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from vladapt.core.contracts.judgement import Findings
 from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.judgements.corruptions import Corruptions, CorruptionScores, KindScores
 from vladapt.core.judgements.subgroups import ByColumn, ByColumns, BySubgroup
-from vladapt.core.metrics.subgroups import Part, Subgroups
+from vladapt.core.metrics.subgroups import Subgroup, Subgroups
 from vladapt.core.registry import load_domain, task_class
 from vladapt.core.runs.limits import Limit, check_asked, parse_limits, unmet
 
@@ -21,14 +21,14 @@ CLASSES = {"subgroups": BySubgroup, "corruptions": Corruptions}
 NOTHING = Findings(CLASSES)
 
 
-def parts(*of: Part) -> ByColumns:
+def parts(*of: Subgroup) -> ByColumns:
     return ByColumns([ByColumn("site", False, 0, False, {"Accuracy": Subgroups(of, 0, None)})])
 
 
 MADE = Findings(
     CLASSES,
     {
-        "subgroups": parts(Part("a", 90, 90, 0.9, [0.7, 0.95]), Part("b", 20, 20, 0.6, [0.5, 0.7])),
+        "subgroups": parts(Subgroup("a", 90, 90, 0.9, [0.7, 0.95]), Subgroup("b", 20, 20, 0.6, [0.5, 0.7])),
         "corruptions": CorruptionScores(
             1,
             kinds={"fog": KindScores([0.6], None, [0.5, 0.7], 0, None, [], None)},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.shards import Completed, Executor, Job, Manifest, Place
+from vladapt.core.shards import Completed, Executor, Job, Manifest, ShardPlace
 from vladapt.core.shards.executors.executor import as_failure
 from vladapt.core.shards.run import run_shard
 
@@ -75,7 +75,7 @@ def job_of(tmp_path):
     """`job_of(stage, sources, out="out", **how)`: a job on them, whose results lie below the test's folder."""
 
     def make(stage, sources, out="out", **how):
-        place = Place(out if "://" in str(out) else str(tmp_path / out))
+        place = ShardPlace(out if "://" in str(out) else str(tmp_path / out))
         place.check()
         sources = sources if isinstance(sources, list) else [sources]
         manifest = Manifest.of(sources, place, tmp_path / "cache")

@@ -8,7 +8,7 @@ import pytest
 
 from vladapt.core.commands.jobs import jobs
 from vladapt.core.errors import DataError
-from vladapt.core.shards import Place, build_executor, drive, jobs_below
+from vladapt.core.shards import ShardPlace, build_executor, drive, jobs_below
 
 from .stages import STAGE
 
@@ -28,7 +28,7 @@ def half_done(job_of, images):
 
 
 def test_rate_and_time_left_are_of_the_newest_shards(half_done):
-    (job,) = jobs_below(Place(str(half_done.parent)), now=1300)
+    (job,) = jobs_below(ShardPlace(str(half_done.parent)), now=1300)
     assert (job.stage, job.done, job.shards, job.rows, job.aside) == (
         "brightness",
         3,
@@ -38,12 +38,12 @@ def test_rate_and_time_left_are_of_the_newest_shards(half_done):
     )
     assert (job.per_hour, job.seconds_left) == (36.0, 200.0)
     assert job.line.endswith("3 of 5 shards, 23 rows in all, 36.0 shards per hour, 3 min left, 1 set aside")
-    (stopped,) = jobs_below(Place(str(half_done.parent)), now=9000)
+    (stopped,) = jobs_below(ShardPlace(str(half_done.parent)), now=9000)
     assert stopped.per_hour is None and "per hour" not in stopped.line
 
 
 def test_the_folder_itself_may_be_named(half_done):
-    (job,) = jobs_below(Place(str(half_done)), now=1300)
+    (job,) = jobs_below(ShardPlace(str(half_done)), now=1300)
     assert job.done == 3
 
 
@@ -58,7 +58,7 @@ def test_the_command_prints_jobs_and_their_shards_set_aside(half_done, capsys):
 
 def test_a_folder_without_jobs_is_one_line(tmp_path, half_done):
     with pytest.raises(DataError, match="no job there; give the folder that --out named"):
-        jobs_below(Place(str(tmp_path / "nothing")))
+        jobs_below(ShardPlace(str(tmp_path / "nothing")))
     (half_done / "_state" / "plan.json").write_text("{")
     with pytest.raises(DataError, match="damaged"):
-        jobs_below(Place(str(half_done.parent)))
+        jobs_below(ShardPlace(str(half_done.parent)))

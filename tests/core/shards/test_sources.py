@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError, SourceError
-from vladapt.core.shards import Manifest, Place, build_executor, drive, manifest, sources
+from vladapt.core.shards import Manifest, ShardPlace, build_executor, drive, manifest, sources
 from vladapt.core.shards.manifest import first_repeated, listing
 from vladapt.core.shards.sources import TarSource
 from vladapt.core.shards.task import Span, cut
@@ -48,7 +48,7 @@ def tar(encoded):
 @pytest.fixture
 def manifest_of(tmp_path):
     def make(*paths):
-        return Manifest.of([str(path) for path in paths], Place(str(tmp_path / "out")), tmp_path / "cache")
+        return Manifest.of([str(path) for path in paths], ShardPlace(str(tmp_path / "out")), tmp_path / "cache")
 
     return make
 
@@ -247,7 +247,7 @@ def test_memory_of_a_listing_does_not_grow_with_its_rows(tmp_path, monkeypatch):
     def peak(count):
         tracemalloc.start()
         rows = ({"path": f"/images/{n:09}.jpg", "id": f"{n:09}"} for n in range(count))
-        (source,) = listing(Place(str(tmp_path / str(count))), rows, columns)
+        (source,) = listing(ShardPlace(str(tmp_path / str(count))), rows, columns)
         manifest = Manifest((source,))
         assert sum(len(task) for task in manifest.plan(100)) == count
         assert sum(1 for _ in source.read(count - 500, count)) == 500
@@ -324,21 +324,21 @@ def test_a_connection_that_breaks_is_opened_again_at_the_same_row(monkeypatch):
 @pytest.mark.parametrize("out", ["https://host/out", "hf://datasets/x/y", "file:///tmp/out"])
 def test_places_that_cannot_hold_shards_are_refused(out):
     with pytest.raises(ConfigError, match=r"shards are written to|not supported"):
-        Place(out).check()
+        ShardPlace(out).check()
 
 
 def test_an_object_store_that_refuses_is_no_fault_of_an_image(monkeypatch):
     from vladapt.core.runtime.remote import RefusedFile
-    from vladapt.core.shards.sources import Row
+    from vladapt.core.shards.sources import ShardRow
 
     def refused(name):
         raise RefusedFile(f"{name}: access is refused")
 
     monkeypatch.setattr("vladapt.core.shards.sources.open_stream", refused)
     with pytest.raises(SourceError, match="access is refused"):
-        Row("a", "s3://bucket/a.png").read()
+        ShardRow("a", "s3://bucket/a.png").read()
     with pytest.raises(DataError) as of_one_image:  # of a list of hosts
-        Row("a", "https://host/a.png").read()
+        ShardRow("a", "https://host/a.png").read()
     assert not isinstance(of_one_image.value, SourceError)
 
 

@@ -23,7 +23,7 @@ from vladapt.core.runtime.distributed import is_main, run_on_all, start_from_env
 from vladapt.core.training import optimizer, sharding
 from vladapt.core.training import train as trainings
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SETTINGS = {"epochs": 2, "steps": 3, "batch_size": 8, "lr": 1e-2, "optimizer": "sgd", "warmup": 0, "seed": 3}
 PROMPTS = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
@@ -81,7 +81,7 @@ def trained(spec: str, job: dict, parallel: str) -> tuple[dict, list, int]:
     optimizer.is_fast = lambda device: job.get("fused", False)
     Protoclip.graph_changes = not job.get("static", False)
     options = {} if "validate" not in job else {"validate": lambda: float(backbone.encode_text(["red"])[0, 0])}
-    task = Task(
+    task = TrainingTask(
         ToyPairs(16), job["losses"], job.get("loss_options", {}), class_prompts=PROMPTS, teachers=teachers, **options
     )
     try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vladapt.core.errors import ConfigError
 from vladapt.core.training.batches import GlobalBatches, drawn_rows, epoch_batches, minibatches
 from vladapt.core.training.loading import planned_batches, shuffled_batches
-from vladapt.core.training.parts import Task
+from vladapt.core.training.parts import TrainingTask
 from vladapt.core.training.sources import PairSource
 
 
@@ -141,5 +141,5 @@ def test_an_epoch_of_a_fit_has_as_many_steps_as_the_weights_of_its_pairs_make(mo
         adapter = build_adapter("lit", batch_size=batch_size)
         adapter._teachers = {}
         with pytest.raises(InterruptedError):
-            adapter._train(Task(Weighted(), {"clip": 1.0}), 1, backbone, None, None, 0)
+            adapter._train(TrainingTask(Weighted(), {"clip": 1.0}), 1, backbone, None, None, 0)
     assert asked == [(50, 3), (50, 6)]

@@ -21,7 +21,7 @@ from vladapt.core.training.samples import Samples, collate
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource, PairSource
 from vladapt.core.training.tower_outputs import Outputs, numbers_as
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.core.training.views import Views
 
 LOSSES = '''
@@ -144,7 +144,7 @@ def trained(backbone, source, folder, losses, micro=None):
     settings = TrainingSettings(
         epochs=2, batch_size=8, micro_batch_size=micro, lr=1e-2, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
     )
-    return train(backbone, Task(source, dict.fromkeys(losses, 1.0)), settings, folder)
+    return train(backbone, TrainingTask(source, dict.fromkeys(losses, 1.0)), settings, folder)
 
 
 def batch_of(backbone, source, losses):

@@ -15,7 +15,7 @@ from vladapt.core.training.class_scores import ClassScores
 from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.tower_outputs import Outputs, image_features
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 PROMPTS = [["a red thing", "red", "very red"], ["a green thing"]]
 
@@ -81,7 +81,7 @@ def test_no_folder_keeps_no_checkpoint(fresh_clip, toy_pairs, tmp_path, monkeypa
     from vladapt.core.training import resume
 
     monkeypatch.setattr(resume, "save_checkpoint", lambda *a: pytest.fail("a checkpoint was written"))
-    done = train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), None)
+    done = train(fresh_clip, TrainingTask(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), None)
     assert done.steps == 3 and not list((tmp_path / "temporary").iterdir())
 
 
@@ -89,13 +89,13 @@ def test_images_of_several_labels_have_no_text_of_their_own():
     from vladapt import Item, Label, Labels
     from vladapt.core.training.fields import fields_of
     from vladapt.core.training.sources import LabelledSource
-    from vladapt.domains.medical.targets import Findings
+    from vladapt.domains.medical.targets import SoftFindings
 
     one = LabelledSource([Item("a", "a.png", target=Label(1))], None, PROMPTS)
     several = LabelledSource([Item("a", "a.png", target=Labels((1.0, float("nan"))))], None, PROMPTS)
     assert one.text("caption", 0, 0) == "a green thing" and one.label(0) == 1
     assert several.label(0)[0] == 1.0 and fields_of({"logits", "labels"}, several, "x") == {"pixels", "labels"}
-    soft = Item("a", "a.png", target=Findings((1.0, float("nan")), smoothed=(1.0, 0.7)))
+    soft = Item("a", "a.png", target=SoftFindings((1.0, float("nan")), smoothed=(1.0, 0.7)))
     assert LabelledSource([soft], None, PROMPTS).label(0) == (1.0, 0.7)
     with pytest.raises(CapabilityError, match=r"loss 'clip' needs.*one label per image"):
         fields_of({"image_features", "text_features"}, several, "loss 'clip'")
@@ -140,7 +140,7 @@ def test_a_teachers_classes_are_its_own_or_given(small_clip_spec, toy_pairs, mon
         monkeypatch.setattr(objective, "build_loss", lambda name, dims, **options: kind(dims))
         backbone, teacher = (load_backbone(small_clip_spec, device="cpu") for _ in range(2))
         teachers = [teacher] if kind is Anchor else []
-        task = Task(toy_pairs(), {"anchor": 1.0}, class_prompts=prompts, teachers=teachers, **task)
+        task = TrainingTask(toy_pairs(), {"anchor": 1.0}, class_prompts=prompts, teachers=teachers, **task)
         settings = TrainingSettings(epochs=1, batch_size=24, lr=1e-3)
         return train(backbone, task, settings, None).history[0]["loss"], ClassScores(teacher, PROMPTS).weights()
 

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.training import tower_outputs
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SETTINGS = {"epochs": 1, "batch_size": 8, "lr": 1e-3, "optimizer": "sgd", "warmup": 0.0, "seed": 3}
 PROMPTS = [[f"a {colour} area", colour] for colour in ("red", "green", "blue", "yellow")]
@@ -31,7 +31,7 @@ def compiled(monkeypatch, backend):
 
 def weights(backbone, source, losses, **settings):
     options = {name: NARROW[name] for name in losses if name in NARROW}
-    task = Task(source, losses, options, class_prompts=PROMPTS)
+    task = TrainingTask(source, losses, options, class_prompts=PROMPTS)
     train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), None)
     return {name: value.clone() for name, value in backbone.model.state_dict().items()}
 

@@ -13,7 +13,7 @@ from vladapt.core.training.hooks import newest_share
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.schedules import LearningRates
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 DASSL = {"epochs": 4, "batch_size": 8, "lr": 0.02, "optimizer": "sgd", "schedule": "epochs", "warmup": 1, "seed": 3}
 
@@ -33,7 +33,7 @@ def run(spec, source, folder=None, resume=False, stop_at=None, on_step=None, **s
         if done == stop_at:
             raise Stop
 
-    task = Task(source, {"neg-clip": 1.0})
+    task = TrainingTask(source, {"neg-clip": 1.0})
     train(backbone, task, TrainingSettings(**{**DASSL, **settings}), folder, resume=resume, on_step=note)
     return {name: value.clone() for name, value in backbone.model.state_dict().items()}, told
 

@@ -10,7 +10,7 @@ from vladapt.core.backbones.load import load_backbone
 from vladapt.core.registry import catalogue
 from vladapt.core.training.model import dims_of
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 NAMES = sorted(name for name, entry in catalogue.losses().items() if entry.entry_point is None)
 NOT_OF_PAIRS = {"binary-cross-entropy", "stored-replay"}
@@ -56,7 +56,7 @@ def trained(spec, source, name, micro=None):
     prompts = [[f"a {colour} area"] for colour in ("red", "green", "blue", "yellow")]
     built = build_loss(name, dims_of(backbone, len(source), prompts, None, 4), **NARROW.get(name, {}))
     teachers = [another(spec)] if built.teacher == "frozen" else []
-    task = Task(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teachers=teachers)
+    task = TrainingTask(source, {name: 1.0}, {name: NARROW.get(name, {})}, class_prompts=prompts, teachers=teachers)
     settings = TrainingSettings(
         epochs=1, batch_size=8, micro_batch_size=micro, lr=1e-4, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0)
     )

@@ -22,7 +22,7 @@ from vladapt.core.tasks.pretraining.pairs import stages_of
 from vladapt.core.training.adabelief import AdaBelief
 from vladapt.core.training.sources import TextSource
 from vladapt.core.training.teachers import own_texts
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
 
@@ -93,7 +93,7 @@ class Pictures:
         return self.pixels[int(decoded[0])]
 
     def task(self, losses):
-        return Task(source=self, losses=losses, view=self.view)
+        return TrainingTask(source=self, losses=losses, view=self.view)
 
 
 def rates(peak, steps, warmup, shape):
@@ -249,7 +249,7 @@ def test_m_clip_learns_what_the_image_towers_own_texts_say(small_clip_spec, bert
     settings, losses = settings_of("m-clip", tmp_path, epochs=6, lr=1e-2, warmup=2)
     ours, loop = joined(small_clip_spec, bert), joined(small_clip_spec, bert)
     teachers, before = own_texts(ours, losses), state(ours)
-    done = train(ours, Task(source=TextSource(sentences), losses=losses, teachers=teachers), settings, None)
+    done = train(ours, TrainingTask(source=TextSource(sentences), losses=losses, teachers=teachers), settings, None)
     changed = moved(before, state(ours))
     assert changed and all(name.startswith(("text.", "space.of_text.")) for name in changed)
 
@@ -282,9 +282,9 @@ def test_a_teacher_of_sentences_is_needed_and_must_know_where_images_are(small_c
         own_texts(joined(small_clip_spec, bert, "projections"), losses)
     alone = load_backbone(small_clip_spec, "cpu")
     with pytest.raises(CapabilityError):
-        train(alone, Task(source=TextSource(sentences), losses=losses), settings, None)
+        train(alone, TrainingTask(source=TextSource(sentences), losses=losses), settings, None)
     backbone = joined(small_clip_spec, bert)
-    task = Task(source=Pictures(), losses=losses, teachers=own_texts(backbone, losses))
+    task = TrainingTask(source=Pictures(), losses=losses, teachers=own_texts(backbone, losses))
     with pytest.raises(CapabilityError, match="the data has none, give a table of sentences and their translations"):
         train(backbone, task, settings, None)
 

@@ -12,7 +12,7 @@ from vladapt.core.training import train as trainings
 from vladapt.core.training.layers import TowerLayers
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "weight_decay": 0.1, "seed": 3}
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -24,7 +24,13 @@ def weights(backbone):
 
 def trained(spec, source, folder=None, resume=False, **settings):
     backbone = load_backbone(spec, device="cpu")
-    train(backbone, Task(source, {"clip": 1.0}), TrainingSettings(**{**SETTINGS, **settings}), folder, resume=resume)
+    train(
+        backbone,
+        TrainingTask(source, {"clip": 1.0}),
+        TrainingSettings(**{**SETTINGS, **settings}),
+        folder,
+        resume=resume,
+    )
     return weights(backbone)
 
 
@@ -58,7 +64,7 @@ def test_a_gpu_is_repeatable_where_that_is_asked_for():
 def test_fast_kernels_are_on_in_steps_alone(fresh_clip, toy_pairs, monkeypatch, repeatable):
     monkeypatch.setattr(trainings, "is_repeatable", lambda settings, device: repeatable)
     before, in_steps, on_val = flags(), [], []
-    task = Task(toy_pairs(), {"clip": 1.0}, validate=lambda: on_val.append(flags()) or 0.0)
+    task = TrainingTask(toy_pairs(), {"clip": 1.0}, validate=lambda: on_val.append(flags()) or 0.0)
     train(fresh_clip, task, TrainingSettings(**SETTINGS), None, on_step=lambda *step: in_steps.append(flags()))
     assert set(in_steps) == {("highest", False, True) if repeatable else ("high", True, False)}
     assert set(on_val) == {("highest", False, repeatable)}
@@ -72,7 +78,7 @@ def test_fast_kernels_end_with_a_step_that_fails(fresh_clip, toy_pairs, monkeypa
         raise ValueError("on purpose")
 
     with pytest.raises(ValueError, match="on purpose"):
-        train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(**SETTINGS), None, on_step=fail)
+        train(fresh_clip, TrainingTask(toy_pairs(), {"clip": 1.0}), TrainingSettings(**SETTINGS), None, on_step=fail)
     assert flags() == ("highest", False, False)
 
 
@@ -97,7 +103,7 @@ def test_it_is_told_before_the_training(fresh_clip, toy_pairs, monkeypatch):
     monkeypatch.setattr(PairModel, "__init__", on_a_gpu)
     told = []
     small = {"silc": {"out_dim": 16, "hidden_dim": 8, "bottleneck_dim": 4}}
-    task, settings = Task(toy_pairs(), {"silc": 1.0}, small), TrainingSettings(**{**SETTINGS, "epochs": 1})
+    task, settings = TrainingTask(toy_pairs(), {"silc": 1.0}, small), TrainingSettings(**{**SETTINGS, "epochs": 1})
     hear = {"on_step": lambda *step: told.append("step"), "on_message": told.append}
     done = train(fresh_clip, task, settings, None, **hear)
     assert "local crops" in told[0] and set(told[1:]) == {"step"}
@@ -189,7 +195,7 @@ def test_convolutions_lie_channels_last_while_they_are_trained(open_clip_resnet,
             seen.append(weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous())
 
         settings = TrainingSettings(epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0.0)
-        train(backbone, Task(toy_pairs(16), {"clip": 1.0}), settings, tmp_path / str(suits), on_step=note)
+        train(backbone, TrainingTask(toy_pairs(16), {"clip": 1.0}), settings, tmp_path / str(suits), on_step=note)
         assert all(p.is_contiguous() for p in backbone.model.parameters())
         return backbone.model.state_dict()
 

@@ -19,7 +19,7 @@ from vladapt.core.contracts.images import LogPlace
 from vladapt.core.training import log
 from vladapt.core.training.log import FILE, LogFile, keep_logs, log_interval, read_log
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SETTINGS = {"epochs": 3, "batch_size": 8, "lr": 1e-3, "seed": 3}
 MEASURED = {"images_per_second", "data_wait", "memory_gib"}
@@ -28,7 +28,7 @@ MEASURED = {"images_per_second", "data_wait", "memory_gib"}
 def logged(backbone, source, folder, validate=None, place=None, losses=None, **settings):
     """The lines of a training's log, and what it told the user."""
     told = []
-    task = Task(source, losses or {"clip": 1.0, "neg-clip": 0.5}, validate=validate)
+    task = TrainingTask(source, losses or {"clip": 1.0, "neg-clip": 0.5}, validate=validate)
     train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), folder, log=place, on_message=told.append)
     return read_log(folder / FILE), told
 
@@ -239,7 +239,7 @@ def test_the_log_moves_with_what_visualisers_wrote_into_the_run(tmp_path):
 
 def test_a_training_without_a_folder_writes_nothing(fresh_clip, toy_pairs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    train(fresh_clip, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "epochs": 1}), None)
+    train(fresh_clip, TrainingTask(toy_pairs(), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "epochs": 1}), None)
     assert not list(tmp_path.rglob(FILE))
 
 

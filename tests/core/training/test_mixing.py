@@ -23,13 +23,21 @@ from vladapt.core.runtime.gather import rank_batch
 from vladapt.core.training import batches as batches_module
 from vladapt.core.training import mixing
 from vladapt.core.training.loading import BatchLoader, check_mixture
-from vladapt.core.training.mixing import Counts, MixedBatches, Mixture, Stage, mixture_of, names_of, shares_of
+from vladapt.core.training.mixing import (
+    MixedBatches,
+    Mixture,
+    MixtureCounts,
+    MixtureStage,
+    mixture_of,
+    names_of,
+    shares_of,
+)
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.source_losses import SourceLosses
 from vladapt.core.training.sources import MixedSource, PairSource, TextSource, num_labels_of
 from vladapt.core.training.stored_teachers import check_stored
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SIZES = (40, 23, 64)
 weights_of_sources = st.lists(st.floats(0.0625, 9, width=32), min_size=2, max_size=4)
@@ -37,7 +45,7 @@ weights_of_sources = st.lists(st.floats(0.0625, 9, width=32), min_size=2, max_si
 
 def mixture(*shares, names="abcd", **options) -> Mixture:
     total = sum(shares)
-    stages = (Stage(None, tuple(share / total for share in shares)),)
+    stages = (MixtureStage(None, tuple(share / total for share in shares)),)
     return Mixture(tuple(names[: len(shares)]), stages, **options)
 
 
@@ -79,7 +87,7 @@ def test_a_share_is_one_whatever_the_sizes():
 @given(weights_of_sources, st.integers(2, 70), st.integers(0, 99), st.booleans())
 def test_each_batch_is_full_and_as_near_to_its_shares_as_whole_samples_are(weights, batch_size, seed, one):
     of = mixture(*weights, one=one)
-    counts = Counts(of, batch_size, seed)
+    counts = MixtureCounts(of, batch_size, seed)
     each = counts.of(np.arange(500))
     wanted = batch_size * np.array(of.stages[0].shares)
     assert (each.sum(axis=1) == batch_size).all() and (each >= 0).all() and (each <= counts.most).all()
@@ -92,8 +100,10 @@ def test_each_batch_is_full_and_as_near_to_its_shares_as_whole_samples_are(weigh
 
 
 def test_stages_have_shares_of_their_own():
-    of = Mixture(("a", "b"), (Stage(10, (1.0, 0.0)), Stage(30, (0.5, 0.5)), Stage(None, (0.0, 1.0))))
-    before = Counts(of, 8, seed=0).before(50)
+    of = Mixture(
+        ("a", "b"), (MixtureStage(10, (1.0, 0.0)), MixtureStage(30, (0.5, 0.5)), MixtureStage(None, (0.0, 1.0)))
+    )
+    before = MixtureCounts(of, 8, seed=0).before(50)
     assert before[10].tolist() == [80, 0]
     assert abs(before[30, 0] - 160) <= 3 and (before[50] - before[30]).tolist() == [0, 160]
 
@@ -242,7 +252,7 @@ def test_samples_of_shards_are_not_drawn_anew():
 
 
 def test_a_stage_that_never_begins_is_refused_before_the_training(toy_pairs):
-    stages = Stage(6, (1.0, 0.0)), Stage(None, (0.5, 0.5))
+    stages = MixtureStage(6, (1.0, 0.0)), MixtureStage(None, (0.5, 0.5))
     source = MixedSource([toy_pairs(24), toy_pairs(24)], Mixture(("a", "b"), stages))
     check_mixture(source, TrainingSettings(epochs=2, batch_size=8), torch.device("cpu"))
     with pytest.raises(ConfigError, match=r"--stages: a stage ends after 6 steps, and the training has 6"):
@@ -322,11 +332,11 @@ def text_source(tmp_path_factory):
 
 def one_step(towers, source, losses=("clip",)):
     settings = TrainingSettings(epochs=1, steps=1, batch_size=8, lr=1e-3, warmup=0.0, seed=3)
-    return train(towers, Task(source, dict.fromkeys(losses, 1.0)), settings, None)
+    return train(towers, TrainingTask(source, dict.fromkeys(losses, 1.0)), settings, None)
 
 
 def test_a_batch_of_texts_has_a_sentence_in_the_place_of_the_image(fresh_clip, toy_pairs, text_source):
-    only = Mixture(("images", "texts"), (Stage(None, (0.0, 1.0)),), one=True)
+    only = Mixture(("images", "texts"), (MixtureStage(None, (0.0, 1.0)),), one=True)
     source = MixedSource([toy_pairs(24), text_source], only)
     rows = next(iter(MixedBatches(only, (24, 24), 8, seed=3)))
     pairs = [text_source.pairs[row - 24] for _, row in rows]

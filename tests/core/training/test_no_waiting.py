@@ -16,7 +16,7 @@ from vladapt.core.training import optimizer, runner
 from vladapt.core.training import train as trainings
 from vladapt.core.training.log import read_interval, read_together
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 READS = {"item", "tolist", "cpu", "__float__", "__int__", "__bool__", "nonzero"}
 ATEN = torch.ops.aten
@@ -140,7 +140,7 @@ def waits(monkeypatch):
 def test_no_step_between_two_reads_waits(small_clip_spec, toy_pairs, as_on_a_gpu, waits, loss, settings):
     backbone = load_backbone(small_clip_spec, device="cpu")
     options = {loss: SMALL[loss]} if loss in SMALL else {}
-    task = Task(toy_pairs(80), {loss: 1.0}, options, class_prompts=PROMPTS)
+    task = TrainingTask(toy_pairs(80), {loss: 1.0}, options, class_prompts=PROMPTS)
     train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), None)
     assert waits == [{"tolist": 2} if step in (4, 8, 10) else {} for step in range(1, 11)]
 
@@ -148,7 +148,7 @@ def test_no_step_between_two_reads_waits(small_clip_spec, toy_pairs, as_on_a_gpu
 @pytest.mark.thorough
 def test_nor_with_the_embedded_backbone(toy_pairs, as_on_a_gpu, waits):
     backbone = load_backbone("embedded", device="cpu", image_size=64)
-    train(backbone, Task(toy_pairs(16), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "batch_size": 4}), None)
+    train(backbone, TrainingTask(toy_pairs(16), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "batch_size": 4}), None)
     assert waits == [{}, {}, {}, {"tolist": 2}]
 
 
@@ -158,7 +158,7 @@ def test_reading_later_changes_nothing(small_clip_spec, toy_pairs, tmp_path, mon
 
     def run(folder, resume=False):
         backbone, told = load_backbone(small_clip_spec, device="cpu"), []
-        task = Task(toy_pairs(), {"clip": 1.0})
+        task = TrainingTask(toy_pairs(), {"clip": 1.0})
         hear = {"on_step": lambda *step: told.append(step)}
         done = train(backbone, task, settings, folder, resume=resume, **hear)
         return backbone.model.state_dict(), done.history, told
@@ -189,7 +189,7 @@ def test_a_step_that_is_no_number_is_left_out_and_told_at_the_next_read(
         return {"loss": values["loss"] * (torch.nan if len(seen) == 2 else 1.0)}
 
     monkeypatch.setattr(Clip, "compute_rows", compute_rows)
-    task, settings = Task(toy_pairs(80), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "optimizer": name})
+    task, settings = TrainingTask(toy_pairs(80), {"clip": 1.0}), TrainingSettings(**{**SETTINGS, "optimizer": name})
     with pytest.raises(DataError, match=r"stopped at step 2 \(epoch 1, loss nan, .* on rows \d+, .*; try a smaller"):
         train(fresh_clip, task, settings, None)
     assert len(seen) == 4, "the host looks at the 4th step"
@@ -201,7 +201,7 @@ def test_a_step_that_is_no_number_is_left_out_and_told_at_the_next_read(
 def test_no_checkpoint_is_made_of_a_step_that_was_left_out(fresh_clip, toy_pairs, as_on_a_gpu, tmp_path):
     with pytest.raises(DataError, match="stopped at step 2"):
         settings = TrainingSettings(**{**SETTINGS, "optimizer": "sgd", "lr": 1e30, "save_every": 2})
-        train(fresh_clip, Task(toy_pairs(80), {"clip": 1.0}), settings, tmp_path)
+        train(fresh_clip, TrainingTask(toy_pairs(80), {"clip": 1.0}), settings, tmp_path)
     assert not list((tmp_path / "checkpoints").glob("step-*"))
 
 

@@ -103,13 +103,13 @@ def test_workers_change_nothing(job, undisturbed, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(job, tmp_path, small_clip_spec, toy_pairs):
     from vladapt.core.backbones.load import load_backbone
     from vladapt.core.training.settings import TrainingSettings
-    from vladapt.core.training.train import Task, train
+    from vladapt.core.training.train import TrainingTask, train
 
     backbone = load_backbone(small_clip_spec, device="cpu")
-    train(backbone, Task(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), tmp_path)
+    train(backbone, TrainingTask(toy_pairs(), {"clip": 1.0}), TrainingSettings(epochs=1, batch_size=8), tmp_path)
     with pytest.raises(DataError, match=r"lr=1e-05, this one has 0\.5"):
         settings = TrainingSettings(epochs=1, batch_size=8, lr=0.5)
-        train(backbone, Task(toy_pairs(), {"clip": 1.0}), settings, tmp_path, resume=True)
+        train(backbone, TrainingTask(toy_pairs(), {"clip": 1.0}), settings, tmp_path, resume=True)
 
 
 def test_a_finished_run_resumes_to_its_end(job, undisturbed, folder, tmp_path):

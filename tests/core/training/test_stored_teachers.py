@@ -13,7 +13,7 @@ from vladapt.core.contracts import Recipe
 from vladapt.core.engine.embed import embed
 from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.tasks.pretraining.pretrain import pretrain
-from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.parts import Parts, TrainingTask
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.stored_teachers import stored_teachers
 
@@ -74,7 +74,7 @@ class Pictures:
 
 def samples(pictures, small_clip, stored):
     losses = {"distill": 1.0}
-    task = Task(Pictures(pictures), losses, teachers=[small_clip], stored=stored)
+    task = TrainingTask(Pictures(pictures), losses, teachers=[small_clip], stored=stored)
     return Parts(small_clip, task, TrainingSettings(batch_size=4)).samples()
 
 
@@ -123,7 +123,7 @@ def test_another_teacher_another_crop_and_other_views_are_refused(shards, small_
 
 def test_features_that_no_loss_asks_for_are_refused(pictures, shards, small_clip):
     stored = stored_teachers([str(shards / "0")], [small_clip], ways())
-    task = Task(Pictures(pictures), {"distilbert": 1.0}, teachers=[small_clip], stored=stored)
+    task = TrainingTask(Pictures(pictures), {"distilbert": 1.0}, teachers=[small_clip], stored=stored)
     with pytest.raises(ConfigError, match="teacher_features: loss distilbert asks for no teacher's features of images"):
         Parts(small_clip, task, TrainingSettings(batch_size=4))
 

@@ -21,7 +21,7 @@ from vladapt.core.training.batches import GlobalBatches, StreamBatches, streams_
 from vladapt.core.training.loading import BatchLoader, worker_count
 from vladapt.core.training.samples import BrokenSamples, Samples
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 COUNTS = [30, 7, 41, 24]
 SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "seed": 3, "workers": 2, "save_every": 2}
@@ -231,7 +231,7 @@ def test_workers_are_there_where_a_gpu_or_a_stream_waits(monkeypatch):
 
 def test_the_order_is_said(fresh_clip, shards, tmp_path):
     said = []
-    task = Task(streamed(shards, streams=4), {"clip": 1.0})
+    task = TrainingTask(streamed(shards, streams=4), {"clip": 1.0})
     settings = TrainingSettings(**{**SETTINGS, "epochs": 1, "workers": 0})
     done = train(fresh_clip, task, settings, tmp_path, on_message=said.append)
     assert done.steps == 12 and np.isfinite(done.history[0]["loss"])
@@ -242,7 +242,7 @@ def test_the_order_is_said(fresh_clip, shards, tmp_path):
 
 
 def test_a_loss_that_looks_at_the_whole_set_is_refused(fresh_clip, shards, tmp_path):
-    task = Task(streamed(shards), {"protoclip": 1.0}, {"protoclip": {"clusters": 2, "hidden_dim": 8}})
+    task = TrainingTask(streamed(shards), {"protoclip": 1.0}, {"protoclip": {"clusters": 2, "hidden_dim": 8}})
     with pytest.raises(CapabilityError, match="loss protoclip reads all 102 samples before each epoch"):
         train(fresh_clip, task, TrainingSettings(**{**SETTINGS, "workers": 0}), tmp_path)
 

@@ -14,7 +14,7 @@ from vladapt import build_adapter, build_loss
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
-from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.parts import Parts, TrainingTask
 from vladapt.core.training.samples import collate
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.teachers import load_teachers, side_by_side
@@ -88,7 +88,7 @@ def test_a_step_of_teach_text_equals_the_loop_written_out(fresh_clip, small_clip
                 loss = loss + sum((0.2 + score - each).clamp(min=0) for each in own) / 60
     loss.backward()
     wanted = {name: p.detach() - 0.5 * p.grad for name, p in student.model.named_parameters() if p.grad is not None}
-    done = train(fresh_clip, Task(pairs, {"teach-text": 1.0}, teachers=told, view=pixels_of), ONE_STEP, None)
+    done = train(fresh_clip, TrainingTask(pairs, {"teach-text": 1.0}, teachers=told, view=pixels_of), ONE_STEP, None)
     assert done.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-4)
     learned = dict(fresh_clip.model.named_parameters())
     assert len(wanted) > 20
@@ -100,7 +100,9 @@ def test_what_a_loss_makes_of_its_teacher_is_of_pixels_and_tokens_as_the_teacher
     pairs, teacher = ToyPairs(4), teachers[1]  # as wide as the student, with images of another size
     options = {"lwf": {"distils": "embeddings"}}
     made = Parts(
-        fresh_clip, Task(pairs, {"lwf": 1.0}, loss_options=options, teachers=[teacher], view=pixels_of), ONE_STEP
+        fresh_clip,
+        TrainingTask(pairs, {"lwf": 1.0}, loss_options=options, teachers=[teacher], view=pixels_of),
+        ONE_STEP,
     )
     batch = collate([made.samples()[(0, row)] for row in range(4)])
     assert "teacher_tokens_0" in batch
@@ -118,7 +120,7 @@ def test_micro_batches_cut_the_teachers_captions_too(small_clip_spec, teachers):
     weights = []
     for micro in (None, 2):
         student = load_backbone(small_clip_spec, device="cpu")
-        task = Task(ToyClips(6), {"teach-text": 1.0}, teachers=teachers, view=pixels_of)
+        task = TrainingTask(ToyClips(6), {"teach-text": 1.0}, teachers=teachers, view=pixels_of)
         train(student, task, TrainingSettings(**{**vars(ONE_STEP), "micro_batch_size": micro}), None)
         weights.append({name: value.clone() for name, value in student.model.state_dict().items()})
     assert max(float((value - weights[1][name]).abs().max()) for name, value in weights[0].items()) < 1e-5
@@ -126,7 +128,7 @@ def test_micro_batches_cut_the_teachers_captions_too(small_clip_spec, teachers):
 
 def test_a_teacher_keeps_its_weights_and_its_statistics(fresh_clip, teachers):
     before = [{name: value.clone() for name, value in each.model.state_dict().items()} for each in teachers]
-    train(fresh_clip, Task(ToyPairs(6), {"teach-text": 1.0}, teachers=teachers, view=pixels_of), ONE_STEP, None)
+    train(fresh_clip, TrainingTask(ToyPairs(6), {"teach-text": 1.0}, teachers=teachers, view=pixels_of), ONE_STEP, None)
     for teacher, kept in zip(teachers, before):
         assert all(torch.equal(value, kept[name]) for name, value in teacher.model.state_dict().items())
 
@@ -134,11 +136,11 @@ def test_a_teacher_keeps_its_weights_and_its_statistics(fresh_clip, teachers):
 def test_what_cannot_teach_is_told_in_one_line(fresh_clip, small_clip_spec, teachers, small, tmp_path):
     blind = load_backbone(small.write_open_clip(tmp_path, small.open_clip_config(), image_only=True), device="cpu")
     with pytest.raises(CapabilityError, match=r"loss teach-text needs the texts of its teacher, and '.*' has no text"):
-        Parts(fresh_clip, Task(ToyPairs(6), {"teach-text": 1.0}, teachers=[teachers[0], blind]), ONE_STEP)
+        Parts(fresh_clip, TrainingTask(ToyPairs(6), {"teach-text": 1.0}, teachers=[teachers[0], blind]), ONE_STEP)
     with pytest.raises(CapabilityError, match=r"loss teach-text needs a teacher; give --teacher SPEC"):
-        Parts(fresh_clip, Task(ToyPairs(6), {"teach-text": 1.0}), ONE_STEP)
+        Parts(fresh_clip, TrainingTask(ToyPairs(6), {"teach-text": 1.0}), ONE_STEP)
     with pytest.raises(ConfigError, match=r"--teacher hf:.*: loss clip has no frozen teacher; omit it"):
-        Parts(fresh_clip, Task(ToyPairs(6), {"clip": 1.0}, teachers=teachers[:1]), ONE_STEP)
+        Parts(fresh_clip, TrainingTask(ToyPairs(6), {"clip": 1.0}, teachers=teachers[:1]), ONE_STEP)
     channels = InputChannels(("red", "green", "blue", "infrared"))
     student = load_backbone(small_clip_spec, device="cpu", channels=channels)
     with pytest.raises(CapabilityError, match=r"takes images of 3 channels, and '.*' images of 4; give a teacher"):

@@ -16,13 +16,13 @@ from vladapt import CapabilityError, ConfigError, DataError, Item, Label
 from vladapt.core.training import hooks
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 SETTINGS = {"epochs": 2, "batch_size": 8, "lr": 1e-3, "warmup": 0.0, "weight_decay": 0.1, "seed": 3}
 
 
 def run(backbone, source, losses=None, task=None, folder=None, **settings):
-    task = Task(source, losses or {"neg-clip": 1.0}, **(task or {}))
+    task = TrainingTask(source, losses or {"neg-clip": 1.0}, **(task or {}))
     return train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), folder)
 
 
@@ -164,7 +164,7 @@ def test_fp16_scales_its_loss(small_clip_spec, toy_pairs, usual):
 def test_the_rate_rises_and_falls(fresh_clip, toy_pairs):
     rates = []
     settings = TrainingSettings(**{**SETTINGS, "warmup": 3, "epochs": 3, "end_lr": 1e-4})
-    task = Task(toy_pairs(), {"neg-clip": 1.0})
+    task = TrainingTask(toy_pairs(), {"neg-clip": 1.0})
     train(fresh_clip, task, settings, None, on_step=lambda done, total, values: rates.append(values["lr"]))
     rise = [1e-3 * (i + 1) / 3 for i in range(3)]
     fall = [1e-4 + 9e-4 * 0.5 * (1 + math.cos(math.pi * i / 6)) for i in range(6)]
@@ -177,7 +177,7 @@ def test_the_average_of_the_weights_is_kept(small_clip_spec, toy_pairs):
 
     backbone = load_backbone(small_clip_spec, device="cpu")
     expected = weights(backbone)
-    task = Task(toy_pairs(), {"neg-clip": 1.0})
+    task = TrainingTask(toy_pairs(), {"neg-clip": 1.0})
     settings = TrainingSettings(**{**SETTINGS, "ema": 0.4})
     train(backbone, task, settings, None, on_step=lambda done, total, values: steps.append(weights(backbone)))
     for done, now in enumerate(steps, start=1):
@@ -373,7 +373,7 @@ def test_a_batch_that_is_not_full_is_shared_by_the_ranks_where_it_is_kept(monkey
 def test_a_training_ends_after_its_steps(fresh_clip, toy_pairs):
     """In the middle of an epoch, with a cosine as long as these steps, and the rest of it never seen."""
     told = []
-    task = Task(toy_pairs(20), {"clip": 1.0})
+    task = TrainingTask(toy_pairs(20), {"clip": 1.0})
     settings = TrainingSettings(
         **{**SETTINGS, "epochs": 3, "batch_size": 8, "steps": 7, "drop_last": False, "warmup": 0, "end_lr": 1e-4}
     )

@@ -22,7 +22,7 @@ from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.training import hooks, log_hook, model, optimizer, resume, runner, train
 from vladapt.core.training.log import FILE, keep_logs
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task
+from vladapt.core.training.train import TrainingTask
 
 SETTINGS = {"epochs": 4, "batch_size": 8, "lr": 1e-3, "seed": 3}
 EARLY = {"type": "EarlyStoppingHook", "monitor": "val", "rule": "greater", "min_delta": 0.0, "patience": 2}
@@ -54,7 +54,7 @@ def told(monkeypatch):
 
 def trained(backbone, source, folder, given, scores=(), **settings):
     left = iter(scores)
-    task = Task(source, {"clip": 1.0}, validate=(lambda: next(left)) if scores else None)
+    task = TrainingTask(source, {"clip": 1.0}, validate=(lambda: next(left)) if scores else None)
     return train.train(backbone, task, TrainingSettings(**{**SETTINGS, **settings}), folder, hooks=given)
 
 
@@ -109,7 +109,7 @@ def test_after_a_resume_they_begin_at_its_step(small_clip_spec, toy_pairs, tmp_p
     for again in (False, True):
         newest = tmp_path / "checkpoints" / "step-00000004.pt"
         newest.unlink(missing_ok=True)
-        backbone, task = load_backbone(small_clip_spec, device="cpu"), Task(toy_pairs(16), {"clip": 1.0})
+        backbone, task = load_backbone(small_clip_spec, device="cpu"), TrainingTask(toy_pairs(16), {"clip": 1.0})
         train.train(backbone, task, settings, tmp_path, resume=again, hooks=[{"type": "Begins"}])
     assert starts == [(0, 0), (1, 3)]
 

@@ -10,7 +10,7 @@ from toy_pairs import ToyPairs
 from vladapt.core.backbones.channels import ChannelPreprocess
 from vladapt.core.backbones.preprocessing import EachPart
 from vladapt.core.contracts.images import CropTransform
-from vladapt.core.training.parts import Parts, Task
+from vladapt.core.training.parts import Parts, TrainingTask
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.train import _identity
 from vladapt.core.training.views import Views
@@ -27,7 +27,7 @@ def brighter_on_the_right(view):
 def test_a_training_mirrors_images_where_it_is_asked_to(small_clip, flip, sides):
     assert brighter_on_the_right(lambda image, seed: Views(small_clip).light((0.5, 1.0), flip)(image, seed)) == sides
     settings = TrainingSettings(crop_scale=(0.9, 1.0), flip=flip)
-    views = Parts(small_clip, Task(ToyPairs(), {"clip": 1.0}), settings).samples().views
+    views = Parts(small_clip, TrainingTask(ToyPairs(), {"clip": 1.0}), settings).samples().views
     assert brighter_on_the_right(lambda image, seed: views["light"](image, seed)) == sides
 
 

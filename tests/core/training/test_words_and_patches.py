@@ -7,7 +7,7 @@ import torch
 
 from vladapt.core.training import model as of_model
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 
 def trained(backbone, source, loss="gloria", **options):
@@ -22,7 +22,7 @@ def trained(backbone, source, loss="gloria", **options):
 
     backbone.run_blocks = counted.__get__(backbone)
     settings = TrainingSettings(epochs=1, batch_size=8, lr=1e-3, optimizer="sgd", warmup=0, crop_scale=(0.9, 1.0))
-    done = train(backbone, Task(source, {loss: 1.0}, {loss: options}), settings, None)
+    done = train(backbone, TrainingTask(source, {loss: 1.0}, {loss: options}), settings, None)
     return backbone.model.state_dict(), read, done.history[0]["loss"]
 
 

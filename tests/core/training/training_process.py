@@ -28,7 +28,7 @@ from vladapt.core.runtime.distributed import is_main, rank, run_on_all, start_fr
 from vladapt.core.training import sharded_checkpoints
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import StreamedSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 
 def streamed(counts: dict[str, int], **options) -> StreamedSource:
@@ -53,7 +53,7 @@ def main(job: dict) -> None:
     def validate() -> float:
         return float(backbone.encode_text(["a red area"])[0, 0])
 
-    task = Task(
+    task = TrainingTask(
         streamed(**job["shards"]) if "shards" in job else ToyPairs(job.get("count", 24)),
         job["losses"],
         job.get("loss_options", {}),

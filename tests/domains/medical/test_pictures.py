@@ -9,7 +9,7 @@ pytest.importorskip("pydicom", reason="extra medical is not installed")
 
 from vladapt import load_domain
 from vladapt.core.contracts.items import Item
-from vladapt.core.data.label_files import Answer, Source, labels_text, read_label_file
+from vladapt.core.data.label_files import Answer, TableSource, labels_text, read_label_file
 from vladapt.core.errors import ConfigError
 
 RAMP = np.tile(np.linspace(-1024, 1023, 16).astype(np.int16), (8, 1))  # (8, 16), Hounsfield units
@@ -57,7 +57,7 @@ def test_a_slice_is_labelled_like_a_file(write_nifti, tmp_path):
     draw = np.random.default_rng(0)
     for name in ("one", "two"):
         write_nifti(tmp_path / "scans" / f"{name}.nii", draw.normal(size=(5, 6, 4)).astype(np.float32))
-    source = Source("scans", "medical", "classification", ("lesion", "none"), {"central": "1.0"})
+    source = TableSource("scans", "medical", "classification", ("lesion", "none"), {"central": "1.0"})
     said = {"one.nii#2": "lesion", "one.nii#4": "none", "two.nii#1": "lesion"}
     file = tmp_path / "labels.csv"
     file.write_text(labels_text([Answer(id_, (label,)) for id_, label in said.items()], source))

@@ -12,7 +12,7 @@ from PIL import Image
 from vladapt import DataError, UnknownNameError
 from vladapt.core.data import csv_text
 from vladapt.domains.medical.domain import Medical
-from vladapt.domains.medical.reports.records import Finding, write_findings
+from vladapt.domains.medical.reports.records import ReportFinding, write_findings
 
 CLEAR = "INDICATION: cough\n\nFINDINGS: The lungs are clear.\n\nIMPRESSION: No acute disease."
 WET = "FINDINGS: Left effusion.\n\nIMPRESSION: Effusion.\n\nRECOMMENDATION: Follow up."
@@ -121,12 +121,12 @@ def findings(tmp_path) -> Path:
     write_findings(
         path,
         [
-            Finding("s1", "effusion", "present", position=left),
-            Finding("s1", "edema", "uncertain"),
-            Finding("s1", "nodule", "historical"),
-            Finding("s2", "effusion", "absent"),
-            Finding("s2", "edema", "unchanged", position=right),
-            Finding("s2", "edema", "absent", position=left),
+            ReportFinding("s1", "effusion", "present", position=left),
+            ReportFinding("s1", "edema", "uncertain"),
+            ReportFinding("s1", "nodule", "historical"),
+            ReportFinding("s2", "effusion", "absent"),
+            ReportFinding("s2", "edema", "unchanged", position=right),
+            ReportFinding("s2", "edema", "absent", position=left),
         ],
     )
     return path
@@ -160,7 +160,7 @@ def test_bad_reports_are_told_in_a_line(studies, options, error, message):
 
 def test_findings_of_other_studies_are_refused(studies, tmp_path):
     path = tmp_path / "others.csv"
-    write_findings(path, [Finding("s9", "effusion", "present")])
+    write_findings(path, [ReportFinding("s9", "effusion", "present")])
     with pytest.raises(DataError, match=r"others\.csv: of none of the 2 studies"):
         Medical().read(studies, "retrieval", findings=str(path))
 
@@ -180,7 +180,7 @@ def test_options_of_reports_have_no_use_for_classes(tmp_path):
 
 def test_a_study_is_found_with_or_without_the_letter_that_mimic_writes(studies, tmp_path):
     path = tmp_path / "numbers.csv"
-    write_findings(path, [Finding("1", "effusion", "present"), Finding("s2", "effusion", "absent")])
+    write_findings(path, [ReportFinding("1", "effusion", "present"), ReportFinding("s2", "effusion", "absent")])
     items = Medical().read(studies, "retrieval", findings=str(path)).items
     assert [item.target.numbers()["findings"] for item in items] == [(1.0,), (-1.0,)]
 

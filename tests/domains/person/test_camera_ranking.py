@@ -12,7 +12,7 @@ from parity_checks.re_identification import ranked_by_distance, re_ranked_distan
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import camera_ranking, reciprocal
-from vladapt.domains.person.camera_ranking import Sought, ranked, ranked_by_features
+from vladapt.domains.person.camera_ranking import SoughtPeople, ranked, ranked_by_features
 from vladapt.domains.person.reciprocal import memory_in_words, re_ranked
 
 
@@ -112,7 +112,7 @@ def test_ranks_are_counted_one_by_one(search, at_once):
 def test_a_query_in_the_gallery_does_not_find_itself():
     features = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]), dim=1)
     ids = torch.tensor([0, 0, 1])
-    sought = Sought(ids, ids, own=torch.arange(3))
+    sought = SoughtPeople(ids, ids, own=torch.arange(3))
     assert sought.answerable.tolist() == [True, True, False]
     ranking = ranked_by_features(features, features, sought)
     assert ranking.best.tolist() == [1, 1] and ranking.relevant.tolist() == [1, 1]
@@ -123,9 +123,9 @@ def test_a_query_in_the_gallery_does_not_find_itself():
 def test_a_tower_that_tells_nobody_apart_finds_nobody():
     ids = torch.tensor([0, 0, 1, 1, 2, 2])
     alike = torch.nn.functional.normalize(torch.full((6, 3), 0.7), dim=1)
-    ranking = ranked_by_features(alike, alike, Sought(ids, ids, own=torch.arange(6)))
+    ranking = ranked_by_features(alike, alike, SoughtPeople(ids, ids, own=torch.arange(6)))
     assert ranking.best.tolist() == [5] * 6  # of five that count, the one of the person comes last
-    by_order = ranked(lambda rows: torch.zeros(len(rows), 6), Sought(ids, ids, own=torch.arange(6)))
+    by_order = ranked(lambda rows: torch.zeros(len(rows), 6), SoughtPeople(ids, ids, own=torch.arange(6)))
     assert by_order.best.tolist() == [1, 1, 3, 3, 5, 5]
 
 
@@ -134,7 +134,7 @@ def test_intervals_draw_whole_identities():
     ids = torch.arange(12).repeat_interleave(5)
     features = torch.nn.functional.normalize(torch.randn(12, 8, generator=generator)[ids], dim=1)
     noisy = torch.nn.functional.normalize(features + 0.5 * torch.randn(60, 8, generator=generator), dim=1)
-    ranking = ranked_by_features(noisy, noisy, Sought(ids, ids, own=torch.arange(60)))
+    ranking = ranked_by_features(noisy, noisy, SoughtPeople(ids, ids, own=torch.arange(60)))
     of_people, of_queries = ranking.intervals(ids[ranking.query]), ranking.intervals(ranking.query)
     for name, value in ranking.metrics().items():
         low, high = of_people[name]

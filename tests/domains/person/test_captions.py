@@ -18,8 +18,8 @@ from PIL import Image
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import Person
 from vladapt.domains.person.captions.combine import Description, described, sentences
-from vladapt.domains.person.captions.conquer import Answer, kept_answers, without_mixed_up
-from vladapt.domains.person.captions.divide import Asked, coloured
+from vladapt.domains.person.captions.conquer import AttributeBelief, kept_answers, without_mixed_up
+from vladapt.domains.person.captions.divide import QuestionTexts, coloured
 from vladapt.domains.person.captions.faces import GROUPINGS, are_faces, face_sentences
 from vladapt.domains.person.captions.lists import description_of
 from vladapt.domains.person.captions.make import Captioning, _safe, caption_people
@@ -137,7 +137,7 @@ def world():
 
 def answers_of(world, shown: str, least: float = 0.2, questions=None):
     questions = questions or usual_questions()
-    asked = Asked.of(type("Tower", (), {"logit_scale": 30.0}), questions, world)
+    asked = QuestionTexts.of(type("Tower", (), {"logit_scale": 30.0}), questions, world)
     unit = F.normalize(world([shown]), dim=1)
     found = asked.probabilities(unit)
     for name, shares in found.items():
@@ -180,7 +180,7 @@ def test_answers_that_contradict_one_another_lose_the_less_sure_one():
 
 def test_colours_that_fit_better_the_other_way_round_go(world):
     answers = {"upper": "jacket", "upper colour": "blue", "lower": "jeans", "lower colour": "red"}
-    answers = {name: Answer(value, 0.9) for name, value in answers.items()}
+    answers = {name: AttributeBelief(value, 0.9) for name, value in answers.items()}
     for shown, left in (("a red jacket and blue jeans", 2), ("a blue jacket and red jeans", 4)):
         unit = F.normalize(world([f"a photo of a person wearing {shown}."]), dim=1)
         assert len(without_mixed_up([answers], unit, usual_questions(), world)[0]) == left
@@ -188,7 +188,7 @@ def test_colours_that_fit_better_the_other_way_round_go(world):
 
 def test_sentences_vary_in_order_and_words_and_say_a_person():
     answers = {"upper": "jacket", "upper colour": "grey", "lower": "trousers", "shoes": "boots", "bag": "backpack"}
-    description = described({name: Answer(value, 1.0) for name, value in answers.items()}, usual_questions())
+    description = described({name: AttributeBelief(value, 1.0) for name, value in answers.items()}, usual_questions())
     made = sentences(description, 12, 0, "a.png")
     assert len(made) == 12 and made == sentences(description, 12, 0, "a.png") != sentences(description, 12, 1, "a.png")
     assert all("person" in text.lower() and "boots" in text.lower() for text in made)

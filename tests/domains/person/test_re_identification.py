@@ -22,7 +22,7 @@ from vladapt.domains.person.care import CARD, CONSENT, PeopleHidden
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
 from vladapt.domains.person.pedestrian import Pedestrian
 from vladapt.domains.person.reidentification.fitting import IdentitySource, ReidData, planned_people
-from vladapt.domains.person.reidentification.protocol import Protocol
+from vladapt.domains.person.reidentification.protocol import SearchedSplit
 from vladapt.domains.person.tasks.re_identification import ReIdentification, ReidOptions
 from vladapt.testing import check_domain, check_task
 
@@ -178,12 +178,14 @@ def test_queries_and_gallery():
         ("b", "1", "query"),
         ("b", "1", "gallery"),
     ]
-    given = Protocol.of(people(*rows), True, "set")
+    given = SearchedSplit.of(people(*rows), True, "set")
     assert given.queries == (0, 3) and given.gallery == (1, 2, 4) and not given.drawn
     assert given.sought.answerable.tolist() == [True, False]
-    free = Protocol.of(people(*rows), False, "set")
+    free = SearchedSplit.of(people(*rows), False, "set")
     assert free.sought.answerable.tolist() == [True, True]
-    drawn = Protocol.of(people(*[(who, camera, "") for who in "ab" for camera in "112"], (None, "1", "")), True, "set")
+    drawn = SearchedSplit.of(
+        people(*[(who, camera, "") for who in "ab" for camera in "112"], (None, "1", "")), True, "set"
+    )
     assert drawn.drawn and len(drawn.queries) == 4 and drawn.gallery == tuple(range(7))
     assert {(drawn.identities[q], drawn.cameras[q]) for q in drawn.queries} == {(0, "1"), (0, "2"), (1, "1"), (1, "2")}
     fewer = drawn.only([0, 2, 5])
@@ -239,7 +241,7 @@ def test_a_resnets_last_stride_is_that_of_the_run_and_of_its_towers(fit, tmp_pat
 )
 def test_what_cannot_be_retrieved_is_told_in_one_line(rows, words):
     with pytest.raises(DataError, match=words):
-        Protocol.of(people(*rows), True, "set")
+        SearchedSplit.of(people(*rows), True, "set")
 
 
 def test_one_camera_of_the_real_set(fit, data_dir):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.localization.annotation import read_annotation
-from vladapt.domains.remote_sensing.localization.heat import HeatMap, TooSmall, mean_cells, windows_of
+from vladapt.domains.remote_sensing.localization.heat import SentenceHeatMap, TooSmall, mean_cells, windows_of
 from vladapt.domains.remote_sensing.localization.run import localize
 from vladapt.domains.remote_sensing.localization.scores import localization_scores, mean_scores, region_mask
 
@@ -55,25 +55,27 @@ def test_each_pixel_has_the_mean_of_its_windows_and_strips_join_without_a_seam()
         count[top:bottom, left:right] += 1
     mean = total / count
     wanted = (255 * (mean - mean.min()) / (mean.max() - mean.min())).astype(int)
-    heat = HeatMap.of(size, windows, cosines, median=11)
+    heat = SentenceHeatMap.of(size, windows, cosines, median=11)
     assert np.abs(heat.before_filter(0, size[0]) - wanted).max() <= 1  # where 255 times a value is a whole number
     whole = heat.whole()
     assert (np.concatenate([rows for _, rows, _ in heat.strips(13)]) == whole).all()
     assert (whole != heat.before_filter(0, size[0])).any()
-    assert (HeatMap.of(size, windows, cosines, median=1).whole() == heat.before_filter(0, size[0])).all()
+    assert (SentenceHeatMap.of(size, windows, cosines, median=1).whole() == heat.before_filter(0, size[0])).all()
 
 
 def test_equal_windows_stand_out_nowhere_and_places_without_a_window_are_marked():
     windows = windows_of(40, 40, (12,))
-    assert not HeatMap.of((40, 40), windows, np.full(len(windows), 0.1 + 0.2), 3).whole().any()
+    assert not SentenceHeatMap.of((40, 40), windows, np.full(len(windows), 0.1 + 0.2), 3).whole().any()
     some = windows[windows[:, 1] == 12]
-    covered = np.concatenate([where for *_, where in HeatMap.of((40, 40), some, np.arange(len(some)), 3).strips()])
+    covered = np.concatenate(
+        [where for *_, where in SentenceHeatMap.of((40, 40), some, np.arange(len(some)), 3).strips()]
+    )
     assert covered[:12].all() and not covered[12:].any()
 
 
 def test_a_filter_without_a_middle_is_refused():
     with pytest.raises(ConfigError, match="--median 4: give an odd number"):
-        HeatMap.of((40, 40), windows_of(40, 40, (12,)), np.zeros(18), 4)
+        SentenceHeatMap.of((40, 40), windows_of(40, 40, (12,)), np.zeros(18), 4)
 
 
 # Scores

@@ -162,14 +162,14 @@ def test_a_tower_of_wavelengths_is_told_of_the_bands(plans, folder_of, dofa, tas
 
 
 def test_bands_of_three_are_told_too_and_the_baseline_of_change_sees_all(dofa):
-    from vladapt.domains.remote_sensing.changes.baselines import Baselines
+    from vladapt.domains.remote_sensing.changes.baselines import DateDistances
     from vladapt.domains.remote_sensing.tower_bands import band_options
 
     three = at(842.0, 665.0, 560.0)
     backbone = load_backbone(dofa, device="cpu", channels=three)
     assert band_options(three, 3, backbone)["channels"] == three.facts and band_options(None, 3, backbone) == {}
     assert InputChannels.of_facts(three.facts) == three
-    baselines = Baselines({"backbone": dofa, "bands": at(*WAVES).facts}, torch.device("cpu"))
+    baselines = DateDistances({"backbone": dofa, "bands": at(*WAVES).facts}, torch.device("cpu"))
     one = torch.rand(1, 2, 4, 32, 32)
     other = one.clone()
     other[:, 0, 3] = 0

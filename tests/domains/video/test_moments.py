@@ -20,7 +20,7 @@ from vladapt.domains.video import Video
 from vladapt.domains.video.drawn_clips import draw_clip
 from vladapt.domains.video.drawn_moments import RATE, drawn_moments, load_drawn, shown_in
 from vladapt.domains.video.long_videos import INSTANTS, clock, plain_seconds, stretches_of, whole_video
-from vladapt.domains.video.moments.reading import Query, queries_of
+from vladapt.domains.video.moments.reading import MomentQuery, queries_of
 from vladapt.domains.video.moments.scoring import Found, MomentScores, _guessed, _judged, _reached
 from vladapt.domains.video.moments.windows import Windows, in_seconds, lengths_of, overlaps
 from vladapt.testing import task_checks
@@ -77,14 +77,14 @@ def test_lengths_follow_the_moments_that_train_and_times_end_with_the_video():
 
 def test_recalls_count_the_best_of_several_moments():
     spans = torch.tensor([[0.0, 10], [20, 30]])
-    judged = _judged(_reached(spans, Query(0, "", ((100.0, 110.0), (0.0, 6.0)), ""))[None])
+    judged = _judged(_reached(spans, MomentQuery(0, "", ((100.0, 110.0), (0.0, 6.0)), ""))[None])
     assert judged["mIoU"] == pytest.approx(0.6) and judged["recall1_iou_0.5"] == 1 and judged["recall1_iou_0.7"] == 0
-    later = _judged(_reached(spans, Query(0, "", ((21.0, 30.0),), ""))[None])
+    later = _judged(_reached(spans, MomentQuery(0, "", ((21.0, 30.0),), ""))[None])
     assert (later["recall1_iou_0.3"], later["recall5_iou_0.7"], later["mIoU"]) == (0, 1, 0)
 
 
 def test_guessing_takes_the_same_windows_at_random():
-    query = Query(0, "", ((4.0, 8.0),), "")
+    query = MomentQuery(0, "", ((4.0, 8.0),), "")
     windows = Windows((4.0,), stride=1.0)
     found = Found(query, torch.zeros(0, 2), torch.zeros(0), torch.zeros(40), 40.0)  # ten windows, one of them right
     guessed = _guessed(found, windows, 1.0, 500, torch.Generator().manual_seed(0))
@@ -93,7 +93,7 @@ def test_guessing_takes_the_same_windows_at_random():
 
 
 def test_intervals_count_videos():
-    found = [Found(Query(v, "", ((0.0, 1.0),), ""), *[torch.zeros(1, 2)] * 3, 1.0) for v in (0, 0, 0, 4, 4, 7)]
+    found = [Found(MomentQuery(v, "", ((0.0, 1.0),), ""), *[torch.zeros(1, 2)] * 3, 1.0) for v in (0, 0, 0, 4, 4, 7)]
     values = {"mIoU": torch.tensor([1.0, 1, 1, 0, 0, 0.5], dtype=torch.float64)}
     scores = MomentScores(found, [], values, values)
     assert scores.unit.tolist() == [0, 0, 0, 1, 1, 2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..boxes import Ranking
+from ..boxes import BoxRanking
 from ..family import Rates
 from .detr import Model as Detr
 
@@ -21,7 +21,7 @@ class Model(Detr):
     processors = ("DeformableDetrImageProcessor",)
     head = (r"(model\.decoder\.)?class_embed\.\d+\.(weight|bias)",)
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
-    ranking = Ranking(most=MOST)
+    ranking = BoxRanking(most=MOST)
     least_width = 64
     rates = Rates(
         lr=2e-4,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..boxes import Ranking
+from ..boxes import BoxRanking
 from ..family import Family, Rates
 from ..weighing import of_detr, weighed
 
@@ -20,7 +20,7 @@ class Model(Family):
     processors = ("DetrImageProcessor",)
     head = (r"class_labels_classifier\.(weight|bias)",)
     per_box: ClassVar[tuple[str, ...]] = ("loss_bbox", "loss_giou")
-    ranking = Ranking(per_query=True)
+    ranking = BoxRanking(per_query=True)
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}})
 
     def weighted(self, outputs):

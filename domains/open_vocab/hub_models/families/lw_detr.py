@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..boxes import Ranking
+from ..boxes import BoxRanking
 from ..family import Family, Rates
 from ..weighing import of_detr, weighed
 
@@ -19,7 +19,7 @@ class Model(Family):
     model_class = "LwDetrForObjectDetection"
     processors = ("DeformableDetrImageProcessor",)
     head: tuple[str, ...] = (r"class_embed\.(weight|bias)", r"model\.enc_out_class_embed\.\d+\.(weight|bias)")
-    ranking = Ranking()
+    ranking = BoxRanking()
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 1.5}}, ema=0.997)
 
     def weighted(self, outputs):

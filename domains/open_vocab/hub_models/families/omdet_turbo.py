@@ -17,7 +17,7 @@ SUPPRESSED = 0.5
 
 
 @dataclass(frozen=True)
-class Task:
+class TaskTokens:
     """A sentence on all classes, and a text of each: numbers of tokens and masks, (1, L) and (C, L)."""
 
     classes: tuple[int, ...]
@@ -40,7 +40,7 @@ class Model(TextFamily):
     def prompts(self, vocabulary, tokenizer):
         names = list(vocabulary.names)
         sentence = tokenizer.padded([f"Detect {', '.join(names)}."], LENGTH)
-        return [Task(tuple(range(len(names))), sentence, tokenizer.padded(names, LENGTH))]
+        return [TaskTokens(tuple(range(len(names))), sentence, tokenizer.padded(names, LENGTH))]
 
     def training_prompt(self, vocabulary, tokenizer, present, absent):
         raise NotImplementedError(self.why_not)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ..boxes import Ranking
+from ..boxes import BoxRanking
 from ..family import Family, Rates
 
 
@@ -25,5 +25,5 @@ class Model(Family):
         r"model\.denoising_class_embed\.weight",
     )
     per_box: ClassVar[tuple[str, ...]] = ("loss_vfl", "loss_bbox", "loss_giou")
-    ranking = Ranking()
+    ranking = BoxRanking()
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}}, norm_decay=0.0, ema=0.9999)

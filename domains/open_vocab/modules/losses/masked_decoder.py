@@ -18,7 +18,7 @@ MASK_STD = 0.02
 EPS = 1e-6
 
 
-class Kept(NamedTuple):
+class KeptPlaces(NamedTuple):
     """Which of L places of a sequence stay.
 
     Args:
@@ -40,14 +40,14 @@ class Kept(NamedTuple):
         return whole.scatter(1, self.places[..., None].expand(-1, -1, x.shape[-1]), x)
 
 
-def keep_some(count: int, shape: tuple[int, int], device: torch.device, forced: Tensor | None = None) -> Kept:
+def keep_some(count: int, shape: tuple[int, int], device: torch.device, forced: Tensor | None = None) -> KeptPlaces:
     """A random choice of `count` places of (B, L), those that are `forced` (B, L) bool before all others."""
     draws = torch.rand(shape, device=device)
     if forced is not None:
         draws = draws.masked_fill(forced, -1.0)
     places = draws.argsort(dim=1)[:, :count].sort(dim=1).values
     hidden = torch.ones(shape, dtype=torch.bool, device=device).scatter(1, places, False)
-    return Kept(places, hidden)
+    return KeptPlaces(places, hidden)
 
 
 class MaskedDecoder(nn.Module):
@@ -85,7 +85,12 @@ class MaskedDecoder(nn.Module):
         return self.norm.normalized_shape[0]
 
     def forward(
-        self, seen: Tensor, kept: Kept, positions: Tensor, first: Tensor | None = None, ignored: Tensor | None = None
+        self,
+        seen: Tensor,
+        kept: KeptPlaces,
+        positions: Tensor,
+        first: Tensor | None = None,
+        ignored: Tensor | None = None,
     ) -> Tensor:
         """A guess for each place.
 

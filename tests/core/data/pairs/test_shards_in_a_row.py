@@ -10,7 +10,7 @@ from forked import run_ranks
 from tar_shards import png, shard, simple
 
 from vladapt.core.data.pairs.shard_list import counted, reads_in_a_row, shards_at
-from vladapt.core.data.pairs.shard_reader import Run, ShardOrder, ShardReader, count_samples, samples_of
+from vladapt.core.data.pairs.shard_reader import ShardOrder, ShardReader, ShardRun, count_samples, samples_of
 from vladapt.core.data.pairs.shard_set import HeldOut, read_shard_set
 from vladapt.core.errors import ConfigError, DataError
 
@@ -121,7 +121,7 @@ def test_a_shard_that_is_cut_short_gives_lost_samples_in_place_of_the_rest(tmp_p
     path = shard(tmp_path / "s.tar", simple(10))
     path.write_bytes(path.read_bytes()[:7000])
     assert 0 < count_samples(str(path)) < 10
-    found = list(ShardReader([str(path)]).read(Run(0, 0, 10)))
+    found = list(ShardReader([str(path)]).read(ShardRun(0, 0, 10)))
     assert len(found) == 10 and not found[0].lost and found[9].lost
     with pytest.raises(DataError, match=r"s.tar: cut short or damaged .* everything after that is lost"):
         found[-1].texts({})
@@ -129,7 +129,7 @@ def test_a_shard_that_is_cut_short_gives_lost_samples_in_place_of_the_rest(tmp_p
 
 def test_a_shard_with_fewer_samples_than_counted_says_which_is_missing(tmp_path):
     path = shard(tmp_path / "s.tar", simple(3))
-    found = list(ShardReader([str(path)]).read(Run(0, 1, 3)))
+    found = list(ShardReader([str(path)]).read(ShardRun(0, 1, 3)))
     assert [sample.lost for sample in found] == ["", "", "s.tar: ends before sample 3"]
 
 
@@ -160,7 +160,9 @@ def test_a_reader_goes_on_in_an_open_shard_and_back_in_none(tmp_path, monkeypatc
     )
     reader = ShardReader(paths)
     names = [
-        sample.name for run in (Run(0, 1, 2), Run(0, 4, 2), Run(1, 0, 1), Run(1, 1, 1)) for sample in reader.read(run)
+        sample.name
+        for run in (ShardRun(0, 1, 2), ShardRun(0, 4, 2), ShardRun(1, 0, 1), ShardRun(1, 1, 1))
+        for sample in reader.read(run)
     ]
     assert names == ["0.tar:0001", "0.tar:0002", "0.tar:0004", "0.tar:0005", "1.tar:0010", "1.tar:0011"]
     assert opened == [(paths[0], 1), (paths[1], 0)]
@@ -237,7 +239,7 @@ def read(folder, tmp_path, seed=1, columns=None, **held_out):
 
 def trained_on(train):
     reader = train.reader()
-    runs = [Run(n, int(first), int(count)) for n, (first, count) in enumerate(zip(train.firsts, train.counts))]
+    runs = [ShardRun(n, int(first), int(count)) for n, (first, count) in enumerate(zip(train.firsts, train.counts))]
     return {sample.name for run in runs for sample in reader.read(run)}
 
 
@@ -283,7 +285,7 @@ def test_the_first_samples_say_which_texts_and_numbers_there_are(tmp_path):
     folder = shard(tmp_path / "set" / "0.tar", members).parent
     train, _, _ = read(folder, tmp_path, columns={"age": "numbers", "sex": "text"})
     assert train.fields == {"negative", "age"} and train.further_columns == {"age": "numbers"}
-    samples = dict(enumerate(train.reader().read(Run(0, int(train.firsts[0]), 3))))
+    samples = dict(enumerate(train.reader().read(ShardRun(0, int(train.firsts[0]), 3))))
     block = train.block_of(samples)
     assert block.numbers(1, "age") == (float(block[1].captions[0].split()[1]), 2.0)
     assert block.load_image(0).size == (4, 4)
@@ -302,7 +304,7 @@ def test_a_missing_shard_is_named(five, tmp_path):
         read(f"{five}/{{00000..00005}}.tar", tmp_path)
     shards = [*shards_at(str(five)), str(five / "gone.tar")]
     with pytest.raises(DataError, match=r"gone.tar: no such file; restore it, or leave it out of --data"):
-        list(ShardReader(shards).read(Run(5, 0, 1)))
+        list(ShardReader(shards).read(ShardRun(5, 0, 1)))
 
 
 @pytest.mark.parametrize("size", [-1, -512, -1024, -10_000])
@@ -313,7 +315,7 @@ def test_a_header_that_leads_back_is_no_loop_without_end(tmp_path, size):
     raw[1024 + 148 : 1024 + 156] = b" " * 8
     raw[1024 + 148 : 1024 + 156] = f"{sum(raw[1024:1536]):06o}\0 ".encode()
     path.write_bytes(raw)
-    found = list(ShardReader([str(path)]).read(Run(0, 0, 4)))
+    found = list(ShardReader([str(path)]).read(ShardRun(0, 0, 4)))
     assert len(found) == 4 and found[3].lost
 
 
@@ -372,7 +374,7 @@ def test_pairs_of_a_list_are_read_in_sequence_as_often_as_they_weigh(tmp_path):
     train, val, test = read_shard_set(place, HeldOut(3, 2), seed=0, cache=tmp_path / "cache")
     seen = {}
     for number, count in enumerate(train.counts.tolist()):
-        for sample in train.reader().read(Run(number, 0, count)):
+        for sample in train.reader().read(ShardRun(number, 0, count)):
             assert not sample.lost
             key = (sample.name.partition(".")[0], sample.key)
             seen[key] = seen.get(key, 0) + 1
@@ -388,8 +390,8 @@ def test_pairs_of_a_list_are_read_in_sequence_as_often_as_they_weigh(tmp_path):
         pair_list(tmp_path, dict(list(weights.items())[:-1])), HeldOut(3, 2), seed=0, cache=tmp_path / "cache"
     )
     assert again.digest == train.digest != other.digest
-    start = train.reader().read(Run(1, 7, 3))
-    assert [s.key for s in start] == [s.key for s in list(train.reader().read(Run(1, 0, 12)))[7:10]]
+    start = train.reader().read(ShardRun(1, 7, 3))
+    assert [s.key for s in start] == [s.key for s in list(train.reader().read(ShardRun(1, 0, 12)))[7:10]]
 
 
 def test_a_list_of_what_lies_elsewhere_is_read_in_sequence(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.runs.run_sections import Report, render_report
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.explaining import CAUTION, Asked, Explainer
+from vladapt.core.tasks.classification.explaining import CAUTION, ExplainedClass, Explainer
 from vladapt.core.tasks.classification.report import ClassificationResults, mistakes_section
 
 NAMES = ("cat", "dog", "owl")
@@ -33,7 +33,7 @@ def explainer(name: str, rows: int = 6) -> Explainer:
 
 def test_the_shares_of_a_cache_sum_to_its_part_of_the_logit():
     made = explainer("tip-adapter")
-    reason = made.reasons([Asked(None, 1, torch.ones(8))], QUIET)[0]
+    reason = made.reasons([ExplainedClass(None, 1, torch.ones(8))], QUIET)[0]
     assert [each.labels for each in reason.examples] == [("dog",), ("dog",)], "the others add nothing"
     assert abs(sum(each.part for each in reason.examples) - reason.examples_add) < 1e-5
     of_text = float(made.adapter.logit_scale * made.adapter.text[1].sum() / 8**0.5)
@@ -44,7 +44,7 @@ def test_the_shares_of_a_cache_sum_to_its_part_of_the_logit():
 
 def test_other_methods_show_what_is_near_and_claim_no_more():
     made = explainer("linear-probe")
-    reason = made.reasons([Asked(None, 1, torch.ones(8))], QUIET, 3)[0]
+    reason = made.reasons([ExplainedClass(None, 1, torch.ones(8))], QUIET, 3)[0]
     similarities = [each.similarity for each in reason.examples]
     assert len(similarities) == 3 and similarities == sorted(similarities, reverse=True)
     assert reason.examples_add is None and "most similar features" in made.note(False)
@@ -53,14 +53,16 @@ def test_other_methods_show_what_is_near_and_claim_no_more():
 def test_a_labelled_image_beside_several_others_is_decoded_once():
     made, decoded = explainer("linear-probe"), []
     made.picture_of = lambda example: decoded.append(example.row)
-    reasons = made.reasons([Asked(None, 0, torch.ones(8))] * 2 + [Asked(None, 0, -torch.ones(8))] * 2, QUIET, 4)
+    reasons = made.reasons(
+        [ExplainedClass(None, 0, torch.ones(8))] * 2 + [ExplainedClass(None, 0, -torch.ones(8))] * 2, QUIET, 4
+    )
     shown = [example.row for reason in reasons for example in reason.examples]
     assert len(shown) == 16 and sorted(decoded) == sorted({*shown})
 
 
 def test_a_run_of_features_has_no_heat_maps_and_says_so():
     made = explainer("linear-probe")
-    assert made.reasons([Asked(None, 0, torch.ones(8))], QUIET)[0].heat is None
+    assert made.reasons([ExplainedClass(None, 0, torch.ones(8))], QUIET)[0].heat is None
     assert "No heat maps: the run was made from a file of features" in made.note(False)
 
 
@@ -69,7 +71,7 @@ def test_each_mistake_in_a_report_has_its_reasons():
 
     def explain(pairs):
         asked.extend(pairs)
-        reasons = made.reasons([Asked(None, target, torch.ones(8)) for _, target in pairs], QUIET)
+        reasons = made.reasons([ExplainedClass(None, target, torch.ones(8)) for _, target in pairs], QUIET)
         return [each.shown() for each in reasons], made.note(True)
 
     logits = torch.tensor([[3.0, 0, 0], [0, 5, 0], [0, 0, 4]])

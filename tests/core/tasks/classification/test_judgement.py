@@ -11,7 +11,7 @@ import torch
 from vladapt import FeatureSet
 from vladapt.core.contracts.features import TextClassifier
 from vladapt.core.contracts.judgement import Scores
-from vladapt.core.judgements.baselines import Baselines, Comparison, compared
+from vladapt.core.judgements.baselines import BaselineComparison, Baselines, compared
 from vladapt.core.metrics import classification_metrics, multilabel_metrics
 from vladapt.core.metrics.score_intervals import Aurocs, auroc_difference
 from vladapt.core.registry import build_adapter
@@ -39,11 +39,11 @@ def metrics(labels, adapted, zero_shot=None, probe=None, groups=None):
 
 
 def verdict(found):
-    return Comparison.from_json(found).sentence
+    return BaselineComparison.from_json(found).sentence
 
 
 def verdict_section(found):
-    return Comparison.from_json(found).section()
+    return BaselineComparison.from_json(found).section()
 
 
 EQUAL = torch.arange(240) % 3
@@ -82,7 +82,10 @@ def test_what_guessing_would_reach_is_not_praised(labels):
     guessed = torch.randn(len(labels), 3, generator=generator)
     worse = answers(labels, (0.05, 0.05, 0.05), 1)
     found = metrics(labels, guessed, zero_shot=worse)  # a gain over zero-shot, and yet a guess
-    assert found["baselines"]["zero_shot"]["p_value"] < 0.05 and Comparison.from_json(found).above_guessing is False
+    assert (
+        found["baselines"]["zero_shot"]["p_value"] < 0.05
+        and BaselineComparison.from_json(found).above_guessing is False
+    )
     assert verdict_section(found).title == "Not shown to be better than always answering “neutrophil”"
     assert verdict_section(found).tone == "open"
     probed = metrics(labels, guessed, zero_shot=worse, probe=answers(labels, (0.8, 0.8, 0.8), 2))
@@ -109,15 +112,15 @@ def test_groups_widen_every_interval_and_are_counted():
     assert grouped["mcnemar"]["p_value"] > alone["mcnemar"]["p_value"]
     assert "McNemar’s test over 12 groups" in verdict(grouped)
     assert metrics_table(grouped).title == "240 test images of 12 groups, accuracy decides"
-    said = " ".join(warnings_of(Comparison.from_json(grouped), EQUAL, NAMES, []))
+    said = " ".join(warnings_of(BaselineComparison.from_json(grouped), EQUAL, NAMES, []))
     assert "240 test images come from only 12 groups" in said
 
 
 def test_few_images_of_a_class_are_said():
-    unequal = Comparison.from_json(metrics(UNEQUAL, answers(UNEQUAL, (0.9, 0.9, 0.9), 0)))
+    unequal = BaselineComparison.from_json(metrics(UNEQUAL, answers(UNEQUAL, (0.9, 0.9, 0.9), 0)))
     few = warnings_of(unequal, UNEQUAL, NAMES, [])
     assert any(said.startswith("Fewer than 30 test images: basophil (20).") for said in few)
-    many = Comparison.from_json(metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)))
+    many = BaselineComparison.from_json(metrics(EQUAL, answers(EQUAL, (0.9, 0.9, 0.9), 0)))
     assert not any("Fewer than 30" in said for said in warnings_of(many, EQUAL, NAMES, []))
 
 

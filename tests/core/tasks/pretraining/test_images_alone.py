@@ -19,7 +19,7 @@ from vladapt.core.tasks.pretraining.pretrain import pretrain
 from vladapt.core.training.objective import need_images_alone
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import ImageSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 
 transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
 
@@ -112,7 +112,7 @@ def test_what_does_not_apply_is_said(tower, scans, tmp_path):
 def test_text_towers_stay_as_they_are(small_clip_spec, scans):
     data = read_unlabelled([scans])
     backbone, before = (load_backbone(small_clip_spec, device="cpu") for _ in range(2))
-    task = Task(ImageSource(data.items, data.load), {"dino-v2": 1.0}, {"dino-v2": NARROW})
+    task = TrainingTask(ImageSource(data.items, data.load), {"dino-v2": 1.0}, {"dino-v2": NARROW})
     train(backbone, task, TrainingSettings(epochs=1, batch_size=6, lr=1e-3), None)
     assert torch.equal(before.encode_text(["a scan"]), backbone.encode_text(["a scan"]))
     blank = before.blank_image()

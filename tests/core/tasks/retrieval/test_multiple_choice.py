@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from vladapt.core.contracts.items import Question, Questions
 from vladapt.core.errors import DataError
-from vladapt.core.tasks.retrieval.encoding import PairFeatures, PairScores
+from vladapt.core.tasks.retrieval.encoding import EncodedPairs, PairScores
 from vladapt.core.tasks.retrieval.multiple_choice import choice_scores
 
 IMAGES, TEXTS = ("a", "b", "c"), ("one", "two", "three")
@@ -24,7 +24,7 @@ VECTORS = rows(5, 1)
 
 def features(**changes):
     own = {"images": rows(3, 0), "texts": VECTORS[:3], "image_of_text": torch.arange(3), "ids": IMAGES}
-    return PairFeatures(**{**own, "captions": TEXTS, **changes})
+    return EncodedPairs(**{**own, "captions": TEXTS, **changes})
 
 
 def asked_scores(questions, *args):

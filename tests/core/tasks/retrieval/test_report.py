@@ -15,7 +15,7 @@ from vladapt.core.errors import DataError
 from vladapt.core.forgetting.score import Forgotten, GenericScore
 from vladapt.core.metrics.retrieval import image_text_rankings
 from vladapt.core.runs.run_sections import render_report
-from vladapt.core.tasks.pretraining.examples import Match, Query
+from vladapt.core.tasks.pretraining.examples import ExampleQuery, Match
 from vladapt.core.tasks.retrieval.comparison import RetrievalComparison, RetrievalMetrics
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
@@ -57,7 +57,11 @@ class Page(HTMLParser):
 class Greys:
     """Three queries among eight images of one grey each, of which one cannot be read."""
 
-    queries: tuple = (Query("a dark sheet", 1), Query("a light sheet", 5), Query("a lost sheet", 7))
+    queries: tuple = (
+        ExampleQuery("a dark sheet", 1),
+        ExampleQuery("a light sheet", 5),
+        ExampleQuery("a lost sheet", 7),
+    )
     gallery: tuple = tuple(range(8))
 
     def load_image(self, row):
@@ -316,7 +320,7 @@ def test_every_name_is_escaped():
         verdict=nasty,
         versions={nasty: nasty},
     )
-    examples = Greys(queries=(Query(nasty, 1), Query(nasty, 5), Query(nasty, 7)))
+    examples = Greys(queries=(ExampleQuery(nasty, 1), ExampleQuery(nasty, 5), ExampleQuery(nasty, 7)))
     rows = [{"epoch": 1, "loss": 1.0, nasty: 2.0, f"{nasty}.part": 1.0}]
     source = html(given=given, rows=rows, examples=examples, before=found(), after=found())
     assert "<b onclick" not in source and "</script>" not in source

@@ -17,7 +17,7 @@ from vladapt.core.registry import loss_class
 from vladapt.core.tasks.retrieval.scoring import DomainPairs
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.domains.medical.drawn_radiographs import drawn_radiographs
 
 SMALL = {"width": 8, "heads": 2, "hidden": 8, "layers": 1, "patch_layer": 1, "entity_width": 8, "entity_heads": 2}
@@ -42,7 +42,7 @@ def trained(small_clip_spec, tmp_path_factory):
     options = {**SMALL, "entities": WORDS, "triples": {"C1": ["C3"]}, "start": str(folder / "start.safetensors")}
     options = loss_class("arl").named(options, {"entities": tuple(WORDS)})
     backbone = load_backbone(small_clip_spec, device="cpu")
-    task = Task(PairSource(pairs.split("train"), CaptionSampler(mode="first")), {"arl": 1.0}, {"arl": options})
+    task = TrainingTask(PairSource(pairs.split("train"), CaptionSampler(mode="first")), {"arl": 1.0}, {"arl": options})
     done = train(backbone, task, TrainingSettings(epochs=1, batch_size=6, lr=1e-3, warmup=0), None)
     assert {name.partition(".")[2] for name in done.history[0] if name.startswith("arl.")} >= {"align", "mlm", "mim"}
     return small_clip_spec, load_backbone(str(save_fine_tuned(backbone, folder)), device="cpu")

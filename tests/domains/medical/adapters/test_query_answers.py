@@ -23,7 +23,7 @@ from vladapt.core.tasks.pretraining.pretrain import PretrainPlan, pretrain
 from vladapt.core.tasks.retrieval.scoring import DomainPairs
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.domains.medical.domain import Medical
 from vladapt.domains.medical.drawn_radiographs import FINDINGS, POSITIONS, drawn_radiographs
 from vladapt.domains.medical.losses._query_decoder import described
@@ -102,7 +102,7 @@ def test_a_loss_of_pairs_beside_it_leaves_retrieval_possible(small_clip_spec, tm
     data = Drawn().sample("retrieval")
     options = loss_class("medklip").named(NARROW, data.number_names)
     source = PairSource(DomainPairs.of(data), CaptionSampler())
-    task = Task(source, {"clip": 1.0, "medklip": 1.0}, {"medklip": options})
+    task = TrainingTask(source, {"clip": 1.0, "medklip": 1.0}, {"medklip": options})
     train(backbone, task, TrainingSettings(epochs=1, batch_size=6, steps=1), None)
     again = load_backbone(str(save_fine_tuned(backbone, tmp_path)), device="cpu")
     assert searched(backbone) is backbone and searched(again) is again and set(again.answers) == {"medklip"}
@@ -113,7 +113,7 @@ def test_a_loss_of_pairs_beside_it_leaves_retrieval_possible(small_clip_spec, tm
 def test_what_is_kept_is_of_the_best_epoch(small_clip_spec):
     backbone, data = load_backbone(small_clip_spec, device="cpu"), Drawn().sample("retrieval")
     pairs, scores = DomainPairs.of(data), iter((1.0, 0.5))
-    task = Task(
+    task = TrainingTask(
         PairSource(pairs.split("train"), CaptionSampler()),
         {"clip": 1.0, "medklip": 1.0},
         {"medklip": loss_class("medklip").named(NARROW, data.number_names)},

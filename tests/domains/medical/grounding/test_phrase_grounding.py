@@ -20,7 +20,7 @@ from vladapt.core.registry import task_class
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.grounding import maps, scores
 from vladapt.domains.medical.grounding.phrases import DENIED, sought_about, sought_by
-from vladapt.domains.medical.grounding.scoring import GroundingScores, Judged
+from vladapt.domains.medical.grounding.scoring import GroundingScores, JudgedPhrase
 from vladapt.testing import task_checks
 
 TEMPLATES = ["a scan showing {}.", "there is {}."]
@@ -139,7 +139,7 @@ def test_scores_keep_their_bounds_and_contrast_its_scale(seed, scale, shift):
 
 def judged(label, patient, name, cnr):
     rows = {**dict.fromkeys(("cnr", "absolute_cnr", "union_cnr"), cnr), "pointing": float(cnr > 0), "miou": 0.5}
-    return Judged(Item(name, None, group=patient), None, label, (), rows, dict.fromkeys(rows, 0.0))
+    return JudgedPhrase(Item(name, None, group=patient), None, label, (), rows, dict.fromkeys(rows, 0.0))
 
 
 def test_findings_count_alike_and_patients_are_drawn():

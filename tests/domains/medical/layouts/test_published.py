@@ -21,7 +21,7 @@ from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, SOFT, UN
 from vladapt.domains.medical.layouts.chexpert_columns import DEVICES, FINDINGS
 from vladapt.domains.medical.layouts.published import LAYOUTS, published_layout, read_layout
 from vladapt.domains.medical.layouts.run_lengths import counts_of, mask_of
-from vladapt.domains.medical.reading import Reading
+from vladapt.domains.medical.reading import MedicalReading
 
 NAN = float("nan")
 CHEXPERT_HEADER = (
@@ -157,7 +157,7 @@ def read(path, task=None, **options):
 
 
 def objects(path, **options):
-    return read_layout(published_layout(path), path, Reading(**options), "detection")
+    return read_layout(published_layout(path), path, MedicalReading(**options), "detection")
 
 
 def findings(data, place=0):
@@ -310,7 +310,7 @@ def test_run_lengths_give_back_the_mask(flat):
     st.sampled_from(list(BLANKS)),
 )
 def test_a_policy_changes_what_it_names_alone(written, healthy, uncertain, blank):
-    names, reading = ["Edema", "Cardiomegaly", "Mass", DEVICES], Reading(uncertain=uncertain, blank=blank)
+    names, reading = ["Edema", "Cardiomegaly", "Mass", DEVICES], MedicalReading(uncertain=uncertain, blank=blank)
     (target,), _ = settled(np.array([written]), names, np.array([healthy]), reading, {DEVICES})
     for name, before, after in zip(names, written, target.values, strict=True):
         if healthy and name != DEVICES:

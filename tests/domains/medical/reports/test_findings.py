@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.domains.medical.reports import extraction
-from vladapt.domains.medical.reports.curate import Form, curate_findings
+from vladapt.domains.medical.reports.curate import SourceForm, curate_findings
 from vladapt.domains.medical.reports.extraction import FindingExtractor
 from vladapt.domains.medical.reports.reading import read_reports
-from vladapt.domains.medical.reports.records import STATES, Finding, read_findings, write_findings
+from vladapt.domains.medical.reports.records import STATES, ReportFinding, read_findings, write_findings
 from vladapt.domains.medical.reports.vocabulary import phrases
 
 PRESENT = {"present", "unchanged"}
@@ -137,7 +137,7 @@ def test_a_vocabulary_of_ones_own(tmp_path):
 
 
 FINDINGS = st.builds(
-    Finding,
+    ReportFinding,
     study=st.from_regex(r"[=a-z0-9]{1,6}", fullmatch=True),
     finding=st.sampled_from(["Edema", 'a, "b"']),
     state=st.sampled_from(STATES),
@@ -187,7 +187,7 @@ def test_reports_of_a_folder_become_one_table_without_another_identifier(tmp_pat
 
 def test_a_column_of_a_table(tmp_path):
     (tmp_path / "r.csv").write_text("exam,note,study_id\n1,No effusion.,8\n2,Effusion.,9\n")
-    form = Form(text_column="note")
+    form = SourceForm(text_column="note")
     rows = list(read_findings(curate_findings(tmp_path / "r.csv", tmp_path / "o.csv", form).out))
     assert [(each.study, each.state) for each in rows] == [("8", "absent"), ("9", "present")]
     assert read_reports(tmp_path / "r.csv", "note", "exam").of("2") == "Effusion."
@@ -258,9 +258,9 @@ def test_json_of_radgraph(tmp_path):
     (tmp_path / "r.json").write_text(json.dumps({"p1/s8.txt": {"text": text, "entities": entities}}))
     made = curate_findings(tmp_path / "r.json", tmp_path / "o.csv")
     assert made.source == "RadGraph" and list(read_findings(made.out)) == [
-        Finding("8", "Pleural Effusion", "present", 11, 19, "left", "Small left Effusion ."),
-        Finding("8", "air - leak", "absent", 25, 35, "", "No air - leak or edema ."),
-        Finding("8", "Edema", "uncertain", 39, 44, "", "No air - leak or edema ."),
+        ReportFinding("8", "Pleural Effusion", "present", 11, 19, "left", "Small left Effusion ."),
+        ReportFinding("8", "air - leak", "absent", 25, 35, "", "No air - leak or edema ."),
+        ReportFinding("8", "Edema", "uncertain", 39, 44, "", "No air - leak or edema ."),
     ]
     del entities["1"]["relations"]
     (tmp_path / "r.json").write_text(json.dumps({"p1/s8.txt": {"text": text, "entities": entities}}))
@@ -275,12 +275,12 @@ def test_json_and_array_of_medklip(tmp_path):
     (tmp_path / "e.json").write_text('{"effusion": "fluid", "edema": "water"}')
     views = {"p1/s8/a.jpg": {"labels_id": 0}, "p1/s8/b.jpg": {"labels_id": 0}, "p1/s9/c.jpg": {"labels_id": 1}}
     (tmp_path / "m.json").write_text(json.dumps(views))
-    form = Form(array=str(tmp_path / "l.npy"), entities=str(tmp_path / "e.json"))
+    form = SourceForm(array=str(tmp_path / "l.npy"), entities=str(tmp_path / "e.json"))
     made = curate_findings(tmp_path / "m.json", tmp_path / "o.csv", form)
     assert made.source == "MedKLIP" and list(read_findings(made.out)) == [
-        Finding("8", "effusion", "present", position="1"),
-        Finding("9", "edema", "absent", position="0"),
-        Finding("9", "effusion", "uncertain", position="2"),
+        ReportFinding("8", "effusion", "present", position="1"),
+        ReportFinding("9", "edema", "absent", position="0"),
+        ReportFinding("9", "effusion", "uncertain", position="2"),
     ]
     np.save(tmp_path / "l.npy", labels[:1])
     with pytest.raises(DataError, match=r"labels_id 1 of an image is no row of l.npy, which has 1"):
@@ -295,7 +295,7 @@ def test_json_and_array_of_medklip(tmp_path):
 def test_an_option_without_effect_is_refused(tmp_path):
     (tmp_path / "r.csv").write_text("study,report\n1,Effusion.\n")
     with pytest.raises(ConfigError, match="--entities x: has no effect on reports"):
-        curate_findings(tmp_path / "r.csv", tmp_path / "o.csv", Form(entities="x"))
+        curate_findings(tmp_path / "r.csv", tmp_path / "o.csv", SourceForm(entities="x"))
     with pytest.raises(ConfigError, match=r"--out o.json: the table of findings is a .csv"):
         curate_findings(tmp_path / "r.csv", "o.json")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from vladapt.core.errors import DataError
-from vladapt.domains.medical.segmenting import CLASSES, MAPS, REGIONS, Decision, Preprocessing, learned, write_labels
+from vladapt.domains.medical.segmenting import CLASSES, MAPS, REGIONS, Preprocessing, ScoreRule, learned, write_labels
 from vladapt.domains.medical.segmenting.labels import largest_component
 from vladapt.domains.medical.segmenting.preprocessing import read_rows, resampled, write_image
 from vladapt.domains.medical.segmenting.windows import _on_grid, sliding_scores
@@ -95,7 +95,7 @@ def test_labels_of_a_volume_lie_on_its_own_grid(tmp_path):
     def bright(patches):
         return torch.cat([-patches, patches], dim=1)
 
-    decide, device = Decision(CLASSES, (7,)), torch.device("cpu")
+    decide, device = ScoreRule(CLASSES, (7,)), torch.device("cpu")
     labels = write_labels(volume, how, (8, 8, 8), bright, decide, tmp_path / "labels.raw", device)
     assert labels.shape == (8, 10, 12) and labels.dtype == np.uint8
     stored = np.asarray(nibabel.load(tmp_path / "a.nii").dataobj)
@@ -107,7 +107,7 @@ def test_labels_of_a_volume_lie_on_its_own_grid(tmp_path):
 def test_a_volume_of_which_the_network_says_nothing_is_not_called_empty(tmp_path, scores):
     volume = volume_file(tmp_path / "a.nii", np.zeros((4, 4, 4), np.float32), (1.0, 1.0, 1.0))
     how = Preprocessing((1.0, 1.0, 1.0), ({"low": 0.0, "high": 1.0, "mean": 0.0, "std": 1.0},))
-    decide, device = Decision(REGIONS, (1,)), torch.device("cpu")
+    decide, device = ScoreRule(REGIONS, (1,)), torch.device("cpu")
     with pytest.raises(DataError, match=r"a\.nii: the model gives NaN or infinity"):
         write_labels(volume, how, (4, 4, 4), lambda patches: patches + scores, decide, tmp_path / "labels.raw", device)
 
@@ -115,11 +115,11 @@ def test_a_volume_of_which_the_network_says_nothing_is_not_called_empty(tmp_path
 def test_scores_become_labels_by_their_kind():
     scores = torch.tensor([[1.0, -1, 0.5, -1], [2.0, -2, -1, 3]])  # two structures, four voxels
     background = torch.zeros(1, 4)
-    assert Decision(CLASSES, (3, 5))(torch.cat([background, scores])).tolist() == [5, 0, 3, 5]
-    assert Decision(MAPS, (3, 5))(scores).tolist() == [5, 0, 3, 5]
-    assert Decision(MAPS, (3, 5))(scores[[1, 0]]).tolist() == [3, 0, 5, 3]
-    assert Decision(REGIONS, (3, 5))(scores).tolist() == [5, 0, 3, 5]  # later ones over earlier ones
-    assert Decision(REGIONS, (3, 5))(scores[[1, 0]]).tolist() == [5, 0, 5, 3]
+    assert ScoreRule(CLASSES, (3, 5))(torch.cat([background, scores])).tolist() == [5, 0, 3, 5]
+    assert ScoreRule(MAPS, (3, 5))(scores).tolist() == [5, 0, 3, 5]
+    assert ScoreRule(MAPS, (3, 5))(scores[[1, 0]]).tolist() == [3, 0, 5, 3]
+    assert ScoreRule(REGIONS, (3, 5))(scores).tolist() == [5, 0, 3, 5]  # later ones over earlier ones
+    assert ScoreRule(REGIONS, (3, 5))(scores[[1, 0]]).tolist() == [5, 0, 5, 3]
 
 
 def test_stored_labels_become_classes_or_regions():
@@ -131,7 +131,7 @@ def test_stored_labels_become_classes_or_regions():
 def test_only_the_largest_component_stays():
     labels = np.zeros((4, 5, 6), np.uint8)
     labels[0, 0, :2], labels[2:, 2:, 2:], labels[0, 4, 5] = 1, 1, 2
-    kept = Decision(CLASSES, (1, 2), (0,)).cleaned(labels, [(1,), (2,)])
+    kept = ScoreRule(CLASSES, (1, 2), (0,)).cleaned(labels, [(1,), (2,)])
     assert kept.sum() == labels.sum() - 2 and kept[0, 4, 5] == 2 and kept[2, 2, 2] == 1 and labels[0, 0, 0] == 1
-    assert Decision(CLASSES, (1, 2)).cleaned(labels, [(1,), (2,)]) is labels
+    assert ScoreRule(CLASSES, (1, 2)).cleaned(labels, [(1,), (2,)]) is labels
     assert not largest_component(np.zeros((2, 2, 2), bool)).any()

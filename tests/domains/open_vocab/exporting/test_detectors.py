@@ -18,7 +18,7 @@ from mmengine.registry import init_default_scope
 from vladapt.core.errors import CapabilityError
 from vladapt.core.export.folder import Session
 from vladapt.core.export.scripts import boxes
-from vladapt.domains.open_vocab.exporting.detectors import Boxes, Levels, _rule
+from vladapt.domains.open_vocab.exporting.detectors import BoxForm, Levels, _rule
 from vladapt.domains.open_vocab.modules.detectors.denseclip import DenseCLIPDetector
 
 NMS = {"type": "nms", "iou_threshold": 0.5}
@@ -84,7 +84,7 @@ def _built(config: dict):
 
 @pytest.mark.parametrize("config", [RETINANET, FCOS, ATSS], ids=["RetinaNet", "FCOS", "ATSS"])
 def test_graph_and_script_find_what_mmdet_finds_in_any_size(config, tmp_path):
-    form = Boxes(_built(config))
+    form = BoxForm(_built(config))
     form.check()
     form.graph(torch.randn(1, 3, 64, 96)).write(tmp_path / "model.onnx", 18, {})
     ask = Session(tmp_path / "model.onnx")
@@ -118,9 +118,9 @@ def test_a_second_stage_and_other_heads_are_refused_in_a_line():
     gfl.pop("bbox_coder")
     model = MODELS.build(Config({**ATSS, "type": "GFL", "bbox_head": gfl})._cfg_dict)
     with pytest.raises(CapabilityError, match=r"^GFL with GFLHead finds boxes in its own way"):
-        Boxes(model).check()
+        BoxForm(model).check()
     with pytest.raises(CapabilityError, match=r"^Linear finds boxes in its own way"):
-        Boxes(torch.nn.Linear(1, 1)).check()
+        BoxForm(torch.nn.Linear(1, 1)).check()
 
 
 def test_another_way_to_suppress_is_refused_in_a_line():
@@ -134,7 +134,7 @@ def test_a_detector_inside_another_is_what_finds_boxes_in_its_maps():
     torch.nn.Module.__init__(whole)
     whole.detector = _built(RETINANET)
     whole.cfg, whole.extract_feat = whole.detector.cfg, lambda pixels: whole.detector.extract_feat(pixels.flip(3))
-    form = Boxes(whole)
+    form = BoxForm(whole)
     form.check()
     pixels = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -146,6 +146,6 @@ def test_a_detector_inside_another_is_what_finds_boxes_in_its_maps():
 
 def test_an_export_says_the_score_that_was_chosen_on_val():
     model = _built(RETINANET)
-    assert Boxes(model).facts["score"] == boxes.UNSURE
+    assert BoxForm(model).facts["score"] == boxes.UNSURE
     model.cfg.vladapt["confidence"] = {"score": 0.45}
-    assert Boxes(model).facts["score"] == 0.45
+    assert BoxForm(model).facts["score"] == 0.45

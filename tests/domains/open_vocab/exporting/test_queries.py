@@ -12,7 +12,7 @@ import torch
 
 from vladapt.core.export.scripts import boxes
 from vladapt.domains.open_vocab.data.outlines import decode, encode
-from vladapt.domains.open_vocab.hub_models.boxes import Ranking
+from vladapt.domains.open_vocab.hub_models.boxes import BoxRanking
 from vladapt.domains.open_vocab.hub_models.families.eomt import Model as Eomt
 from vladapt.domains.open_vocab.hub_models.families.mask2former import Model as Mask2Former
 from vladapt.domains.open_vocab.hub_models.families.maskformer import Model as MaskFormer
@@ -39,7 +39,9 @@ def numbers(**tensors):
 
 
 @pytest.mark.parametrize("chosen", [None, [2, 0]])
-@pytest.mark.parametrize("ranking", [Ranking(), Ranking(most=5), Ranking(most=100), Ranking(per_query=True)])
+@pytest.mark.parametrize(
+    "ranking", [BoxRanking(), BoxRanking(most=5), BoxRanking(most=100), BoxRanking(per_query=True)]
+)
 def test_boxes_are_ranked_as_the_type_ranks_them(drawn, ranking, chosen):
     logits, places, _ = drawn
     rows = None if chosen is None else torch.tensor(chosen)
@@ -66,7 +68,7 @@ def test_a_score_and_names_that_were_not_learned_together_leave_boxes_out(drawn)
 def test_masks_beside_boxes_are_cut_at_the_size_of_the_image(drawn):
     logits, places, masks = drawn
     answer = boxes.boxes_of_queries(numbers(logits=logits, boxes=places, masks=masks), WHOLE, rule())
-    (wanted,) = Ranking().best(logits, places, [WHOLE])
+    (wanted,) = BoxRanking().best(logits, places, [WHOLE])
     outlines = RfDetr.masks(None, SimpleNamespace(pred_masks=masks), 0, wanted.queries, WHOLE)
     for encoded, outline in zip(answer[3], outlines.numpy(), strict=True):
         assert (decode(encoded) != outline).mean() < 1e-3  # one pixel, whose logit is nearly 0

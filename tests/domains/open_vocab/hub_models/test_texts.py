@@ -15,7 +15,7 @@ from vladapt.core.errors import ConfigError, DataError
 pytest.importorskip("mmdet")
 pytest.importorskip("transformers")
 
-from vladapt.domains.open_vocab.hub_models.captions import Caption, caption_of, captions_of, drawn, phrases_of
+from vladapt.domains.open_vocab.hub_models.captions import PhraseCaption, caption_of, captions_of, drawn, phrases_of
 from vladapt.domains.open_vocab.hub_models.family import family_of, plain_config
 from vladapt.domains.open_vocab.hub_models.text_family import asked
 from vladapt.domains.open_vocab.hub_models.tokens import HeldTokenizer
@@ -127,13 +127,13 @@ def test_synonyms_are_phrases_of_one_class_and_a_description_is_not_the_name(tok
 
 
 def test_the_score_of_a_name_is_the_mean_of_its_own_tokens():
-    caption = Caption((101, 5, 6, 1012, 7, 1012, 102), ((1, 3), (4, 5)), (0, 1))
+    caption = PhraseCaption((101, 5, 6, 1012, 7, 1012, 102), ((1, 3), (4, 5)), (0, 1))
     logits = torch.tensor([[[9.0, 0.0, -50.0, 9.0, 1.0, 9.0, 9.0, -torch.inf]]])
     assert torch.allclose(caption.scores(logits), torch.tensor([[[0.25, torch.tensor(1.0).sigmoid()]]]))
 
 
 def test_the_score_of_a_class_is_the_best_of_its_phrases_which_may_lie_apart():
-    caption = Caption(tuple(range(9)), ((1, 2), (3, 5), (6, 8)), (7, 2, 7))
+    caption = PhraseCaption(tuple(range(9)), ((1, 2), (3, 5), (6, 8)), (7, 2, 7))
     assert caption.label_map(9).nonzero().tolist() == [[0, 1], [1, 3], [1, 4], [2, 6], [2, 7]]
     logits = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
     tokens = logits.sigmoid()

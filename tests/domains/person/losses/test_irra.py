@@ -17,7 +17,7 @@ from vladapt.core.testing.loss_steps import DIMS, example_outputs
 from vladapt.core.training.objective import Objective
 from vladapt.core.training.optimizer import build_optimizer
 from vladapt.core.training.settings import TrainingSettings
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.domains.person.losses._interaction import NOT_ASKED, InteractionEncoder, hide_words
 
 NARROW = {"depth": 1, "most_words": 30}
@@ -194,7 +194,7 @@ def test_a_step_is_the_loop_written_out(fresh_clip, people):
     reference = Written(fresh_clip, source, pixels, seed=5)
     train(
         fresh_clip,
-        Task(source, {"irra": 1.0}, loss_options, view=lambda image, seed: plain(image, size)),
+        TrainingTask(source, {"irra": 1.0}, loss_options, view=lambda image, seed: plain(image, size)),
         how,
         None,
         on_step=note,

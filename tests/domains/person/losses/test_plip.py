@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import ConfigError, build_loss
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.domains.person.losses._colours import LUMA, GuidedReader, cells_of, grey_and_colours
 
 TERMS = ("identity", "attributes", "colours")
@@ -101,7 +101,9 @@ def test_hidden_words_are_told_by_the_image(small_clip, people):
 def test_colours_of_people_are_learned_and_the_caption_helps(fresh_clip, people, toy_settings):
     source = people(12)
     options = {**READER, "identity": 0.0, "attributes": 0.0, "cells": 2}
-    done = train(fresh_clip, Task(source, {"plip": 1.0}, {"plip": options}), toy_settings(epochs=EPOCHS, lr=5e-3), None)
+    done = train(
+        fresh_clip, TrainingTask(source, {"plip": 1.0}, {"plip": options}), toy_settings(epochs=EPOCHS, lr=5e-3), None
+    )
     assert done.history[-1]["plip.colours"] < 0.65 * done.history[0]["plip.colours"]
     loss = done.objective.losses["plip"].eval()
     pixels = torch.stack([fresh_clip.preprocess(False)(image) for image in source.images])

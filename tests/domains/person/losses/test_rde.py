@@ -11,7 +11,7 @@ from parity_checks.person import rde
 
 from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
 from vladapt.core.testing.towers import WORDS
-from vladapt.core.training.train import Task, train
+from vladapt.core.training.train import TrainingTask, train
 from vladapt.domains.person.losses._clean_pairs import agreed, chunks_of, clean_by_loss
 from vladapt.domains.person.losses._token_selection import TokenEmbedding, image_and_patches, selected, text_and_words
 from vladapt.domains.person.losses.rde import triplet_alignment
@@ -185,7 +185,7 @@ def test_a_training_finds_the_wrong_captions(write_clip, dolls, toy_settings):
     source = dolls(72, {row for row in range(72) if wrong[row]})
     options = {"selection_dim": 32, "pairs_at_once": 48, "ratio": 0.5, "tau": 0.1, "trust_epochs": EPOCHS - 1}
     settings = toy_settings(epochs=EPOCHS, batch_size=16, crop_scale=(0.95, 1.0), weight_decay=0.01)
-    done = train(towers, Task(source, {"rde": 1.0}, {"rde": options}), settings, None)
+    done = train(towers, TrainingTask(source, {"rde": 1.0}, {"rde": options}), settings, None)
     doubted, is_wrong = ~done.objective.losses["rde"].clean, torch.tensor(wrong)
     assert doubted[is_wrong].float().mean() > 0.7 and doubted[~is_wrong].float().mean() < 0.4
     shares = [row["rde.clean"] for row in done.history]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from parity_checks.person import unipt
 
 from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
-from vladapt.domains.person.losses._masked_patches import PatchDecoder, patches_of, sine_positions, standardised
+from vladapt.domains.person.losses._masked_patches import MaskedPatchDecoder, patches_of, sine_positions, standardised
 
 DIMS = {"text_width": 32, "vocab_size": 49408}
 NARROW = {"decoder_width": 32, "decoder_depth": 1}
@@ -68,7 +68,7 @@ def test_patches_are_cut_in_the_order_of_the_grid():
 
 def test_only_hidden_patches_count_and_none_of_them_is_seen(small_clip):
     torch.manual_seed(0)
-    decoder = PatchDecoder(small_clip, 32, 1, 0.5).eval()  # 2 of 4 patches
+    decoder = MaskedPatchDecoder(small_clip, 32, 1, 0.5).eval()  # 2 of 4 patches
     generator = torch.Generator().manual_seed(1)
     pixels, draws = torch.randn(3, 3, 16, 16, generator=generator), torch.rand(3, 4, 8, generator=generator)
     errors = decoder(pixels, draws)

@@ -13,7 +13,7 @@ from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
 from vladapt.domains.remote_sensing.changes.reading import read_new
 from vladapt.domains.remote_sensing.changes.saving import map_and_save, save_changes
-from vladapt.domains.remote_sensing.reading import Reading
+from vladapt.domains.remote_sensing.reading import RemoteSensingReading
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
@@ -43,7 +43,7 @@ def land(write_raster):
 
 
 def test_blended_windows_have_the_scores_of_each_pixel(land):
-    item, model = read_new(land, Reading()).items[0], Difference()
+    item, model = read_new(land, RemoteSensingReading()).items[0], Difference()
     rows = list(probabilities(model, item, 32))
     assert model.shapes == {(32, 32)} and [top for top, _ in rows] == sorted(top for top, _ in rows)
     percent = np.concatenate([part for _, part in rows])
@@ -56,13 +56,13 @@ def test_blended_windows_have_the_scores_of_each_pixel(land):
 @pytest.mark.parametrize("side", [16, 70, 200])
 def test_windows_of_any_side_cover_all(land, side):
     percent = np.concatenate(
-        [part for _, part in probabilities(Difference(), read_new(land, Reading()).items[0], side)]
+        [part for _, part in probabilities(Difference(), read_new(land, RemoteSensingReading()).items[0], side)]
     )
     assert percent.shape == (70, 100) and (percent == 60).sum() == 600 and (percent == 255).sum() == 100
 
 
 def test_files_have_the_grid_of_the_dates_and_areas_are_told(land, tmp_path):
-    data = read_new(land, Reading())
+    data = read_new(land, RemoteSensingReading())
     (tmp_path / "work").mkdir()
     rows, maps = map_changes(Difference(), data, [tmp_path / "work"], lambda done, total: None)
     assert rows[0]["pixels"] == 600 and rows[0]["area_m2"] == pytest.approx(60_000)
@@ -88,7 +88,7 @@ def test_files_have_the_grid_of_the_dates_and_areas_are_told(land, tmp_path):
 
 
 def test_images_that_lie_nowhere_have_masks_and_no_polygons(folders, square, tmp_path):
-    data = read_new([folders([square()])], Reading())
+    data = read_new([folders([square()])], RemoteSensingReading())
     (tmp_path / "work").mkdir()
     rows, maps = map_changes(Difference(), data, [tmp_path / "work"], lambda done, total: None)
     files = save_changes(data.items, maps, {data.items[0].id: 0.3}, tmp_path / "work")
@@ -97,13 +97,17 @@ def test_images_that_lie_nowhere_have_masks_and_no_polygons(folders, square, tmp
 
 def test_dates_of_other_channels_than_the_training_are_refused(land, tmp_path):
     with pytest.raises(DataError, match=r"before\.tif: has 3 channels, and the model was trained on 4"):
-        map_changes(Difference(channels=4), read_new(land, Reading()), [tmp_path], lambda done, total: None)
+        map_changes(
+            Difference(channels=4), read_new(land, RemoteSensingReading()), [tmp_path], lambda done, total: None
+        )
 
 
 def test_a_pixel_is_called_in_the_map_as_it_is_scored(write_raster):
     before = np.zeros((3, 32, 32), np.uint8)
     after = before + np.tile(np.arange(32, dtype=np.uint8), (32, 1)) + 90
-    item = read_new([write_raster(f"{n}.tif", each) for n, each in enumerate((before, after))], Reading()).items[0]
+    item = read_new(
+        [write_raster(f"{n}.tif", each) for n, each in enumerate((before, after))], RemoteSensingReading()
+    ).items[0]
     for threshold in (0.3635, 0.4235, 0.38, 0.0, 1.0):
         ((_, percent),) = probabilities(Difference(), item, 32, threshold)
         assert np.array_equal(percent >= 100 * threshold, (after[0] / np.float32(255)) >= threshold)
@@ -126,7 +130,9 @@ def test_a_map_that_was_stopped_goes_on_behind_its_finished_rows(land, tmp_path)
     def run(model, name, fingerprint="model"):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        rows, files = map_and_save(model, read_new(land, Reading()), fingerprint, folder, lambda done, total: None)
+        rows, files = map_and_save(
+            model, read_new(land, RemoteSensingReading()), fingerprint, folder, lambda done, total: None
+        )
         assert sorted(files) == sorted(file for file in folder.iterdir() if file.is_file())
         return rows, written(folder), 10**6 - model.left
 
@@ -146,7 +152,9 @@ def test_a_map_that_was_stopped_goes_on_behind_its_finished_rows(land, tmp_path)
 
 def test_maps_that_a_killed_process_was_moving_are_made_again(land, tmp_path, killed_while_moving):
     def run(folder):
-        return map_and_save(Difference(), read_new(land, Reading()), "model", folder, lambda done, total: None)
+        return map_and_save(
+            Difference(), read_new(land, RemoteSensingReading()), "model", folder, lambda done, total: None
+        )
 
     whole, folder = run(tmp_path / "whole"), tmp_path / "out"
     (moved,) = killed_while_moving(lambda: run(folder), folder)
@@ -158,5 +166,5 @@ def test_maps_that_a_killed_process_was_moving_are_made_again(land, tmp_path, ki
 
 
 def test_pairs_are_mapped_without_files_too(land):
-    rows, files = map_and_save(Difference(), read_new(land, Reading()), "", None, lambda done, total: None)
+    rows, files = map_and_save(Difference(), read_new(land, RemoteSensingReading()), "", None, lambda done, total: None)
     assert rows[0]["pixels"] == 600 and files == []

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.changes.baselines import Baselines, ScoreCounts, cosine_distance, vector_length
+from vladapt.domains.remote_sensing.changes.baselines import DateDistances, ScoreCounts, cosine_distance, vector_length
 from vladapt.domains.remote_sensing.changes.scoring import outcomes, ratios, verdict_on
 from vladapt.domains.remote_sensing.changes.training import balancing_weight, steps_of
 from vladapt.registry import MODELS
@@ -195,7 +195,7 @@ def test_of_few_places_the_verdict_is_careful_and_the_better_threshold_is_that_o
     hits = torch.tensor([60.0, 50.0, 52.0]).repeat(7)[:20]
     table = torch.stack([torch.stack([hits, 100 - hits, 100 - hits], -1)] + [torch.full((20, 3), 48.0)] * 2, dim=1)
     table[:, 1, 1:] = 60
-    thresholds = {name: {"value": 0.5, "f1": f1} for name, f1 in zip(("model", *Baselines.NAMES), (0.6, 0.9, 0.1))}
+    thresholds = {name: {"value": 0.5, "f1": f1} for name, f1 in zip(("model", *DateDistances.NAMES), (0.6, 0.9, 0.1))}
     few, many = (_evaluation(table[:n].double(), items[:n], thresholds, []) for n in (3, 20))
     assert "image difference" in few.notes[0] and "neither is shown" in few.notes[0]
     assert few.sections[0].tone == "open" and many.sections[0].tone == "good"

@@ -163,16 +163,19 @@ def test_tiles_cover_an_area_once(width, height, size, left, top):
 
 def test_new_pairs_are_two_files_a_table_or_folders(folders, square):
     from vladapt.domains.remote_sensing.changes.reading import read_new
-    from vladapt.domains.remote_sensing.reading import Reading
+    from vladapt.domains.remote_sensing.reading import RemoteSensingReading
 
     root = folders([square()] * 2)
     (root / "new.csv").write_text("before,after\nA/0.png,B/1.png\nA/0.png,B/0.png")
-    assert len(read_new([root / "A/0.png", root / "B/0.png"], Reading()).items) == 1
-    assert [item.id for item in read_new([root / "new.csv"], Reading()).items] == ["A/0.png 1", "A/0.png 2"]
+    assert len(read_new([root / "A/0.png", root / "B/0.png"], RemoteSensingReading()).items) == 1
+    assert [item.id for item in read_new([root / "new.csv"], RemoteSensingReading()).items] == [
+        "A/0.png 1",
+        "A/0.png 2",
+    ]
     shutil.rmtree(root / "label")
-    assert len(read_new([root], Reading()).items) == 2
+    assert len(read_new([root], RemoteSensingReading()).items) == 2
     with pytest.raises(DataError, match="give BEFORE AFTER, a table, or a folder"):
-        read_new([root / "A/0.png"], Reading())
+        read_new([root / "A/0.png"], RemoteSensingReading())
 
 
 # what is no pair ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.runtime.progress import Reporter
-from vladapt.domains.remote_sensing.reading import Reading
+from vladapt.domains.remote_sensing.reading import RemoteSensingReading
 from vladapt.domains.remote_sensing.windows import Cutting
 
 NAMES = ("red", "green", "blue")
@@ -56,7 +56,11 @@ def make_maps(tmp_path):
         use = Use(run, images=rasters, out=folder, files=tuple(place for place in places if place != folder))
         cut = MapOptions(Cutting(window, overlap), **options)
         return write_maps(
-            use, read_unlabelled(rasters, Reading().formats), cut, lambda: scorer or Colours(), Reporter(quiet=True)
+            use,
+            read_unlabelled(rasters, RemoteSensingReading().formats),
+            cut,
+            lambda: scorer or Colours(),
+            Reporter(quiet=True),
         )
 
     return make

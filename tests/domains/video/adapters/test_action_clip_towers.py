@@ -15,7 +15,7 @@ from vladapt import Batch, load_adapter
 from vladapt.core.errors import CapabilityError
 from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.tower_weights import copy_of
-from vladapt.domains.video.adapters.action_clip_towers import ActionClipTowers, SharedClasses
+from vladapt.domains.video.adapters.action_clip_towers import ActionClipTowers, SharedClassLoss
 
 RATE, DECAY, EPS = 1e-3, 0.1, 1e-8
 GIVEN = {
@@ -60,7 +60,7 @@ def test_the_loss_has_the_published_numbers(parity):
     leaves = ref.leaves({"image": "image", "text": "text"})
     out = {f"{name}_features": F.normalize(leaf, dim=-1) for name, leaf in leaves.items()}
     out |= {"labels": ref["labels"], "logit_scale": torch.tensor(float(ref.setting("scale")))}
-    loss = SharedClasses()(out)["loss"]
+    loss = SharedClassLoss()(out)["loss"]
     assert ref.check(loss, "loss").share <= 1
     scores = out["logit_scale"] * out["image_features"] @ out["text_features"].T
     torch.testing.assert_close(loss, in_loops(scores, ref["labels"].tolist()), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vladapt import FeatureSet, TextClassifier, build_adapter, load_adapter
 from vladapt.core.contracts import PairParts
 from vladapt.domains.video.adapters import _pairs
-from vladapt.domains.video.adapters._axes import WIDE, Axes, spanned_axes
+from vladapt.domains.video.adapters._axes import WIDE, FeatureAxes, spanned_axes
 from vladapt.domains.video.adapters._frames import average_of_unit
 from vladapt.domains.video.adapters._text_tokens import Sentences
 from vladapt.domains.video.adapters.clip4clip import SequenceTransformer
@@ -74,7 +74,7 @@ def test_what_lies_beside_the_axes_goes_past_the_network():
     torch.nn.init.zeros_(network.frame_position_embeddings.weight)
     frames = drawn(3, FRAMES, WIDTH, seed=5)
     torch.testing.assert_close(network(frames, mask), average_of_unit(frames, mask), rtol=1e-4, atol=1e-5)
-    axes = Axes(basis)
+    axes = FeatureAxes(basis)
     torch.testing.assert_close(axes.leave(axes.enter(frames)), frames @ basis @ basis.T, rtol=1e-3, atol=1e-4)
     changed = axes.replaced(frames, axes.enter(frames) + 1.0)
     torch.testing.assert_close(

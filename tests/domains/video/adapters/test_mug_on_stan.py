@@ -17,7 +17,7 @@ from vladapt import DomainData, build_adapter, load_adapter, load_backbone
 from vladapt.core.backbones import JointParts
 from vladapt.core.errors import CapabilityError, VladaptError
 from vladapt.core.features import FeatureStore
-from vladapt.core.features.extract import BatchSizeTuner, Job, Piece, encoder, extract
+from vladapt.core.features.extract import BatchSizeTuner, DecodeJob, Piece, encoder, extract
 from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video.adapters import _text_tokens
 from vladapt.domains.video.adapters.stan import Stan
@@ -168,7 +168,7 @@ def test_a_store_keeps_each_frame_of_towers_that_see_them_together(trained, prob
     torch.testing.assert_close(made.features.features[0], made.features.parts[0].mean(dim=0))
     pieces = [Piece(b"k", place, 9, 3) for place in (0, 3, 6)]
     assert [one.part for piece in pieces for one in piece.each] == list(range(9))
-    job = Job(item, (b"k",), (None,), (frozenset({0, 1, 2, 3, 5}),))
+    job = DecodeJob(item, (b"k",), (None,), (frozenset({0, 1, 2, 3, 5}),))
     encode = encoder(towers, "projected", None, each_part=True)
     results = list(extract([job], lambda job: [crops], encode, BatchSizeTuner(4), 1, each_part=True))
     assert [piece.part for result in results for piece in result.pieces] == [3, 4, 5, 6, 7, 8]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ......core.contracts import Backbone, require
 from ......core.training import truncated_starts
 from ......registry import MODELS
-from ...losses.masked_decoder import Kept, keep_some
+from ...losses.masked_decoder import KeptPlaces, keep_some
 
 INIT_STD = 0.02
 
@@ -200,7 +200,7 @@ def caption_tokens(backbone: Backbone, captions: Sequence[str], max_words: int) 
     return cut
 
 
-def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) -> tuple[Tensor, Kept, Tensor]:
+def part_of_captions(backbone: Backbone, tokens: Tensor, hidden_share: float) -> tuple[Tensor, KeptPlaces, Tensor]:
     """The tower's view of captions from which words were taken out.
 
     The released code lets the words that stay come in a random order, which a causal tower does not survive; here they

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ......core.contracts import Backbone, require
 from ......core.training import truncated_starts
-from ...losses.masked_decoder import Kept, keep_some, pre_norm_layer
+from ...losses.masked_decoder import KeptPlaces, keep_some, pre_norm_layer
 from .group import Gathered, GroupsToPatches, SemanticGroup, quick_gelu
 
 HEAD_WIDTH = 64
@@ -88,7 +88,7 @@ class GroupingTower(nn.Module):
         image = self._project(groups.amax(dim=1, keepdim=True))[:, 0]
         return _Seen(image, self._project(groups), gathered, self.backbone.image_grid(pixels))
 
-    def see_part(self, pixels: Tensor, hidden_share: float) -> tuple[Tensor, Kept]:
+    def see_part(self, pixels: Tensor, hidden_share: float) -> tuple[Tensor, KeptPlaces]:
         """(B, K, W) of the patches that are not hidden, each from the groups it is in, and which they are.
 
         As released, a class token is counted as a patch that is never hidden.
