@@ -74,8 +74,6 @@ class Family(ABC):
         ranking: which boxes it gives of its queries; None where `found` is its own, or it gives none.
         rates: how it is fine-tuned.
         hooks: of mmengine, that its training needs.
-        least_width: of `d_model`, with which norms of groups have two channels per group: torch refuses a group of one
-            where a map is one pixel.
 
     Args:
         config: transformers' configuration as plain data, without names of classes.
@@ -94,7 +92,6 @@ class Family(ABC):
     ranking: ClassVar[BoxRanking | None] = None
     rates: ClassVar[Rates]
     hooks: ClassVar[tuple[dict[str, Any], ...]] = ()
-    least_width: ClassVar[int] = 0
     padding: tuple[float, ...] | None = None
     """What padded pixels are, which whoever prepares the images says; None for 0."""
 
@@ -114,8 +111,6 @@ class Family(ABC):
             DataError: a value of the configuration that is not usable.
         """
         config = self.transformers_config()
-        if self.least_width and config.d_model < self.least_width:
-            raise self._unusable(ValueError(f"d_model is {config.d_model}, of {self.least_width} or more"))
         try:
             return model_class(config)
         except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:

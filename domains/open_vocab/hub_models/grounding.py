@@ -43,7 +43,6 @@ class GroundingFamily(TextFamily):
     """
 
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
-    least_width = 64
     of_tokens = "generate_masks_with_special_tokens_and_transfer_map"
     _read: tuple[Vocabulary, Any, list[Phrase]] | None = None
     untrained = ("encoder_output_bbox_embed", "model.enc_output", "swin.layernorm")

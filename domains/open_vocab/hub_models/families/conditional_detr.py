@@ -15,6 +15,5 @@ class Model(DeformableDetr):
 
     model_class = "ConditionalDetrForObjectDetection"
     processors = ("ConditionalDetrImageProcessor",)
-    least_width = 0
     head = (r"class_labels_classifier\.(weight|bias)",)
     rates = Rates(lr=1e-4, parts={"backbone": {"lr_mult": 0.1}})

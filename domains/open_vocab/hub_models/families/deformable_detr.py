@@ -22,7 +22,6 @@ class Model(Detr):
     head = (r"(model\.decoder\.)?class_embed\.\d+\.(weight|bias)",)
     per_box = ("loss_ce", "loss_bbox", "loss_giou")
     ranking = BoxRanking(most=MOST)
-    least_width = 64
     rates = Rates(
         lr=2e-4,
         parts={name: {"lr_mult": 0.1} for name in ("backbone", "reference_points", "sampling_offsets")},

@@ -290,12 +290,6 @@ def test_values_that_make_no_model_are_refused_in_one_line(source, change):
         family_of(config, 3).build()
 
 
-@pytest.mark.parametrize("kind", ["deformable_detr", "mm_grounding_dino"])
-def test_norms_that_torch_would_refuse_at_one_pixel_are_refused_before(kind):
-    with pytest.raises(DataError, match=r"its values are not usable \(d_model is 32, of 64 or more\)"):
-        family_of({"model_type": kind.replace("_g", "-g").replace("_dino", "-dino"), "d_model": 32}, 3).build()
-
-
 def test_a_model_that_is_used_as_it_is_is_named_as_it_was_given(source, data, tmp_path, monkeypatch):
     """Not by the folder in the cache where its run lies."""
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))

@@ -195,7 +195,7 @@ def deformable_detr(names: Sequence[str] = NAMES, **options):
 
     backbone = {**_resnet(), "out_features": ["stage2", "stage3", "stage4"]}
     own = {**_detr_options(), "backbone_config": backbone, "num_feature_levels": 4, "encoder_n_points": 2}
-    own |= {"decoder_n_points": 2, "with_box_refine": True, "disable_custom_kernels": True, "d_model": 64}
+    own |= {"decoder_n_points": 2, "with_box_refine": True, "disable_custom_kernels": True}
     processor = {**DETR, "image_processor_type": "DeformableDetrImageProcessor"}
     return _built(DeformableDetrForObjectDetection, DeformableDetrConfig, names, {**own, **options}), processor
 
