@@ -5,20 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ...contracts.backbone import Backbone
+from ...contracts.items import Item
 from ...contracts.sources import NamedSource, SourceOptions
+from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.joined_pairs import JoinedPairs
+from ...data.pairs.pair_set import PairSet
+from ...data.pairs.pair_splits import held_out_elsewhere, left_out
 from ...data.pairs.source_list import check_sources
 from ...data.pairs.text_pairs import TextPairs, read_text_pairs
+from ...errors import DataError
 from ...runtime.remote import shown
 from ...training.mixing import Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource, TextSource
-from .pairs import PairSplits, check_enough
+from ..retrieval.scoring import DomainPairs
+from .pairs import PairSplits, check_enough, some
 
 
 @dataclass(frozen=True)
@@ -181,8 +189,62 @@ def read_several(
     check_sources(sources)
     names = names_of(sources)
     mixture_of(sources, options, names, [1] * len(sources))  # what is wrong with the file of stages comes before all
-    parts = [read(source.path) for source in sources]
+    parts = apart(names, [read(source.path) for source in sources])
     return SeveralSplits(sources, parts, mixture_of(sources, options, names, [_size(part) for part in parts]))
+
+
+def apart(names: Sequence[str], parts: Sequence[PairSplits | TextSplits]) -> list[PairSplits | TextSplits]:
+    """Sources without the pairs whose images others hold out (`held_out_elsewhere`), which a note counts.
+
+    Args:
+        names: of the sources.
+
+    Raises:
+        DataError: nothing is left of one to train on, or an image that may be a copy cannot be read.
+    """
+    changed: list[Any] = list(parts)
+    for number, copies in copies_between(names, parts).items():
+        rest = {
+            split: some(getattr(parts[number], split).select(np.flatnonzero(~rows))) for split, rows in copies.items()
+        }
+        if rest.get("train", True) is None:
+            raise DataError(
+                f"source {names[number]}: other sources hold out copies of all its images to train on but one; "
+                "give both a column split that agrees, or omit one of them"
+            )
+        notes = [*parts[number].notes, left_out(sum(int(rows.sum()) for rows in copies.values()))]
+        changed[number] = replace(changed[number], **rest, notes=notes)
+    return changed
+
+
+def copies_between(
+    names: Sequence[str], parts: Sequence[PairSplits | TextSplits | None]
+) -> dict[int, dict[str, np.ndarray]]:
+    """Which rows are `held_out_elsewhere`: number of a source -> split -> (N,) bool, of those that have any.
+
+    Args:
+        names: of the sources.
+
+    Raises:
+        DataError: an image that may be a copy cannot be read.
+    """
+    splits = [(number, split) for number, part in enumerate(parts) if part is not None for split in _compared(part)]
+    if not splits:
+        return {}
+    pairs = JoinedPairs(
+        tuple(names[number] for number, _ in splits), tuple(getattr(parts[number], split) for number, split in splits)
+    )
+    copies: dict[int, dict[str, np.ndarray]] = {}
+    for (number, split), rows in zip(splits, np.split(held_out_elsewhere(pairs, FileHashes()), pairs.offsets[1:-1])):
+        if rows.any():
+            copies.setdefault(number, {})[split] = rows
+    return copies
+
+
+def _compared(part: PairSplits | TextSplits) -> list[str]:
+    """Splits whose images can be compared with those of other sources."""
+    splits = {split: getattr(part, split) for split in Item.SPLITS}
+    return [name for name, pairs in splits.items() if isinstance(pairs, (PairSet, DomainPairs)) and pairs.comparable]
 
 
 def _size(part: PairSplits | TextSplits) -> int:
