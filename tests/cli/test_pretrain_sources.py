@@ -210,5 +210,5 @@ def test_what_another_source_holds_out_is_not_trained_on(two, tmp_path):
         Image.new("RGB", (9, 9), (number, 0, 0)).save(again.with_name(f"own{number}.png"))
     tested = [line.rpartition(",")[0] + ",test" for line in lines[1:]]
     again.write_text("\n".join([lines[0], *tested, "own0.png,a,train", "own1.png,b,train"]))
-    with pytest.raises(DataError, match="source web: other sources hold out copies of all its images"):
+    with pytest.raises(DataError, match="source web: others hold out a copy of the image of all its pairs"):
         read_several(plan.sources, plan.mixing, lambda path: read_pair_splits(path, 1, {}))
