@@ -326,20 +326,22 @@ class MixedSource:
     whose sets name them are one where their names are.
 
     Pairs of texts may stand beside those of images: in their batches a sentence is in the place of the image. Joint
-    contrastive training on both: Jina CLIP: Your CLIP Model Is Also Your Text Retriever, 2024, arXiv 2405.20204.
+    contrastive training on both: Jina CLIP: Your CLIP Model Is Also Your Text Retriever, 2024, arXiv 2405.20204. Where
+    all sources are pairs of texts, nothing is in the place of an image.
 
     Args:
         parts: the sources, each a `TrainingSource` or a `TextSource`.
         mixture: how samples are drawn from them.
 
     Raises:
-        ConfigError: pairs of texts are mixed with others in one batch, or are all that there is.
+        ConfigError: pairs of texts are mixed with others in one batch.
     """
 
     def __init__(self, parts: Sequence[Any], mixture: Mixture):
         self.parts, self.mixture = tuple(parts), mixture
         self.offsets = np.cumsum([0, *(len(part) for part in parts)])
-        self.of_texts = tuple(isinstance(part, TextSource) for part in parts)
+        texts = tuple(isinstance(part, TextSource) for part in parts)
+        self.of_texts = tuple(each and not all(texts) for each in texts)
         if any(self.of_texts):
             self._check_texts()
             parts = [part for part in parts if not isinstance(part, TextSource)]
@@ -361,8 +363,6 @@ class MixedSource:
 
     def _check_texts(self) -> None:
         name = self.mixture.names[self.of_texts.index(True)]
-        if all(self.of_texts):
-            raise ConfigError(f"source {name}: holds texts without images, as all sources; add pairs of images")
         if not self.mixture.one:
             raise ConfigError(
                 f"source {name}: holds texts without images, which share no batch with images; add "

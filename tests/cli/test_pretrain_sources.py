@@ -14,7 +14,10 @@ from forked import Group
 from PIL import Image
 from safetensors.torch import load_file
 
+from vladapt import DataError
+from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.data.pairs.captions import CaptionSampler
+from vladapt.core.recipes.resolve import task_of
 from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.tasks.pretraining.pairs import read_pair_splits
 from vladapt.core.tasks.pretraining.several import read_several
@@ -177,3 +180,35 @@ def test_pairs_of_texts_stand_beside_those_of_images(vladapt, two, options, tmp_
     images, texts = done.json["sources"]
     assert images["samples"] == texts["samples"] == 16 and texts["loss"] is not None
     assert images["metrics"]["test_images"] == 10 and not texts["metrics"]
+
+
+def test_what_another_source_holds_out_is_not_trained_on(two, tmp_path):
+    """The same files under other names, of which other rows are held out; in `pretrain` and in `fit`."""
+    web, _ = two
+    rows = list(csv.reader(web.open()))[1:]
+    (tmp_path / "again").mkdir()
+    lines = ["image,caption,split"]
+    for number, (name, caption, split) in enumerate(rows):
+        (tmp_path / "again" / f"x{name}").write_bytes((web.parent / name).read_bytes())
+        lines.append(f"x{name},{caption},{'test' if number < 10 else split}")
+    again = tmp_path / "again" / "again.csv"
+    again.write_text("\n".join(lines))
+
+    plan = plan_of(data=[str(web), str(again)], out="m", losses=None, settings={})
+    splits = read_several(plan.sources, plan.mixing, lambda path: read_pair_splits(path, 1, {}))
+    ours, copied = splits.parts
+    assert (len(ours.train), len(ours.val), len(ours.test)) == (24, 8, 10)
+    assert (len(copied.train), len(copied.val), len(copied.test)) == (24, 8, 18)
+    note = "web: Left out of train and val because another source holds out a copy of the image: 8."
+    assert [each for each in splits.notes if "Left out" in each] == [note]
+
+    recipe = Recipe(task="retrieval", sources={"data": (str(web), str(again))}, adapter={"name": "lit"})
+    read = task_of(recipe).read(recipe)
+    assert [len(part) for part in read.part("train").parts] == [24, 24] and note in read.notes
+
+    for number in range(2):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(again.with_name(f"own{number}.png"))
+    tested = [line.rpartition(",")[0] + ",test" for line in lines[1:]]
+    again.write_text("\n".join([lines[0], *tested, "own0.png,a,train", "own1.png,b,train"]))
+    with pytest.raises(DataError, match="source web: others hold out a copy of the image of all its pairs"):
+        read_several(plan.sources, plan.mixing, lambda path: read_pair_splits(path, 1, {}))

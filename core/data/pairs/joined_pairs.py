@@ -68,6 +68,23 @@ class JoinedPairs:
         return self.parts[number].content_hash(own, hashes)
 
     @property
+    def comparable(self) -> bool:
+        return all(part.comparable for part in self.parts)
+
+    def image_sizes(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) of some rows, in any order."""
+        number = np.searchsorted(self.offsets, rows, side="right") - 1
+        sizes = np.zeros(len(rows), np.int64)
+        for each in np.unique(number).tolist():
+            own = number == each
+            sizes[own] = self.parts[each].image_sizes(rows[own] - self.offsets[each])
+        return sizes
+
+    def image_end(self, row: int, most: int) -> bytes:
+        number, own = self._place(row)
+        return self.parts[number].image_end(own, most)
+
+    @property
     def image_numbers(self) -> np.ndarray:
         """(N,) which of the distinct images each row has."""
         own = [part.image_numbers + offset for part, offset in zip(self.parts, self.image_offsets.tolist())]

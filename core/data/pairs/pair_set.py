@@ -228,6 +228,11 @@ class PairSet:
         """
         return self.images.read(*self._place(index))
 
+    @property
+    def comparable(self) -> bool:
+        """Whether copies of images can be told: they lie in files here."""
+        return isinstance(self.images, StoredImages)
+
     def image_sizes(self, rows: np.ndarray) -> np.ndarray:
         """(n,) int64, bytes of the encoded images of some rows, 0 where a file is gone.
 

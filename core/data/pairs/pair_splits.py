@@ -13,7 +13,8 @@ import numpy as np
 from ...contracts.options import require
 from ..file_hashes import FileHashes
 from ..splits import connected
-from .pair_set import SPLIT_CODES, PairSet, StoredImages
+from .joined_pairs import JoinedPairs
+from .pair_set import SPLIT_CODES, PairSet
 
 PROBE_BYTES = 4096
 READ_AT_ONCE = 256
@@ -88,7 +89,37 @@ def without_divided_copies(pairs: PairSet, hashes: FileHashes) -> PairSet:
     return pairs.with_split_codes(codes, notes).select(np.flatnonzero(kept)) if notes else pairs
 
 
-def copies_in(pairs: PairSet, rows: np.ndarray, hashes: FileHashes) -> list[list[int]]:
+def held_out_elsewhere(pairs: JoinedPairs, hashes: FileHashes) -> np.ndarray:
+    """(N,) whether an exact copy of a row's image is held out in another source.
+
+    That is a row of train of which val or test of another source has a copy, or one of val of which test has. Images
+    that are not files here are not compared.
+
+    Args:
+        pairs: of several sources; parts of one name are of one source.
+        hashes: memory of file hashes.
+
+    Raises:
+        DataError: an image that may be a copy cannot be read.
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(pairs.names))}
+    source = np.repeat([places[name] for name in pairs.names], [len(part) for part in pairs.parts])
+    codes = np.concatenate([part.split_codes for part in pairs.parts])
+    held_out = np.zeros(len(pairs), bool)
+    for copies in copies_in(pairs, np.arange(len(pairs)), hashes):
+        rows = np.array(copies)
+        for own in set(source[rows].tolist()):
+            others = codes[rows[source[rows] != own]]
+            held_out[rows[(source[rows] == own) & (codes[rows] < others.max(initial=0))]] = True
+    return held_out
+
+
+def left_out(count: int, what: str = "a copy of the image") -> str:
+    """What is said of so many rows of a source that are `held_out_elsewhere`."""
+    return f"Left out of train and val because another source holds out {what}: {count:,}."
+
+
+def copies_in(pairs: PairSet | JoinedPairs, rows: np.ndarray, hashes: FileHashes) -> list[list[int]]:
     """Rows whose images are the same bytes under several names, two or more in each list.
 
     What has a size of its own is not read; of equal sizes the last 4 KB are compared, and only where these agree the
@@ -102,7 +133,7 @@ def copies_in(pairs: PairSet, rows: np.ndarray, hashes: FileHashes) -> list[list
     Raises:
         DataError: an image that may be a copy cannot be read.
     """
-    if not isinstance(pairs.images, StoredImages) or len(rows) < 2:
+    if not pairs.comparable or len(rows) < 2:
         return []
     sizes = pairs.image_sizes(rows)
     chosen = np.flatnonzero(sizes > 0)
@@ -126,7 +157,7 @@ def _with_equals(chosen: np.ndarray, keys: Sequence[Hashable]) -> np.ndarray:
     return chosen[[counts[key] > 1 for key in keys]] if len(chosen) else chosen
 
 
-def _ends_of(pairs: PairSet, rows: list[int], threads: ThreadPoolExecutor) -> list[bytes]:
+def _ends_of(pairs: PairSet | JoinedPairs, rows: list[int], threads: ThreadPoolExecutor) -> list[bytes]:
     """A hash of the last bytes of each image."""
 
     def read(some: list[int]) -> list[bytes]:

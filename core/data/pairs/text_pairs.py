@@ -75,6 +75,23 @@ class TextPairs:
         """A sentence and its translation."""
         return text_at(self.sentences, int(self.sentence_of[row])), text_at(self.translations, row)
 
+    @classmethod
+    def joined(cls, parts: Sequence[TextPairs]) -> TextPairs:
+        """Sets one after the other; columns of one name are one language."""
+        languages = tuple(dict.fromkeys(name for part in parts for name in part.languages))
+        firsts = np.cumsum([0, *(len(part.sentences) for part in parts)])
+        place = [np.array([languages.index(name) for name in part.languages], np.int64) for part in parts]
+        return cls(
+            " + ".join(part.name for part in parts),
+            pa.concat_arrays([part.sentences for part in parts]),
+            pa.concat_arrays([part.translations for part in parts]),
+            np.concatenate([part.sentence_of + first for part, first in zip(parts, firsts)]),
+            languages,
+            np.concatenate([of[part.language_of] for part, of in zip(parts, place)]),
+            np.concatenate([part.split_codes for part in parts]),
+            [pair for part in parts for pair in part.skipped],
+        )
+
     @property
     def digest(self) -> str:
         """Of its sentences and translations, in their order."""

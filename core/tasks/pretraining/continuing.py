@@ -41,6 +41,7 @@ from .pairs import PairSplits
 from .pretrain import PretrainFolder, PretrainPlan, PretrainResult, read_splits, run_plan
 from .remembered import BEFORE, SetsRemembered, StageScores
 from .replay import STORED, store_pairs, with_earlier, with_stored
+from .several import copies_between
 
 METHODS = ("none", "replay", "ctp", "lwf", "self-distill")
 WITH_TEACHER = ("lwf", "self-distill")
@@ -274,6 +275,12 @@ class _Chain:
             self.notes += [note for note in read.notes if note not in self.notes]
             if read.test is None:
                 self.notes.append(f"{self.names[-1]}: has no test pairs, so what is forgotten of it is not known.")
+        for of, copies in copies_between(self.names, splits).items():
+            count = sum(int(rows.sum()) for rows in copies.values())
+            self.notes.append(
+                f"{self.names[of]}: {count:,} of its pairs in train and val show images that another set holds "
+                "out, whose scores are then too high."
+            )
         if not any(read is not None and read.test is not None for read in splits):
             raise DataError(
                 f"--data {self.plan.first.data}: no set has test pairs, so nothing says what is forgotten; mark rows "

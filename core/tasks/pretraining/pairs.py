@@ -140,8 +140,7 @@ class PairSplits:
     def val_part(self, most: int) -> PairSet | DomainPairs | TextPairs:
         """Val, or so many of its pairs spread evenly."""
         assert self.val is not None
-        rows = np.linspace(0, len(self.val) - 1, most).round().astype(int)
-        return self.val if len(self.val) <= most else self.val.select(rows)
+        return spread(self.val, most)
 
     def facts(self, path: str) -> dict[str, Any]:
         """For run.json and the report."""
@@ -344,6 +343,12 @@ def check_enough(path: str, count: int, what: str = "pairs") -> None:
 
 def global_order(count: int, what: str = "pairs") -> str:
     return f"Order: global. Each epoch shuffles all {count:,} {what} to train on"
+
+
+def spread(pairs: Any, most: int) -> Any:
+    """All, or so many spread evenly."""
+    rows = np.linspace(0, len(pairs) - 1, most).round().astype(int)
+    return pairs if len(pairs) <= most else pairs.select(rows)
 
 
 def some(pairs: T) -> T | None:

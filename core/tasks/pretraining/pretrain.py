@@ -229,18 +229,14 @@ def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
                 f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
                 "--samples, --stages and sources.*"
             )
-        if need_sentences_alone(plan.losses):
-            raise ConfigError(
-                f"loss {' + '.join(plan.losses)}: learns from one table of sentences; give one --data with a column "
-                "for each language, and omit --samples, --stages and sources.*"
-            )
         return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
     return read_splits(plan, plan.data, reporter)
 
 
 def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
     """One of several, which may be pairs of texts."""
-    plain = plan.domain is None and not plan.data_options.get("image_column")
+    beside = not need_sentences_alone(plan.losses)
+    plain = beside and plan.domain is None and not plan.data_options.get("image_column")
     return TextSplits.read(path) if plain and holds_text_pairs(path) else read_splits(plan, path, reporter)
 
 
@@ -395,12 +391,12 @@ class _Measures:
             if isinstance(self.test, TextPairs):
                 self.by_language = recall_by_language(retrieval, self.test)
         generic, examples = run_on_all(self._generic_and_examples)
-        return _Measured(retrieval, generic, examples, self._of_sources(retrieval))
+        return _Measured(retrieval, generic, examples, self._of_sources(retrieval, "test"))
 
     def validate(self) -> float | dict[str, float]:
         """Mean R@1 of both directions on val; of several sources within each, and the mean over them."""
         scores = self._retrieval(self.splits.val_part(MOST_VALIDATED))
-        of_sources = {name: _mean_r1(each) for name, each in self._of_sources(scores).items()}
+        of_sources = {name: _mean_r1(each) for name, each in self._of_sources(scores, "val").items()}
         score = sum(of_sources.values()) / len(of_sources) if of_sources else _mean_r1(scores)
         words = "".join(f", {name} {value:.1%}" for name, value in of_sources.items())
         self.reporter.info(f"Mean R@1 of both directions on val: {score:.1%}{words}")
@@ -425,10 +421,12 @@ class _Measures:
         """Sections on what else the towers can do."""
         return [] if self.forgotten is None else self.forgotten.section()
 
-    def _of_sources(self, scores: RetrievalScores | None) -> dict[str, RetrievalScores]:
+    def _of_sources(self, scores: RetrievalScores | None, split: str) -> dict[str, RetrievalScores]:
         """Within each of several sources; nothing of one."""
         if scores is None or not isinstance(self.splits, SeveralSplits):
             return {}
+        if isinstance(self.splits.val, TextPairs):
+            return {name: self._retrieval(part) for name, part in self.splits.of_split(split).items()}
         return scores_of_sources(scores, self.backbone, self.splits.names)
 
     def _retrieval(self, pairs) -> RetrievalScores:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
@@ -21,7 +23,7 @@ from ...contracts.sources import NamedSource, SourceOptions
 from ...data.file_hashes import FileHashes
 from ...data.pairs.captions import CaptionSampler
 from ...data.pairs.joined_pairs import JoinedPairs
-from ...data.pairs.pair_splits import without_divided_copies
+from ...data.pairs.pair_splits import held_out_elsewhere, left_out, without_divided_copies
 from ...data.pairs.reading import read_pairs
 from ...data.splits import assign_splits
 from ...data.verify import check_skipped, check_tolerated
@@ -220,8 +222,9 @@ def joined(sources: Sequence[NamedSource], options: SourceOptions, sets: Sequenc
     Raises:
         DataError: one has no pairs to train on, or the file of stages cannot be used.
     """
-    trained = [each.part("train") for each in sets]
     names = names_of(sources)
+    sets = _apart(names, sets)
+    trained = [each.part("train") for each in sets]
     weights = [PairSource(part, CaptionSampler()).weights for part in trained]
     sizes = [len(part) if own is None else max(1, round(float(own.sum()))) for part, own in zip(trained, weights)]
     pairs = JoinedPairs(tuple(names), tuple(each.pairs for each in sets))
@@ -232,6 +235,18 @@ def joined(sources: Sequence[NamedSource], options: SourceOptions, sets: Sequenc
     return replace(
         sets[0], pairs=pairs, name=pairs.name, licence=licences, skipped=skipped, notes=notes, mixture=mixture
     )
+
+
+def _apart(names: Sequence[str], sets: Sequence[RetrievalData]) -> list[RetrievalData]:
+    """The same without what is held out elsewhere."""
+    pairs = JoinedPairs(tuple(names), tuple(each.pairs for each in sets))
+    kept = np.split(~held_out_elsewhere(pairs, FileHashes()), pairs.offsets[1:-1])
+    return [
+        replace(each, pairs=each.pairs.select(np.flatnonzero(own)), notes=[*each.notes, left_out(int((~own).sum()))])
+        if not own.all()
+        else each
+        for each, own in zip(sets, kept)
+    ]
 
 
 def scored(

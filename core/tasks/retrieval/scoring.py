@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ...contracts.backbone import Backbone
 from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...contracts.options import TOLERATED
 from ...data.file_hashes import FileHashes
-from ...data.pairs.pair_set import Pair
+from ...data.pairs.pair_set import SPLIT_CODES, Pair
 from ...data.verify import image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
@@ -321,6 +321,20 @@ class DomainPairs:
 
     def load_image(self, row: int) -> Decoded:
         return self.data.load(self.items[row])
+
+    comparable: ClassVar[bool] = True
+
+    def image_sizes(self, rows: np.ndarray) -> np.ndarray:
+        """(n,) alike: samples may be parts of files, so that `content_hash` alone tells copies."""
+        return np.ones(len(rows), np.int64)
+
+    def image_end(self, row: int, most: int) -> bytes:
+        return b""
+
+    @property
+    def split_codes(self) -> np.ndarray:
+        """(N,) positions of their splits, as those of a PairSet."""
+        return np.array([SPLIT_CODES[item.split or ""] for item in self.items], np.uint8)
 
     def content_hash(self, row: int, hashes: FileHashes) -> str:
         """A digest of what an image shows."""

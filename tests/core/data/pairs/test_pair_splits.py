@@ -10,8 +10,14 @@ from PIL import Image
 
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.pairs.builder import PairBuilder
+from vladapt.core.data.pairs.joined_pairs import JoinedPairs
 from vladapt.core.data.pairs.pair_set import PairSet
-from vladapt.core.data.pairs.pair_splits import assign_pair_splits, copies_in, without_divided_copies
+from vladapt.core.data.pairs.pair_splits import (
+    assign_pair_splits,
+    copies_in,
+    held_out_elsewhere,
+    without_divided_copies,
+)
 from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import ConfigError
 
@@ -169,3 +175,20 @@ def test_shares_of_the_splits_are_the_users(tmp_path):
     shared = read_pairs(tmp_path / "t.csv", val=0, test=0.5)
     assert (len(shared.split("train")), len(shared.split("val")), len(shared.split("test"))) == (10, 0, 10)
     assert "No splits given: 0% of the images are val, 50% test." in shared.notes
+
+
+def test_an_image_that_another_source_holds_out_is_not_trained_on(tmp_path):
+    splits = {"one": ["test", "train", "val", "train"], "two": ["train", "test", "test", "train"]}
+    sets = []
+    for name, of in splits.items():
+        (tmp_path / name).mkdir()
+        builder = PairBuilder(tmp_path / name, "list")
+        for number, split in enumerate(of):
+            Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / name / f"{name}{number}.bmp")
+            builder.add(f"{name}{number}.bmp", ["x"], split=split)
+        sets.append(builder.build(name=name))
+    hashes = FileHashes(tmp_path / "cache")
+    held_out = held_out_elsewhere(JoinedPairs(tuple(splits), tuple(sets)), hashes)
+    assert held_out.reshape(2, 4).tolist() == [[False, True, True, False], [True, False, False, False]]
+    alone = JoinedPairs(("one", "one"), tuple(sets))  # parts of one source, which are told apart elsewhere
+    assert not held_out_elsewhere(alone, hashes).any()

@@ -354,3 +354,18 @@ def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to,
     with pytest.raises(DataError, match="nowhere"):
         continue_pretraining(replace(plan, then=[str(tmp_path / "nowhere.csv")]))
     assert not Path(plan.first.out).exists()
+
+
+def test_images_of_one_set_that_another_holds_out_are_told(plan_to, sets, tmp_path):
+    other = Path(sets["a"]).parent
+    lines = (other / "a.csv").read_text().splitlines()
+    for number in range(16):
+        shutil.copy(other / f"{number}.png", tmp_path / f"x{number}.png")
+    swapped = ["x" + line.replace("train", "?").replace("test", "train").replace("?", "test") for line in lines[1:]]
+    (tmp_path / "again.csv").write_text("\n".join([lines[0], *swapped]))
+    chain = continuing._Chain(
+        replace(plan_to(), then=(str(tmp_path / "again.csv"),)), False, continuing.Reporter(quiet=True)
+    )
+    chain._read()
+    told = [note for note in chain.notes if "show images that another set holds out" in note]
+    assert [note.split(" of its")[0] for note in told] == ["a: 10", "again: 6"]

@@ -13,6 +13,7 @@ from vladapt.core.contracts.recipe import Recipe
 from vladapt.core.engine.join import join
 from vladapt.core.tasks.pretraining.options import continual_plan_of, plan_of, plan_of_recipe
 from vladapt.core.tasks.pretraining.pretrain import pretrain
+from vladapt.core.tasks.pretraining.several import TextSplits, read_several
 from vladapt.core.tasks.pretraining.translations import read_sentence_splits
 
 transformers = pytest.importorskip("transformers", reason="extra hf is not installed")
@@ -65,6 +66,33 @@ def test_translations_find_their_sentences_after_the_training(trained, folder, s
         assert torch.allclose(made.encode_image(pixels), own.encode_image(pixels), atol=1e-6)
     assert made.fingerprint != load_backbone(str(folder / "joined"), "cpu").fingerprint
     assert float(made.logit_scale) == pytest.approx(float(own.logit_scale))
+
+
+def test_several_files_of_sentences_are_mixed_by_their_weights(folder, tmp_path):
+    rows = [line.split(",") for line in (folder / "s.csv").read_text().splitlines()]
+    french = [f"{sentence},un {german}" for sentence, german, _ in rows[1:]]
+    (tmp_path / "f.csv").write_text("\n".join(["en,fr", *french, *(f"a {c} bird,un {c}" for c in COLOURS)]))
+    sources = {"sources.data": [f"{folder / 's.csv'}=1", f"{tmp_path / 'f.csv'}=3"], "sources.samples": 64}
+    done = pretrain(plan(folder, tmp_path / "out", **sources))
+    ours, further = done.metrics["sources"]
+    assert (ours["name"], further["name"]) == ("s", "f") and (ours["samples"], further["samples"]) == (96, 288)
+    assert {each["metrics"]["test_images"] for each in (ours, further)} == {5, 6}
+    assert done.metrics["adapted"]["mean_recall"] > done.metrics["zero_shot"]["mean_recall"]
+    notes = " ".join(done.notes)
+    assert "comes first after the training: de " in notes and ", fr " in notes
+
+
+def test_a_sentence_that_another_file_holds_out_is_not_trained_on(folder, tmp_path):
+    (tmp_path / "a.csv").write_text("en,de,split\n" + "".join(f"{n},{n},{'test' if n < 3 else ''}\n" for n in range(9)))
+    (tmp_path / "b.csv").write_text("en,fr,split\n" + "".join(f"{n},{n},{'test' if n > 6 else ''}\n" for n in range(9)))
+    asked = plan(folder, "out", **{"sources.data": [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]})
+    splits = read_several(asked.sources, asked.mixing, lambda path: read_sentence_splits(path, 1, {}))
+    trained = [[part.train[row][0] for row in range(len(part.train))] for part in splits.parts]
+    assert trained == [["3", "4", "5", "6"]] * 2 and [len(part.test) for part in splits.parts] == [3, 2]
+    assert splits.test.languages == ("de", "fr") and [splits.test[row] for row in (0, 4)] == [("0", "0"), ("8", "8")]
+    assert "b: Left out of train and val because another source holds out the sentence: 3." in splits.notes
+    with pytest.raises(ConfigError, match=r"texts without images, as all sources; .* or give --loss m-clip"):
+        read_several(asked.sources, asked.mixing, TextSplits.read)
 
 
 def test_sets_of_sentences_one_after_the_other_are_refused_before_all(folder, tmp_path):
