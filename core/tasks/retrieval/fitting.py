@@ -285,7 +285,9 @@ def fitted_retrieval(
     _check_mixture(data, training.adapter, training.seed)
     backbone = load()
     if training.adapter is not None:
-        training.adapter.check_pairs(_source(data, training.adapter, training.seed), backbone)
+        source, transform = _source(data, training.adapter, training.seed), data.transform(backbone, False)
+        training.adapter.check_pairs(source, backbone)
+        training.adapter.check_sample(lambda: transform(source.image(0)))
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)
