@@ -483,8 +483,8 @@ class Adapter(ABC):
         """Raise the CapabilityError of samples with more parts than `most_parts`."""
         if self.most_parts is not None and count > self.most_parts:
             raise CapabilityError(
-                f"adapter '{self.name}' has positions for {self.most_parts} parts (frames, slices) of a sample, and one "
-                f"has {count}; read fewer of each"
+                f"adapter '{self.name}' has positions for {self.most_parts} parts (frames, slices), and a sample has "
+                f"{count}; read fewer of each"
             )
 
     def check_sample(self, pixels: Callable[[], Tensor]) -> None:

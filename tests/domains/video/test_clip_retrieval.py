@@ -142,7 +142,7 @@ def test_clips_of_more_frames_than_positions_are_refused_before_they_are_encoded
             (data / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / f"{number}.mp4", data / "ab"[number % 2])
     how = {"domain": "video", "task": task, "backbone": small_clip_spec, "out": str(tmp_path)}
-    with pytest.raises(CapabilityError, match="has positions for .* and one has 100; read fewer of each"):
+    with pytest.raises(CapabilityError, match=r"has positions for .* and a sample has 100; read fewer of each"):
         vladapt.fit(**how, data={"path": str(data), "frames": 100}, adapter=method)
 
 
