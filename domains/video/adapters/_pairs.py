@@ -367,7 +367,7 @@ class PairTextHead(TextHead):
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
         total = steps * self.epochs
-        rates = LearningRates.cosine(self.lr, total, max(1, round(WARMUP * total))).by_epoch(steps)
+        rates = LearningRates.cosine(self._rate, total, max(1, round(WARMUP * total))).by_epoch(steps)
         parameters = [*self._trained(), *objective.parameters()]
         if not parameters:
             return []
