@@ -142,9 +142,16 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.of(data).transforms(backbone, train, task)
 
-    messages = list(data.skipped), list(data.notes)
-    how = {"reading": dict(data.reading), "questions": data.questions}
-    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *messages, **how)
+    return RetrievalData(
+        DomainPairs.of(data),
+        data.name,
+        data.licence,
+        transform,
+        list(data.skipped),
+        list(data.notes),
+        dict(data.reading),
+        questions=data.questions,
+    )
 
 
 def train_on_pairs(
