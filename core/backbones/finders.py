@@ -114,6 +114,18 @@ def loss_in_words(loss: Loss) -> str:
     return json.dumps({"loss": loss.name, "options": options, "dims": loss.dims})
 
 
+def answering(loss: Loss) -> Loss:
+    """What of a loss that `answers` is kept, of its own tensors."""
+    if not loss.answers_with:
+        return loss
+    options = {option.name: getattr(loss, option.name) for option in options_of(type(loss))}
+    with torch.device("meta"):
+        part = build_loss(loss.name, loss.dims, **{**options, **loss.answers_with})
+    whole = loss.state_dict()
+    part.load_state_dict({name: whole[name] for name in part.state_dict()}, assign=True)
+    return part.requires_grad_(False).eval()
+
+
 def weights_of_loss(loss: Loss) -> dict[str, Tensor]:
     """Name -> tensor, on the CPU and its own."""
     return {name: value.detach().cpu().contiguous().clone() for name, value in loss.state_dict().items()}

@@ -32,7 +32,6 @@ from .tables import (
 
 if TYPE_CHECKING:
     from ..contracts.task import Task
-    from ..runs.folder import Run
 
 APPLIED = {"domain", "adapter", "data", "features", "backbone", "device", "workers", "resources", "out", "redact"}
 """Keys of a fit that a run which is fitted already takes."""
@@ -140,11 +139,6 @@ def _show(result, words: Mapping[str, str]) -> None:
         echo(f"Report: {report}")
 
 
-def _words(task: Any, run: Run) -> Mapping[str, str]:
-    """What the domain and the task of a run call images and patients."""
-    return {} if task.domain is None else {**task.domain.words_of(run.info.recipe.get("data") or {}), **task.words}
-
-
 def evaluate(
     run: RunPlace,
     how: Annotated[dict[str, Any], FromUse("evaluate")],
@@ -185,7 +179,7 @@ def evaluate(
     from ..registry.build import judgements_of, judges_at
     from ..runs.folder import evaluation_folder
     from ..runs.limits import check_asked, check_limits, parse_limits
-    from ..runs.sections import worded
+    from ..runs.sections import worded, words_of_task
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
     opened = opened_run(run)
@@ -194,7 +188,7 @@ def evaluate(
     if out is None and "out" in task.at_evaluation:
         of = next((how[key] for key in ("data", "features", "split") if how.get(key)), USE["split"].default)
         out = str(evaluation_folder(opened.aside, of))
-    words = _words(task, opened)
+    words = words_of_task(task, opened.info.recipe.get("data") or {})
     result = engine_evaluate(run, backbone=backbone, out=out, reporter=reporter(words), **how)
     if as_json:
         print_json({**result, **({"out": out} if out else {})})
@@ -276,13 +270,14 @@ def predict(
     from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
     from ..engine.models import opened_run
+    from ..runs.sections import errors_in_words, words_of_task
     from .tables import own_table
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
     opened = opened_run(run)
     task = task_of_run(opened)
-    words = _words(task, opened)
+    words = words_of_task(task, opened.info.recipe.get("data") or {})
     places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}
     if are_shards(outputs):
         made = engine_predict(run, images, **places, **how, **shards, tolerate=tolerate)
@@ -294,17 +289,17 @@ def predict(
         written = {"files": [str(file) for file in files]} if out else {}
         said = {"notes": notes} if notes else {}
         print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
-        check_answered(predicted, tolerate)
-        return
-    if isinstance(predicted, OwnFiles):
+    elif isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
         _show_answers(task, predicted, words, rows)
-    echo_notes(notes, words)
-    echo_skipped(predicted.skipped)
-    if files:
-        echo(f"Written: {_places(files, out or [])}")
-    check_answered(predicted, tolerate)
+    if not as_json:
+        echo_notes(notes, words)
+        echo_skipped(predicted.skipped)
+        if files:
+            echo(f"Written: {_places(files, out or [])}")
+    with errors_in_words(task, opened.info.recipe.get("data")):
+        check_answered(predicted, tolerate)
 
 
 def _show_answers(task: Task, predicted: Any, words: Mapping[str, str], rows: bool) -> None:

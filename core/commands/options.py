@@ -590,19 +590,16 @@ def _domain_and_task(arguments: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def in_words_of(arguments: Sequence[str], message: str) -> str:
-    """A message in the words of the domain, or of the recipe's, that a command line names; the place that stands before
-    its first colon stays."""
-    place, colon, rest = message.partition(": ")
-    place, rest = (place + colon, rest) if place.startswith("--") or place in arguments else ("", message)
+    """`error_in_words` of the domain, or of the recipe's, that a command line names."""
     domain = _named(arguments, "--domain") or (_named(arguments, "--recipe") or "").partition("/")[0]
-    if not domain or not SAMPLES.search(rest):
+    if not domain or not SAMPLES.search(message):
         return message
-    from ..runs.sections import worded, words_in
+    from ..runs.sections import error_in_words, words_in
 
     with suppress(VladaptError):
         flags = {flag: _named(arguments, flag) for flag in arguments if flag.startswith("--")}
         reading = {flag.removeprefix("--").replace("-", "_"): value for flag, value in flags.items()}
-        return place + worded(rest, words_in(domain, _named(arguments, "--task"), reading))
+        return error_in_words(message, words_in(domain, _named(arguments, "--task"), reading), arguments)
     return message
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -89,6 +90,7 @@ class Adapter(ABC):
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
         of_pairs: names of options that a fit on pairs alone reads.
+        most_parts: parts of a sample that it has learned positions for; None: of any number.
         experimental: what of the method is ours, where its formula is not public; else "". A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
         answers_by: loss that the backbone must have been trained by (`Loss.answers`), which answers; "" for none.
@@ -125,6 +127,7 @@ class Adapter(ABC):
     cost_options: ClassVar[frozenset[str]] = frozenset()
     of_pairs: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
+    most_parts: ClassVar[int | None] = None
     experimental: ClassVar[str] = ""
     answers_by: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -475,6 +478,26 @@ class Adapter(ABC):
         if "parts" in self.needs and not features.has_parts and len(features):
             lacking = f"adapter '{self.name}' needs the parts of each sample (frames, slices, windows)"
             raise CapabilityError(f"{lacking}; these are single images: give clips, volumes, or image_parts in a file")
+
+    def check_part_count(self, count: int) -> None:
+        """Raise the CapabilityError of samples with more parts than `most_parts`."""
+        if self.most_parts is not None and count > self.most_parts:
+            raise CapabilityError(
+                f"adapter '{self.name}' has positions for {self.most_parts} parts (frames, slices), and a sample has "
+                f"{count}; read fewer of each"
+            )
+
+    def check_sample(self, pixels: Callable[[], Tensor]) -> None:
+        """`check_part_count` by one sample, before any is encoded.
+
+        Args:
+            pixels: gives those of the sample, (3, H, W) or (T, 3, H, W); nothing is told by one that cannot be read.
+        """
+        if self.most_parts is None:
+            return
+        with suppress(DataError):
+            shape = pixels().shape
+            self.check_part_count(shape[0] if len(shape) == 4 else 1)
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""

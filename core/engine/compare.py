@@ -24,7 +24,7 @@ from ..recipes.asked_for import check_hooks, with_shared_options
 from ..recipes.resolve import task_of, tell_default_domain
 from ..runs.plots import accuracy_over_shots, score_over_time
 from ..runs.redaction import NO_NAME, Redaction, hide
-from ..runs.sections import plural
+from ..runs.sections import errors_in_words, plural
 from ..runtime.distributed import is_main, run_on_all, together
 from ..runtime.files import all_or_none, write_whole
 from ..runtime.progress import Reporter
@@ -94,7 +94,8 @@ def compare(
     tell_default_domain(on[0], task, reporter)
     folder = folder_of(out)
     sets = _sets(task, on, axes)
-    return together(lambda: _compare(task, axes, sets, folder, resume, reporter))
+    with errors_in_words(task, recipe.reading):
+        return together(lambda: _compare(task, axes, sets, folder, resume, reporter))
 
 
 def folder_of(out: str | Path | None) -> Path:

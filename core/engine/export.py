@@ -11,6 +11,7 @@ from ..contracts.options import keywords
 from ..contracts.use import EXPORT, Exported, ExportWishes, UseOptions
 from ..errors import ConfigError
 from ..recipes.resolve import task_of_run
+from ..runs.sections import errors_in_words
 from ..runtime.progress import Reporter
 from .fit import use_of
 from .models import opened_run
@@ -50,4 +51,5 @@ def export(
     task = task_of_run(use.run, domain)
     if use.per_patient is not None and "per_patient" not in task.at_prediction:
         raise ConfigError(f"--per-patient: a run of {task.name} has no answers per patient; omit it")
-    return task.export(use, wishes, reporter or Reporter(quiet=True))
+    with errors_in_words(task, use.run.info.recipe.get("data")):
+        return task.export(use, wishes, reporter or Reporter(quiet=True))

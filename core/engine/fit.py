@@ -22,6 +22,7 @@ from ..registry.build import check_judging, outputs_of
 from ..registry.catalogue import is_place
 from ..runs.folder import Run, make_folder, write_metrics
 from ..runs.redaction import redacted_result
+from ..runs.sections import errors_in_words
 from ..runtime.distributed import is_main, together
 from ..runtime.progress import Reporter
 from .models import opened_run
@@ -65,7 +66,8 @@ def fit(
     check_out_folder(recipe.out or RUNS)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
     tell_default_domain(recipe, task, reporter)
-    result = together(lambda: task.fit(settled, reporter))
+    with errors_in_words(task, recipe.reading):
+        result = together(lambda: task.fit(settled, reporter))
     return result and replace(result, task=task)
 
 
@@ -77,7 +79,8 @@ def plan(recipe: Recipe, *, reporter: Reporter | None = None) -> dict[str, Any]:
     """
     task = task_of(recipe)
     settled, reporter = task.settled(recipe), reporter or Reporter(quiet=True)
-    return dict(together(lambda: task.planned(settled, reporter)))
+    with errors_in_words(task, recipe.reading):
+        return dict(together(lambda: task.planned(settled, reporter)))
 
 
 @keywords(UseOptions, command="evaluate")
@@ -117,7 +120,9 @@ def evaluate(
     task.check_use(use, "evaluate")
     check_judging(task, EVAL, use.judging)
     check_out_folder(out, "evaluation")
-    result = Evaluated.returned(together(lambda: task.evaluate(use, reporter or Reporter(quiet=True))), task.title)
+    reporter = reporter or Reporter(quiet=True)
+    with errors_in_words(task, use.run.info.recipe.get("data")):
+        result = Evaluated.returned(together(lambda: task.evaluate(use, reporter)), task.title)
     result = redacted_result(result) if use.redact else result
     if out is not None and is_main():
         write_metrics(Path(out), result.to_json())
@@ -175,18 +180,20 @@ def predict(
         use = use_of(opened, "predict", given, images=tuple(images), explain=explain)
         _check_prediction(task, use)
         asked = options_from(ShardOptions, of_shards, "predict")
-        return _as_shards(use, task, str(named[0]), asked, reporter, spec_of(backbone), domain)
+        with errors_in_words(task, opened.info.recipe.get("data")):
+            return _as_shards(use, task, str(named[0]), asked, reporter, spec_of(backbone), domain)
     refuse_of_shards(of_shards)
     folder, files = _places_of(out, task.own_files)
     kinds = () if outputs is None else outputs_of(outputs)
     places = {"images": tuple(images), "out": folder, "files": files, "outputs": kinds}
     use = use_of(opened, "predict", given, **places, explain=explain)
     _check_prediction(task, use)
-    predicted = task.predict(use, reporter)
-    for file in () if isinstance(predicted, OwnFiles) else files:
-        task.write_rows(predicted, file)
-    write_outputs(predicted, use, task)
-    check_answered(predicted, use.tolerate)
+    with errors_in_words(task, opened.info.recipe.get("data")):
+        predicted = task.predict(use, reporter)
+        for file in () if isinstance(predicted, OwnFiles) else files:
+            task.write_rows(predicted, file)
+        write_outputs(predicted, use, task)
+        check_answered(predicted, use.tolerate)
     return predicted
 
 
@@ -259,7 +266,9 @@ def load_run(
         DataError: the run is damaged. CapabilityError: it was made from a features file, or by another task.
     """
     use = Use(opened_run(run, backbone), device=device, images=("",))
-    return task_of_run(use.run, domain).predictor(use)
+    task = task_of_run(use.run, domain)
+    with errors_in_words(task, use.run.info.recipe.get("data")):
+        return task.predictor(use)
 
 
 def _places_of(

@@ -101,8 +101,11 @@ def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Ser
     """A run, by its task."""
     from ..contracts.task import Use
     from ..recipes.resolve import task_of_run
+    from ..runs.sections import errors_in_words
     from .models import opened_run
 
     opened, resources = opened_run(folder, with_own_code(backbone)), with_own_backbones(serving.resources)
     use = Use(opened, images=("",), device=serving.device, resources=resources or None)  # of its own data it needs none
-    return task_of_run(use.run).served(use, serving)
+    task = task_of_run(use.run)
+    with errors_in_words(task, opened.info.recipe.get("data")):
+        return task.served(use, serving)

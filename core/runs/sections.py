@@ -12,14 +12,14 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, VladaptError
 from ..registry import load_domain, task_class
 
 if TYPE_CHECKING:
@@ -466,6 +466,33 @@ def worded(text: str, words: Mapping[str, str]) -> str:
 
     pattern = rf"{QUOTED}|(?<![-_/.\w])(?P<article>[Aa]n )?(?<![-_/.\w])(?<!generic )(?P<word>{nouns}){NOT_A_SAMPLE}"
     return re.sub(pattern, of_domain, text, flags=re.IGNORECASE)
+
+
+@contextmanager
+def errors_in_words(task: Any, reading: Mapping[str, Any] | None) -> Iterator[None]:
+    """Errors of ours that are raised inside speak of samples as the domain of a task does.
+
+    Args:
+        reading: options of the domain's reader, of a recipe.
+    """
+    try:
+        yield
+    except VladaptError as error:
+        error.args = (error_in_words(str(error), words_of_task(task, reading or {})),)
+        raise
+
+
+def error_in_words(message: str, words: Mapping[str, str], places: Collection[str] = ()) -> str:
+    """A message in the words of a domain; the place before its first colon stays: a flag, a word, or one of these."""
+    place, colon, rest = message.partition(": ")
+    if colon and (place.startswith("--") or " " not in place or place in places):
+        return place + colon + worded(rest, words)
+    return worded(message, words)
+
+
+def words_of_task(task: Any, reading: Mapping[str, Any]) -> Mapping[str, str]:
+    """What a task, in its domain, calls images and patients; none of a features file."""
+    return {} if task.domain is None else {**task.domain.words_of(reading), **task.words}
 
 
 def words_of_run(info: RunInfo) -> Mapping[str, str]:

@@ -19,6 +19,7 @@ from .objective import Objective
 from .samples import length_field, seed_of, seed_torch
 from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded, whole
+from .teachers import widths_of
 from .tower_outputs import Outputs
 from .tower_weights import BetweenWeights, follow, swapped, weights_of
 
@@ -296,9 +297,7 @@ def dims_of(
         dims["patches"] = height * width
         dims["patch_values"] = blank.shape[1] * (blank.shape[2] // height) * (blank.shape[3] // width)
     if teachers:
-        dims["teacher_dim"] = sum(teacher.embed_dim for teacher in teachers)
-        if len(teachers) > 1:
-            dims |= {f"teacher_dim_{number}": each.embed_dim for number, each in enumerate(teachers, start=1)}
+        dims |= widths_of(teachers)
         if all("hidden" in teacher.capabilities for teacher in teachers):
             dims["teacher_width"] = sum(teacher.hidden(teacher.blank_image()).shape[-1] for teacher in teachers)
     return dims

@@ -15,7 +15,7 @@ from ..registry import loss_class
 from .fields import fields_of
 from .objective import Objective, build_objective
 from .sources import TrainingSource
-from .teachers import load_teachers, need_teacher_texts, side_by_side
+from .teachers import load_teachers, need_teacher_texts, side_by_side, widths_of
 from .tower_outputs import numbers_as
 from .tower_settings import check_losses, losses_of
 
@@ -72,6 +72,8 @@ class SimilarityObjective(Objective):
         if teachers and built.teacher != "frozen":
             raise ConfigError(f"--teacher {teachers[0]}: {asking} has no frozen teacher; omit it")
         loaded = load_teachers(teachers, backbone)
+        if loaded:
+            built = build_objective(named, {**dims, **widths_of(loaded)}, options)
         need_teacher_texts(loaded, built.needs, asking)
         fields_of(built.needs - SIDES - OF_TOWERS, source, asking, built.outputs)
         objective = cls(dict(built.losses.items()), built.weights)

@@ -45,6 +45,14 @@ def load_teachers(specs: Sequence[str], student: Backbone) -> list[Backbone]:
     return teachers
 
 
+def widths_of(teachers: Sequence[Backbone]) -> dict[str, int]:
+    """The `dims` of losses that tell how wide the features of teachers are, which stand side by side."""
+    widths = {"teacher_dim": sum(teacher.embed_dim for teacher in teachers)}
+    if len(teachers) > 1:
+        widths |= {f"teacher_dim_{number}": each.embed_dim for number, each in enumerate(teachers, start=1)}
+    return widths
+
+
 def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], asking: str) -> None:
     """Raise the CapabilityError of a teacher without a text tower, where a loss asks for its texts."""
     for teacher in teachers:

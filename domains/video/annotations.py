@@ -97,6 +97,7 @@ def data_of(
     wanted = [a for a in annotations if (a.captions if captions else a.labels)]
     if not wanted:
         raise DataError(f"{source}: {_other_task(annotations, captions)}")
+    empty = [a.place for a in annotations if not (a.captions if captions else a.labels)]
     classes = () if captions else tuple(class_names or sorted({label for a in wanted for label in a.labels}))
     collector, lacking, seen = ItemCollector(), Counter(), set()
     make = _targets(wanted, classes, captions)
@@ -114,6 +115,8 @@ def data_of(
         fields = {"target": make(stretch), "split": first.split, "decode": times}
         collector.add_file(file, id_, formats, **fields, **({"group": group} if group else {}))
     said = list(notes)
+    if empty:
+        said.append(f"Lines without a {'caption' if captions else 'label'}, left out: {len(empty)}, first {empty[0]}.")
     if lacking:
         missing = f"{next(iter(lacking))}: no such video below {files.roots[0]}"
         if not collector.items and not collector.skipped:

@@ -144,9 +144,16 @@ def divided_pairs(data: DomainData, domain: Domain, task: str, split_seed: int) 
     def transform(backbone: Backbone, train: bool) -> Callable:
         return domain.of(data).transforms(backbone, train, task)
 
-    messages = list(data.skipped), list(data.notes)
-    how = {"reading": dict(data.reading), "questions": data.questions}
-    return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *messages, **how)
+    return RetrievalData(
+        DomainPairs.of(data),
+        data.name,
+        data.licence,
+        transform,
+        list(data.skipped),
+        list(data.notes),
+        dict(data.reading),
+        questions=data.questions,
+    )
 
 
 def train_on_pairs(
@@ -300,7 +307,9 @@ def fitted_retrieval(
     _check_mixture(data, training.adapter, training.seed)
     backbone = load()
     if training.adapter is not None:
-        training.adapter.check_pairs(_source(data, training.adapter, training.seed), backbone)
+        source, transform = _source(data, training.adapter, training.seed), data.transform(backbone, False)
+        training.adapter.check_pairs(source, backbone)
+        training.adapter.check_sample(lambda: transform(source.image(0)))
     before = scored(backbone, data, "test", training, reporter)
     adapter, report, towers = train_on_pairs(training, data, backbone, reporter, folder)
     after = scored(towers, data, "test", training, reporter)

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ....core.errors import CapabilityError
-
 POSITIONS = 77
 """Places of learned positions, as many as CLIP's text tower has."""
 
@@ -53,15 +51,3 @@ def legendre(time: Tensor, degree: int) -> Tensor:
     for k in range(1, degree):
         values.append(((2 * k + 1) * time * values[k] - k * values[k - 1]) / (k + 1))
     return torch.stack(values[1:], dim=-1)
-
-
-def check_length(frames: int, places: int, who: str) -> None:
-    """Refuse clips of more frames than there are learned positions.
-
-    Raises:
-        CapabilityError: more frames than `places`.
-    """
-    if frames > places:
-        raise CapabilityError(
-            f"{who} has positions for {places} frames, and a clip has {frames}; read fewer frames of each clip"
-        )

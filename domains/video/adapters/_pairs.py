@@ -17,7 +17,7 @@ from ....core.training import LearningRates, SimilarityObjective, TrainingSource
 from ..transforms import EachFrame
 from ._axes import CHANNELS, WIDE, spanned_axes, starts_from_texts
 from ._clip_towers import ClipTowerAdapter
-from ._frames import check_length, masked_mean, valid_first
+from ._frames import masked_mean, valid_first
 from ._head_towers import EachFrameAlone, HeadLoss, train_towers
 from ._text_head import CLIP_GRAD, ROWS_AT_ONCE, WARMUP, TextHeadAdapter
 from ._text_tokens import TEXTS_AT_ONCE, SentenceReader, Sentences
@@ -252,8 +252,7 @@ class PairTextHead(TextHeadAdapter):
         return torch.cat([sqrt(weight) * side for weight, side in zip(self.branches, sides)], dim=-1)
 
     def _in_front(self, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        if self.places is not None:
-            check_length(parts.shape[1], self.places, f"adapter '{self.name}'")
+        self.check_part_count(parts.shape[1])
         return valid_first(parts.to(self.text.device), mask.to(self.text.device))
 
     def _read(self, backbone: Backbone) -> SentenceReader:
@@ -303,8 +302,7 @@ class PairTextHead(TextHeadAdapter):
             raise CapabilityError(
                 f"adapter '{self.name}' reads the frames of a clip, and all clips have one; read more frames of each"
             )
-        if self.places is not None:
-            check_length(made.parts.shape[1], self.places, f"adapter '{self.name}'")
+        self.check_part_count(made.parts.shape[1])
         return made
 
     @torch.no_grad()
@@ -371,7 +369,7 @@ class PairTextHead(TextHeadAdapter):
         batches = epoch_batches(len(usable), self.batch_size, seed, drop_last=True)
         steps, read = len(batches(0)), self._read(backbone)
         total = steps * self.epochs
-        rates = LearningRates.cosine(self.lr, total, max(1, round(WARMUP * total))).by_epoch(steps)
+        rates = LearningRates.cosine(self._rate, total, max(1, round(WARMUP * total))).by_epoch(steps)
         parameters = [*self._trained(), *objective.parameters()]
         if not parameters:
             return []

@@ -26,7 +26,7 @@ from ....core.contracts import (
 from ....core.errors import CapabilityError
 from ....core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ._axes import CHANNELS, spanned_axes, starts_from_texts
-from ._frames import check_length, valid_first
+from ._frames import valid_first
 
 WARMUP = 0.1
 """Share of the steps in which the rate rises."""
@@ -102,8 +102,6 @@ class TextHeadAdapter(Adapter):
     on_axes: ClassVar[bool] = False
     """Whether the network may be fitted on axes; its weights then grow with the square of their number."""
     weights: ClassVar[dict[str, Tensor]] = {}
-    places: ClassVar[int | None] = None
-    """How many frames the network has learned positions for; None where it has no positions."""
     rows_at_once: ClassVar[int] = ROWS_AT_ONCE
     """Clips whose scores are computed at once where no gradient is wanted."""
 
@@ -246,8 +244,7 @@ class TextHeadAdapter(Adapter):
         return self._scores(*valid_first(batch.parts, batch.parts_mask))
 
     def _check(self, clips: FeatureSet | Batch) -> None:
-        if self.places is not None:
-            check_length(clips.parts.shape[1], self.places, f"adapter '{self.name}'")
+        self.check_part_count(clips.parts.shape[1])
 
     def to(self, device) -> TextHeadAdapter:
         super().to(device)

@@ -16,7 +16,6 @@ from ....core.errors import CapabilityError
 from ....core.prompts import encoded_classes
 from ....core.training import TrainingTask
 from ._clip_towers import ClipTowerAdapter
-from ._frames import check_length
 from .action_clip import VideoHeader, shared_class_loss
 
 
@@ -94,9 +93,12 @@ class ActionClipTowers(ClipTowerAdapter):
     header = has(VideoHeader)
     f_ratio: float = option(10.0, "rate of the head, as a multiple of that of the towers", above=0)
 
+    @property
+    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
+        return self.header.places
+
     def _joint(self, backbone: Backbone) -> HeadedFrames:
-        if (places := self.header.places) is not None:
-            check_length(self.frames, places, f"adapter '{self.name}'")
+        self.check_part_count(self.frames)
         return HeadedFrames(self.frames, self.header.network(backbone.embed_dim), self.f_ratio)
 
     def _settings_of_method(self, epochs: int) -> dict[str, Any]:

@@ -157,6 +157,10 @@ class Mug(PairTextHead):
         if self.towers is not None:
             self._tower_method().check_towers(backbone)
 
+    @property
+    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
+        return None if self.towers is None else self._tower_method().most_parts
+
     def _tower_method(self) -> ClipTowerAdapter:
         if self.towers is None:
             return super()._tower_method()

@@ -14,7 +14,6 @@ from ....core.backbones import JointParts, attend
 from ....core.contracts import Backbone, Block, option
 from ....core.errors import CapabilityError
 from ._clip_towers import ClipTowerAdapter, need_class_token
-from ._frames import check_length
 
 PLACES = 64
 """Embeddings of time that are learned, as released."""
@@ -85,7 +84,7 @@ class Branch(JointParts):
         drop_path: of its last layer, rising evenly from 0.
 
     Raises:
-        CapabilityError: blocks that cannot be copied, more frames than there are places, or no class token.
+        CapabilityError: blocks that cannot be copied, or no class token.
     """
 
     rate: ClassVar[float] = 10.0
@@ -93,7 +92,6 @@ class Branch(JointParts):
     def __init__(self, backbone: Backbone, frames: int, depth: int, drop_path: float):
         super().__init__(frames)
         need_class_token(backbone, "stan")
-        check_length(frames, PLACES, "adapter 'stan'")
         beside = list(backbone.blocks("image"))[-depth:]
         if any(block.of is None or block.module is None for block in beside):
             raise CapabilityError(
@@ -185,6 +183,7 @@ class Stan(ClipTowerAdapter):
         "paper's other module, convolution in time, is not included"
     )
     trains_scale: ClassVar[bool] = False
+    most_parts: ClassVar[int | None] = PLACES
     default_epochs: ClassVar[int] = 10
 
     lr: float = 2e-6
@@ -199,4 +198,5 @@ class Stan(ClipTowerAdapter):
         return {**super()._settings_of_method(epochs), "betas": (0.9, 0.98)}
 
     def _joint(self, backbone: Backbone) -> Branch:
+        self.check_part_count(self.frames)
         return Branch(backbone, self.frames, self.depth, self.drop_path)

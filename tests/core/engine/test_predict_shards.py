@@ -113,7 +113,7 @@ def test_parts_of_an_array_on_fewer_cores_have_the_bytes_of_the_whole(pictures, 
     [
         ({"explain": True}, "--explain: explanations are written to a page"),
         ({"stream": True}, "--stream: shards know nothing of each other"),
-        ({"per_patient": "mean"}, "--per-patient: the images of a patient"),
+        ({"per_patient": "mean"}, "--per-patient: the images of a subject"),
         ({"top": 2}, "--top: each class has a column"),
         ({"outputs": "csv,parquet"}, "--as parquet: writes one folder, and nothing else"),
         ({"outputs": None}, "--shard-size: is an option of shards; give --as parquet too"),

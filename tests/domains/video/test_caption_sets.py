@@ -248,6 +248,10 @@ def test_plain_tables_of_captions(clips, write):
     path = write("set/captions.jsonl", jsonl)
     assert said(read(path)) == {"a.mp4": (("a man", "he sits"), ""), "b.mp4#0.1-0.3": (("a cat", "an animal"), "")}
     assert said(read(root / "set")) == said(read(path))
+    assert not read(path).notes
+    path = write("set/captions.csv", "clip,caption\na.mp4,a man\nb.mp4,\n")
+    assert said(read(path)) == {"a.mp4": (("a man",), "")}
+    assert read(path).notes == [f"Lines without a caption, left out: 1, first {path} line 3."]
 
 
 def test_captions_without_clips_and_other_faults_are_one_line(clips, write, tmp_path):

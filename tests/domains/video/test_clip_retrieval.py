@@ -20,6 +20,7 @@ from vladapt.cli import main
 from vladapt.core.engine.index import index
 from vladapt.core.engine.search import search
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.features.store import FeatureStore
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import load_adapter
 from vladapt.core.retrieval import RetrievalIndex
@@ -127,6 +128,22 @@ def test_what_no_pairs_can_teach_is_refused_before_a_clip_is_read(
     how = {"domain": "video", "task": "retrieval", "backbone": small_clip_spec, "out": str(tmp_path)}
     with pytest.raises((CapabilityError, ConfigError, UnknownNameError), match=words):
         vladapt.fit(**how, data=data, adapter=method)
+
+
+@pytest.mark.parametrize("method", ["clip4clip", "clip2video", "action-clip", "stan"])
+def test_clips_of_more_frames_than_positions_are_refused_before_they_are_encoded(
+    method, folder, small_clip_spec, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(FeatureStore, "get_or_compute", lambda *a, **k: pytest.fail("clips were encoded"))
+    task, data = "retrieval", folder / "captions.csv"
+    if method == "action-clip":
+        task, data = "classification", tmp_path / "classes"
+        for number in range(8):
+            (data / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / f"{number}.mp4", data / "ab"[number % 2])
+    how = {"domain": "video", "task": task, "backbone": small_clip_spec, "out": str(tmp_path)}
+    with pytest.raises(CapabilityError, match=r"has positions for .* and a sample has 100; read fewer of each"):
+        vladapt.fit(**how, data={"path": str(data), "frames": 100}, adapter=method)
 
 
 def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):

@@ -7,7 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
+import vladapt
 from vladapt.cli import main
+from vladapt.core.errors import DataError
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,12 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     assert "image" not in out + err and "Index:  made (4 clips, flat" in out
     out, err = printed("predict", *Path("runs").iterdir(), "set/run")
     assert "clip" in out and "image" not in out + err
+    (folder / "set/run/9.mp4").write_bytes(b"no video")
+    with pytest.raises(SystemExit):
+        main(["predict", str(next(Path("runs").iterdir())), "set/run", "--tolerate", "0"])
+    assert "1 of 5 clips cannot be read" in capsys.readouterr().err
+    with pytest.raises(DataError, match="1 of 9 clips cannot be read"):
+        vladapt.fit(domain="video", data="set", backbone=small_clip_spec, adapter="mean-pool", tolerate=0.0)
     test = {
         "adapter": "ape",
         "data": "set",

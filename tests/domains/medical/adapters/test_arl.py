@@ -66,6 +66,8 @@ def test_entities_and_what_was_learned_are_kept_with_the_towers(trained):
     loss, before = backbone.answers["arl"], load_backbone(spec, device="cpu")
     assert loss.entities == {name: tuple(words) for name, words in WORDS.items()} and loss.triples == {"C1": ("C3",)}
     assert int(loss.draws.step) == 2 and not loss.training
+    kept = {name for name, _ in loss.named_children()}
+    assert kept == {"graph", "image_map", "text_map", "kinds", "scores", "draws"}, "heads of the training alone are not"
     start = torch.arange(24.0).view(3, 8) / 24
     assert (loss.graph.start - start).abs().max() < 0.1 and not torch.equal(loss.graph.start, start)
     assert any(not torch.equal(a, b) for a, b in zip(before.model.parameters(), backbone.model.parameters()))

@@ -148,9 +148,10 @@ def test_pairs_that_are_fewer_than_channels_are_read_on_axes(monkeypatch, tmp_pa
     set_of, towers, source = clips(3), WideTowers(), WidePairs()
     parts = PairParts(set_of.parts, set_of.parts_mask, {row: row for row in range(6)})
     adapter = build_adapter("clip4clip", layers=1, epochs=2, batch_size=6)
-    adapter.fit_pairs(source, towers, features=lambda backbone: parts, seed=1)
+    report = adapter.fit_pairs(source, towers, features=lambda backbone: parts, seed=1)
     axes = adapter.axes
     assert axes.shape == (WIDTH, 64)
+    assert max(row["lr"] for row in report.history) == pytest.approx(adapter.lr * WIDTH / 64)
     sentences = towers.encode_text([source.text("caption", row, epoch) for epoch in (0, 1) for row in range(6)])
     seen = torch.cat([set_of.parts[set_of.parts_mask], sentences])
     torch.testing.assert_close(seen @ axes @ axes.T, seen, atol=1e-3, rtol=1e-3)

@@ -34,7 +34,6 @@ from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.tower_weights import copy_of
 from vladapt.domains.video import Video
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames
-from vladapt.domains.video.adapters.stan import Branch
 from vladapt.domains.video.transforms import EachFrame, WholeClip
 
 
@@ -114,8 +113,10 @@ def test_a_tower_sees_parts_by_one_thing_at_most(problem):
     towers = seeing(problem.backbone, NeighbouringFrames(FRAMES))
     with pytest.raises(CapabilityError, match="already encodes the parts of a sample together;"):
         NeighbouringFrames(FRAMES).attach(towers)
-    with pytest.raises(CapabilityError):
-        Branch(problem.backbone, 65, depth=1, drop_path=0.0)
+    stan = build_adapter("stan")
+    stan.frames = 65
+    with pytest.raises(CapabilityError, match="positions for 64 parts"):
+        stan._joint(problem.backbone)
     assert isinstance(towers.joint, nn.Module) and problem.backbone.joint is None
 
 

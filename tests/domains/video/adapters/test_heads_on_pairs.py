@@ -348,6 +348,17 @@ def test_several_teachers_of_other_widths_teach_the_mean_of_their_similarities(b
     assert history[0]["loss"] == pytest.approx(2 * float(ranked + F.smooth_l1_loss(scores, taught)), rel=1e-4)
 
 
+def test_a_loss_on_features_maps_them_to_those_of_a_wider_teacher(backbone, parts, tmp_path):
+    """Its maps to the teacher's width are trained with the head."""
+    (tmp_path / "wide.json").write_text(json.dumps({**SMALL, "embed_dim": 24}))
+    options = {"loss": "distill", "teacher": (f"open_clip:{tmp_path / 'wide.json'}@random:1",), "batch_size": COUNT}
+    frames = torch.randn(COUNT, FRAMES, 24, generator=torch.Generator().manual_seed(5))
+    of_teacher = PairParts(frames, parts.mask, {10 + row: row for row in range(COUNT)})
+    adapter = head("mean-pool", **options, epochs=20)
+    history = adapter.fit_pairs(Pairs(), backbone, features=lambda t: parts if t is backbone else of_teacher).history
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
 def test_clips_that_a_teacher_cannot_read_are_not_learned_from(backbone, parts):
     def features(towers):
         if towers is backbone:

@@ -238,7 +238,7 @@ def test_clips_longer_than_the_positions_are_refused(texts, header, places):
         if places is None or length <= places:
             assert fitted("clip4clip", clips, texts, layers=1, sim_header=header).logits(clips).isfinite().all()
             continue
-        with pytest.raises(CapabilityError, match=f"positions for {places} frames, and a clip has 78; read fewer"):
+        with pytest.raises(CapabilityError, match=f"positions for {places} parts .*, and a sample has 78; read fewer"):
             fitted("clip4clip", clips, texts, layers=1, sim_header=header)
 
 
