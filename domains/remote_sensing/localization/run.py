@@ -228,9 +228,8 @@ class _Index:
 
     def __init__(self, path: Path, backbone: str | None, device: str):
         self.opened = RetrievalIndex.open(path)
-        made_by = self.opened.info["backbone"]
-        size = made_by.get("image_size")
-        self.backbone = load_backbone(backbone or made_by["spec"], device=device, image_size=size)
+        made_by = self.opened.info.backbone
+        self.backbone = load_backbone(backbone or made_by.spec, device=device, image_size=made_by.image_size)
         self.opened.check_backbone(self.backbone)
         self.skipped: list[tuple[str, str]] = []
 
