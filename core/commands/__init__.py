@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "options": "FromEncoding Json numbers",
+        "options": "FromEncoding FromOptions Json",
         "tables": "echo echo_skipped print_json reporter show_table",
     },
 )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..engine.options import CaptionOptions, CurateOptions, CurationRunOptions, ScoreOptions, WriteOptions
+from ..engine.options import (
+    CaptionOptions,
+    CurateOptions,
+    CurationRunOptions,
+    RemovalOptions,
+    ReportOptions,
+    ScoreOptions,
+    WriteOptions,
+)
 from .options import FromEncoding, FromOptions, Json
 from .tables import echo, echo_skipped, print_json, reporter
 
@@ -89,25 +96,16 @@ def report(
     decisions: Annotated[
         str, typer.Argument(metavar="DIR", help="Decisions, or the folder of --out: then those of the last stage.")
     ],
-    attributes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help='Two attributes and words that tell of them: {"old": ["old"], "young": [...]}.'
-        ),
-    ] = None,
-    faces: Annotated[
-        bool, typer.Option("--faces", help="Show pictures as they are; by default as mosaics in which nobody is known.")
-    ] = False,
+    how: Annotated[dict[str, Any], FromOptions(ReportOptions)],
     as_json: Json = False,
 ) -> None:
     """Write a page: what each stage kept, examples, what-if, clusters, associations, and what no stage could check.
 
     Example: vladapt curate report curated
     """
-    from ..engine.curation_report import read_attributes, report_on_curation
+    from ..engine.curation_report import report_on_curation
 
-    words = None if attributes is None else read_attributes(Path(attributes))
-    page = report_on_curation(decisions, attributes=words, faces=faces)
+    page = report_on_curation(decisions, **how)
     if as_json:
         print_json({"report": str(page)})
     else:
@@ -154,13 +152,9 @@ def run(
 
 
 def remove(
-    how: Annotated[dict[str, Any], FromOptions(CurateOptions)],
+    how: Annotated[dict[str, Any], FromOptions(RemovalOptions)],
     sources: Annotated[
         list[str] | None, typer.Argument(help="The pairs, as for the stages before; none with --index alone.")
-    ] = None,
-    ids: Annotated[str | None, typer.Option(metavar="FILE", help="Ids to remove, one per line.")] = None,
-    hashes: Annotated[
-        str | None, typer.Option(metavar="FILE", help="sha256 or md5 sums of images to remove, one per line.")
     ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder of the decisions, as for other stages.")
@@ -176,7 +170,7 @@ def remove(
     """
     from ..engine.removal import remove as engine_remove
 
-    removed = engine_remove(sources or (), out, ids=ids, hashes=hashes, indices=index or (), reporter=reporter(), **how)
+    removed = engine_remove(sources or (), out, indices=index or (), reporter=reporter(), **how)
     if as_json:
         decisions = removed.decisions and {**vars(removed.decisions), "folder": str(removed.decisions.folder)}
         print_json({**vars(removed), "decisions": decisions})

@@ -11,6 +11,7 @@ import typer
 from ..contracts.use import USE
 from ..engine.options import SelectOptions
 from ..errors import ConfigError
+from ..labelling.options import LabelOptions
 from .options import FromOptions, FromRecipe, Given, Json
 from .tables import echo, echo_skipped, print_json, reporter, words_of
 
@@ -68,20 +69,11 @@ def select(
 
 
 def label(
+    how: Annotated[dict[str, Any], FromOptions(LabelOptions)],
     todo: Annotated[str | None, typer.Argument(help="A table that `vladapt select` wrote.")] = None,
     out: Annotated[str | None, typer.Option(help="File of labels, .csv; an existing one is continued.")] = None,
-    several: Annotated[bool, typer.Option("--several", help="An image may have several labels, or none.")] = False,
-    labeller: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Name of the person who labels; by default the user name on this machine."),
-    ] = None,
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; by default any that is free.")] = 0,
-    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     merge: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="List where two files of labels disagree, and exit.")
-    ] = None,
-    root: Annotated[
-        str | None, typer.Option(metavar="PATH", help="Where the images are, if outside the folder of the table.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -105,7 +97,7 @@ def label(
         echo(f"Label {images} images ({done} done): {address}")
         echo(f"Each answer is written to {out} at once. Stop with Ctrl-C; the same command continues.")
 
-    serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
+    serve(todo, out, LabelOptions(**how), opened)
 
 
 def _options_of_method(sets: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ..engine.options import ServeOptions
-from .options import Device, FromOptions, Json, Resource, resources_of
+from .options import Device, FromOptions, Json, OwnBackbone, Resource, resources_of
 from .tables import echo, print_json
 
 
@@ -16,15 +16,8 @@ def serve(
         str, typer.Argument(metavar="RUN|EXPORT", help="A run folder, or a folder that `vladapt export` wrote.")
     ],
     how: Annotated[dict[str, Any], FromOptions(ServeOptions)],
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    max_pixels: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Most pixels of an image; by default 64000000.")
-    ] = None,
     device: Device = None,
-    backbone: Annotated[
-        str | None,
-        typer.Option(metavar="SPEC", help="The run's backbone on this machine, if it is not where the run says."),
-    ] = None,
+    backbone: OwnBackbone = None,
     resource: Resource = None,
     as_json: Json = False,
 ) -> None:
@@ -40,10 +33,8 @@ def serve(
 
     engine_serve(
         model,
-        port=port,
         device=device,
         backbone=backbone,
-        max_pixels=max_pixels,
         resources=resources_of(resource),
         opened=opened,
         told=lambda line: typer.echo(line, err=True),

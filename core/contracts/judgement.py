@@ -188,6 +188,16 @@ class Scores:
     groups: tuple[str, ...] | None = None
     probe_logits: Tensor | None = None
 
+    @property
+    def adapted(self) -> dict[str, Any]:
+        """Metric -> score."""
+        return self.metrics["adapted"]
+
+    @property
+    def zero_shot(self) -> dict[str, Any] | None:
+        """The same of zero-shot."""
+        return self.metrics.get("zero_shot")
+
 
 @dataclass(frozen=True)
 class OtherRun:

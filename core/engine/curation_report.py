@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from ..contracts.options import options_from
 from ..curation import curation_report, last_of, record_of
 from ..errors import DataError
 from ..runs.run_sections import write_report
 from ..runtime.reading import read_json
 from ..shards import ShardPlace
 from ..shards.sources import Source
+from .options import ReportOptions
 from .shard_jobs import manifest_of
 
 
 def report_on_curation(
     decisions: str | Path,
-    *,
-    attributes: Mapping[str, Sequence[str]] | None = None,
-    faces: bool = False,
     out: str | Path | None = None,
+    **given: Any,
 ) -> Path:
     """Write report.html on the decisions of a stage. Returns its path.
 
     Args:
         decisions: folder that `curate` gave, or the folder that was its `out`: then of the last stage in it.
         out: folder for the page; by default `decisions`.
-        attributes: two names -> words that tell of them in a text; by default of women and men.
-        faces: whether pictures are shown as they are, and not as coarse mosaics.
+        given: options of `ReportOptions`; without attributes the page tells of women and men.
 
     Raises:
         DataError: a stage has not ended, its table is gone, or the page cannot be written. ConfigError: other than two
             attributes.
     """
+    asked = options_from(ReportOptions, given, "curate report")
+    words = None if asked.attributes is None else read_attributes(Path(asked.attributes))
     folder = last_of(Path(decisions))
     named = record_of(folder).get("sources") or ()
-    page = curation_report(folder, _there(named, folder), attributes, faces)
+    page = curation_report(folder, _there(named, folder), words, asked.faces)
     return write_report(decisions if out is None else out, page)
 
 

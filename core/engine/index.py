@@ -172,12 +172,12 @@ def _changed(out: Path, asked: IndexOptions) -> Indexed:
         RetrievalIndex.open(out).verify()
     elif is_main():
         ids = [] if asked.delete is None else _ids_of(asked.delete)
-        with IndexChange(out, _graph_threads(asked, RetrievalIndex.open(out).info["kind"])) as change:
+        with IndexChange(out, _graph_threads(asked, RetrievalIndex.open(out).info.kind)) as change:
             deleted = change.delete(ids) if ids else 0
             if asked.compact:
                 change.compact()
     opened = RetrievalIndex.open(out)
-    made = Indexed(out, opened.info["holds"], opened.info["kind"], opened.info["dims"], len(opened), deleted=deleted)
+    made = Indexed(out, opened.info.holds, opened.info.kind, opened.info.dims, len(opened), deleted=deleted)
     made.segments, made.seconds = len(opened.segments), round(time.monotonic() - started, 3)
     return made
 
@@ -216,7 +216,7 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
 
     started = time.monotonic()
     holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
-    kind = asked.kind or "flat" if old is None else old.info["kind"]
+    kind = asked.kind or "flat" if old is None else old.info.kind
     threads = _graph_threads(asked, kind)
     pairs = None if asked.features is None or not holds_pairs(asked.features) else load_pairs(asked.features)
     if pairs is not None and not recipe.gave("backbone"):
@@ -229,7 +229,7 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
     else:
         reader = old.reader(domain, recipe.reading)
-    fast = asked.fast_decode if old is None else bool(old.info["backbone"].get(FAST))
+    fast = asked.fast_decode if old is None else bool(old.info.backbone.get(FAST))
     if fast and reader.domain is not None:
         check_photographs(reader.domain)
     towers = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
@@ -297,13 +297,13 @@ def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOpt
     Raises:
         ConfigError: it says something else.
     """
-    info, reading = old.info, old.info.get("reading") or {}
-    if holds != info["holds"]:
-        raise ConfigError(f"--add: {old.path} holds {info['holds']}, not {holds}; make another index of these")
-    if asked.fast_decode and not info["backbone"].get(FAST):
+    info, reading = old.info, old.info.reading
+    if holds != info.holds:
+        raise ConfigError(f"--add: {old.path} holds {info.holds}, not {holds}; make another index of these")
+    if asked.fast_decode and not info.backbone.get(FAST):
         raise ConfigError(f"--fast-decode: {old.path} was made without it; omit it, or make a new index")
     for flag, value, own in (
-        ("--kind", asked.kind, info["kind"]),
+        ("--kind", asked.kind, info.kind),
         ("--domain", recipe.domain, reading.get("domain")),
         ("--task", recipe.task, reading.get("task")),
     ):
@@ -311,7 +311,7 @@ def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOpt
             raise ConfigError(f"{flag} {value}: {old.path} was made with {own or 'none'}; omit it, or make a new index")
     if recipe.gave("backbone"):
         return recipe
-    return recipe.with_(backbone=info["backbone"]["spec"], image_size=info["backbone"].get("image_size"))
+    return recipe.with_(backbone=info.backbone.spec, image_size=info.backbone.image_size)
 
 
 def _facts(
@@ -355,7 +355,7 @@ def _add_shards(
 
     if old is not None and old.segments[0].has_parts:
         raise DataError(f"{old.path}: was made by another method than what is added, which has no features of parts")
-    before, quantiser = old if asked.only_new else None, {} if old is None else old.info.get("quantiser") or {}
+    before, quantiser = old if asked.only_new else None, {} if old is None else old.info.quantiser
     if before is not None and to_shard.data is not None:
         data, made.already_there = _only_new(to_shard.data, reader, before)
         to_shard = replace(to_shard, data=data)

@@ -326,7 +326,31 @@ class WriteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CurationRunOptions(CurateOptions):
+class RemovalOptions(CurateOptions):
+    """What is removed."""
+
+    ids: str | None = option(None, "file of ids to remove, one per line", metavar="FILE")
+    hashes: str | None = option(None, "file of sha256 or md5 sums of images to remove, one per line", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageOptions:
+    """Of a page on decisions."""
+
+    faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(PageOptions):
+    """Of the page alone, once the decisions are made."""
+
+    attributes: str | None = option(
+        None, 'two attributes and words that tell of them: {"old": ["old"], "young": [...]}', metavar="FILE"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurationRunOptions(CurateOptions, PageOptions):
     """What a recipe of curation takes besides, and what it writes."""
 
     tests: tuple[str, ...] | None = option(
@@ -335,7 +359,6 @@ class CurationRunOptions(CurateOptions):
         metavar="DIR",
     )
     write: tuple[str, ...] = forms_option()
-    faces: bool = option(False, "show pictures as they are on the page; by default as mosaics in which nobody is known")
 
     def __post_init__(self) -> None:
         check_write_forms(self.write)
@@ -504,12 +527,14 @@ class ServeOptions:
         "address to listen on, by default 127.0.0.1; any but this machine's own needs --token",
         metavar="NAME",
     )
+    port: int = option(8000, "port, by default 8000; 0 for any that is free", low=0, high=65_535, metavar="N")
     token: str | None = option(
         None, "token that requests must carry; by default $VLADAPT_TOKEN, which ps does not show", metavar="T"
     )
     workers: int = option(1, "worker processes, each with a copy of the model; by default 1", metavar="N")
     batch_size: int | None = option(None, "images per batch through the model; measured by default", metavar="N")
     max_mb: int | None = option(None, "largest request in MB; by default 64", metavar="N")
+    max_pixels: int | None = option(None, "most pixels of an image; by default 64000000", low=1, metavar="N")
     queue: int | None = option(
         None, "images that may wait; further ones are refused with 503. By default 256", metavar="N"
     )

@@ -24,7 +24,7 @@ from ..retrieval.head import read_head
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_bytes
 from .curate import Curated, curate
-from .options import CurateOptions
+from .options import RemovalOptions
 
 
 @dataclass
@@ -45,13 +45,11 @@ class Removed:
     unchecked: dict[str, int] = field(default_factory=dict)
 
 
-@keywords(CurateOptions)
+@keywords(RemovalOptions)
 def remove(
     sources: Sequence[str | Path],
     out: str | Path | None,
     *,
-    ids: str | None = None,
-    hashes: str | None = None,
     indices: Sequence[str | Path] = (),
     reporter: Reporter | None = None,
     **given: Any,
@@ -60,14 +58,13 @@ def remove(
 
     Args:
         sources, out, given: as of `curate`; `after` is the decisions that are left. None of these for indices alone.
-        ids: file of ids, one per line.
-        hashes: file of sha256 or md5 sums of images, one per line.
         indices: folders of `vladapt index`. Entries go by their id, and where the image is a file that is there still,
             by its sum; of all pairs, those that `after` has dropped as well, what has such a sum goes by its id too.
 
     Raises:
         ConfigError: nothing is asked for. DataError: as of `curate`; a list cannot be read, or an index would be empty.
     """
+    ids, hashes = (given.pop(name, None) for name in ("ids", "hashes"))
     if not (ids or hashes):
         raise ConfigError("give --ids FILE, --hashes FILE, or both")
     if out is None and not indices:

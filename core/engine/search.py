@@ -185,7 +185,7 @@ def search(
     else:
         _refuse_candidates(opened, asked)
         hits, reranked = search_encoded(opened, [of_query], [wanted], asked.top, asked.refine)[0], None
-    among, holds = None, opened.info["holds"]
+    among, holds = None, opened.info.holds
     new_words = towers_in(tower).family != STORED
     if new_words and text is not None and asked.image is None and reranked is None and hits and holds != TEXTS:
         best = partial(_best_products, opened, wanted, asked.refine)
@@ -204,7 +204,7 @@ def search(
 
 def _check_out(out: Path, index: str | Path, domain: Domain | None) -> None:
     """Raise the ConfigError of a file of results of a kind that is not written."""
-    reading = RetrievalIndex.open(index).info.get("reading") or {}
+    reading = RetrievalIndex.open(index).info.reading
     if domain is None and reading.get("domain"):
         domain = load_domain(reading["domain"])
     suffixes = (*QUERY_FILES, *(() if domain is None else domain.hit_files))
@@ -430,16 +430,16 @@ def opened_index(
     refused before the backbone is loaded."""
     opened = RetrievalIndex.open(index)
     words = vocabulary_words(asked.vocabulary) if composition.by_vocabulary else ()
-    if composition.by_vocabulary and opened.info["holds"] == TEXTS:
+    if composition.by_vocabulary and opened.info.holds == TEXTS:
         raise CapabilityError(f"{opened.path}: holds texts; --compose {composition.name} needs an index of images")
     if filters:
         filters.check(opened.info, opened.path)
     if not asked.refine and not opened.is_quantised:
-        raise ConfigError(f"--refine no: {opened.path} is of kind {opened.info['kind']}, which has no codes; omit it")
-    made_by = opened.info["backbone"]
+        raise ConfigError(f"--refine no: {opened.path} is of kind {opened.info.kind}, which has no codes; omit it")
+    made_by = opened.info.backbone
     reader = opened.reader(domain, reading)
-    spec = spec_of(backbone) or made_by["spec"]
-    towers = load_backbone(spec, device, made_by.get("image_size"), reader.channels)
+    spec = spec_of(backbone) or made_by.spec
+    towers = load_backbone(spec, device, made_by.image_size, reader.channels)
     if made_by.get(FAST):
         towers.decode_fast()
     tower = searched(towers)
@@ -451,7 +451,7 @@ def opened_index(
 
 def _scores_pairs(opened: RetrievalIndex, tower: Backbone) -> bool:
     """Whether words are scored with samples, and not vectors with vectors alone."""
-    return isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info["holds"] != TEXTS
+    return isinstance(tower, HeadBackbone) and tower.head.pairwise and opened.info.holds != TEXTS
 
 
 def _refuse_candidates(opened: RetrievalIndex, asked: SearchOptions) -> None:
@@ -522,7 +522,7 @@ def _write_page(
     result: SearchResult, opened: RetrievalIndex, reader: ImageReader, picture: Decoded | None, blur: bool
 ) -> None:
     sources: Sequence[str] = [hit.entry.source for hit in result.hits if hit.entry.source]
-    load = reader.loader(sources, opened.info.get("made_of") or ())
+    load = reader.loader(sources, opened.info.made_of)
     text, image, weight = (result.query[key] for key in ("text", "image", "weight"))
     only = {**result.query.get("where", {}), **({"since": since} if (since := result.query.get("since")) else {})}
     asked = Asked(text or "", image or "", picture, weight, only, result.query.get("compose", ""))

@@ -130,7 +130,7 @@ def evaluate_queries(
         raise ConfigError("--at: with --submission the server scores; omit it")
     sets = _sets(file, how.gallery, answers)
     opened, _, _, encode = opened_index(index, asked, Wanted(), composition, device, backbone, domain, reading)
-    if opened.info["holds"] == TEXTS:
+    if opened.info.holds == TEXTS:
         raise DataError(f"{opened.path}: holds texts; --evaluate needs an index of images")
     placed = [(each, image_places(opened, each, file)) for each in sets]
     done = EvaluatedQueries(opened.path, file, sets[0].name, composition.name)

@@ -13,7 +13,7 @@ from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
 from ..export.folder import is_export
-from ..serving.server import PORT, ServerSettings, check_token, listening, require_server, run
+from ..serving.server import ServerSettings, check_token, listening, require_server, run
 from ..serving.uploads import Limits
 from .options import ServeOptions
 
@@ -22,10 +22,8 @@ from .options import ServeOptions
 def serve(
     model: str | Path,
     *,
-    port: int = PORT,
     device: str | None = None,
     backbone: str | None = None,
-    max_pixels: int | None = None,
     resources: Mapping[str, str] | None = None,
     opened: Callable[[str], None] = lambda address: None,
     told: Callable[[str], None] = lambda line: None,
@@ -36,10 +34,8 @@ def serve(
     Args:
         model: a run folder, or a folder that `export` wrote.
         given: options of `ServeOptions`.
-        port: 0 for any that is free.
         device: of a run; "auto", "cpu", "cuda", ...
         backbone: where the run's backbone is here, if not where the run says; "FILE.py:NAME" runs in each process.
-        max_pixels: of an image.
         resources: name -> path, in place of the run's own.
         opened: called with the address, before the model is loaded.
         told: called with lines for the user.
@@ -70,9 +66,9 @@ def serve(
         waiting_bytes=limits.waiting_bytes if max_mb is None else max(limits.waiting_bytes, max_mb << 20),
     )
     serving = replace(serving, max_bytes=limits.request_bytes)
-    if max_pixels is not None:
-        serving = replace(serving, max_pixels=max_pixels)
-    made = listening(host, port)
+    if asked.max_pixels is not None:
+        serving = replace(serving, max_pixels=asked.max_pixels)
+    made = listening(host, asked.port)
     try:
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{made.getsockname()[1]}/"

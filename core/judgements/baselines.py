@@ -307,8 +307,13 @@ def compared(scores: Scores, class_names: Sequence[str], deciding: str = "") -> 
     sides = {name: logits.float() for name, logits in sides.items() if logits is not None}
     groups = scores.groups
     units = None if groups is None else units_of(groups, len(scores.labels))[1]
-    before, after = scores.metrics.get("zero_shot"), scores.metrics["adapted"]
-    of = {"test_groups": units, "adapted": after, "zero_shot": before, "test_images": len(scores.labels)}
+    before, after = scores.zero_shot, scores.adapted
+    of: dict[str, Any] = {
+        "test_groups": units,
+        "adapted": after,
+        "zero_shot": before,
+        "test_images": len(scores.labels),
+    }
     if scores.labels.ndim == 2:
         return replace(_several_labels(scores, class_names, sides), **of)
     return replace(_one_label(scores, class_names, sides, deciding or deciding_metric(scores.labels)), **of)

@@ -95,12 +95,12 @@ class Calibrated(Record):
         return [self._curves(self.scores), trust_section(self.calibration, self.scores)]
 
     def _curves(self, scores: Scores) -> CalibrationSection:
-        metrics, before, confident = scores.metrics, scores.zero_shot_logits, scores.adapted_logits
+        before, confident = scores.zero_shot_logits, scores.adapted_logits
         confident = confident if self.calibration is None else self.calibration.scaling.logits(confident)
         after = calibration_curve(confident, scores.labels)
-        old, ece = (metrics.get("zero_shot") or {}).get("ece"), metrics["adapted"].get("ece")
+        old, ece = (scores.zero_shot or {}).get("ece"), scores.adapted.get("ece")
         zero_shot = None if before is None else ("zero-shot", old, calibration_curve(before, scores.labels))
-        words = _calibration_words(after) + self._how_made(metrics["adapted"].get("ece_uncalibrated"))
+        words = _calibration_words(after) + self._how_made(scores.adapted.get("ece_uncalibrated"))
         several, title = scores.labels.ndim == 2, "Can its confidence be trusted?"
         return CalibrationSection(title, zero_shot, ("adapted", ece, after), words, several)
 
@@ -146,7 +146,7 @@ def _sentences(fit: JudgedClassifier) -> list[str]:
         return [OTHER_CLASSES]
     if fit.at == EVAL or not fit.labelled:
         return []
-    several, calibration, reached = fit.labels.ndim == 2, fit.calibration, fit.metrics["adapted"]
+    several, calibration, reached = fit.labels.ndim == 2, fit.calibration, fit.scores.adapted
     if calibration is None:
         return [f"confidences are not calibrated: {fit.not_calibrated}", *([HALF] if several else [])]
     instead = f" ({fit.not_calibrated})" if fit.not_calibrated else ""
@@ -174,9 +174,9 @@ def on_calibrated(calibration: Calibration, scores: Scores) -> None:
         raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
     between = metrics.get("metric_intervals") or {}
     baselines = (metrics.get("baselines") or {}).values()
-    for side in (metrics["zero_shot"], metrics["adapted"], *baselines, *between.values()):
+    for side in (scores.zero_shot, scores.adapted, *baselines, *between.values()):
         _keep_raw(side, raw)
-    metrics["adapted"] |= {**values, "ece_uncalibrated": before}
+    scores.adapted.update(values, ece_uncalibrated=before)
     if between:
         between["adapted"] |= intervals
 

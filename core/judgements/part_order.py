@@ -114,7 +114,7 @@ class PartOrder(Judgement):
             logits = logits_of(adapter, moved.batches(adapter, samples), len(samples))
             return metrics_of(logits, test.labels, fit.class_names)[key]
 
-        return reliance(key, score, seen, fit.metrics["adapted"][key], torch.Generator().manual_seed(fit.seed))
+        return reliance(key, score, seen, fit.scores.adapted[key], torch.Generator().manual_seed(fit.seed))
 
 
 def reliance(

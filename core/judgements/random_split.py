@@ -98,7 +98,7 @@ class RandomSplit(Judgement):
 
     def compute(self, fit: JudgedClassifier) -> AtRandom | None:
         data = fit.prepared.data
-        if "accuracy" not in fit.metrics["adapted"]:
+        if "accuracy" not in fit.scores.adapted:
             return None
         if "pixels" in type(fit.adapter).needs:  # it would train twice
             return AtRandom(data.blocks)
@@ -106,8 +106,8 @@ class RandomSplit(Judgement):
         drawn = loose.draw(seed=fit.seed, **fit.drawn)
         again = build_adapter(fit.adapter.name, **{**fit.adapter.options, **fit.adapter.settled(fit.report)})
         fit.fit_again(again, loose, drawn)
-        scores, deciding = fit.score_again(again, loose, drawn.test).metrics["adapted"], deciding_of(fit.metrics)
-        of_place = (deciding, fit.metrics["adapted"][deciding], fit.metrics["test_images"])
+        scores, deciding = fit.score_again(again, loose, drawn.test).adapted, deciding_of(fit.metrics)
+        of_place = (deciding, fit.scores.adapted[deciding], len(fit.test))
         return AtRandom(data.blocks, scores, len(drawn.test), *of_place)
 
 

@@ -61,9 +61,8 @@ class WithoutLabels(Record):
         """With the scores of the method."""
         if scores.labels is None:
             return self
-        metrics = scores.metrics
-        gain = {"interval": metrics["baselines"]["zero_shot"]["interval"]}
-        return replace(self, scores={**metrics["adapted"], **gain}, zero_shot=metrics["zero_shot"].get("accuracy"))
+        gain = {"interval": scores.metrics["baselines"]["zero_shot"]["interval"]}
+        return replace(self, scores={**scores.adapted, **gain}, zero_shot=(scores.zero_shot or {}).get("accuracy"))
 
     def facts(self) -> dict[str, Any]:
         chosen = self.adapter if self.evidence.better else "zero-shot"

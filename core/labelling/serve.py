@@ -17,6 +17,7 @@ from ..errors import ConfigError, DataError
 from ..registry import load_domain
 from ..runtime.local_page import LocalPage, user_name
 from .answer_file import AnswerFile
+from .options import LabelOptions
 
 KEPT_STILLS = 8
 
@@ -113,21 +114,19 @@ class Labelling(LocalPage):
 NOTHING_SAID = {"labels": [], "answer": ""}
 
 
-def open_labelling(
-    todo: str | Path, out: str | Path, *, several: bool = False, labeller: str | None = None, root: str | None = None
-) -> Labelling:
+def open_labelling(todo: str | Path, out: str | Path, how: LabelOptions) -> Labelling:
     """A table that `vladapt select` wrote, with its images and the file of answers, which is claimed.
 
     Raises:
         DataError, ConfigError: as `AnswerFile` and `read_source`; several labels for a set that has one per image.
     """
     rows, source = read_todo(todo)
-    if several and source.labelled:
+    if how.several and source.labelled:
         raise ConfigError(f"--several: {todo} lists suspects of a set with one label per image; omit it")
     domain = load_domain(source.domain)
-    reading = {} if root is None else {"root": root}
+    reading = {} if how.root is None else {"root": how.root}
     data = read_source(Path(todo), source, domain, domain.check_task(source.task), reading)
-    answers = AnswerFile(Path(out), rows, source, Path(todo), labeller or user_name(), several)
+    answers = AnswerFile(Path(out), rows, source, Path(todo), how.labeller or user_name(), how.several)
     try:
         return Labelling(answers, data, domain)
     except BaseException:
@@ -138,28 +137,22 @@ def open_labelling(
 def serve(
     todo: str | Path,
     out: str | Path,
-    *,
-    several: bool = False,
-    labeller: str | None = None,
-    port: int = 0,
-    root: str | None = None,
-    browser: bool = False,
+    how: LabelOptions,
     opened: Callable[[str, int, int], None] = lambda address, images, done: None,
 ) -> None:
     """Serve the page until Ctrl-C.
 
     Args:
-        todo, out, several, labeller, root: as of `open_labelling`.
-        port, browser: as of `LocalPage.serve`.
+        todo, out, how: as of `open_labelling`.
         opened: called with the address, and how many images there are and are done.
 
     Raises:
         As `open_labelling`. CapabilityError: the server is not installed. ConfigError: the port is taken.
     """
     Labelling.require_server()
-    labelling = open_labelling(todo, out, several=several, labeller=labeller, root=root)
+    labelling = open_labelling(todo, out, how)
     try:
         done = sum(row is not None for row in labelling.answers.answers())
-        labelling.serve(port, browser, lambda address: opened(address, len(labelling.items), done))
+        labelling.serve(how.port, how.open, lambda address: opened(address, len(labelling.items), done))
     finally:
         labelling.answers.close()

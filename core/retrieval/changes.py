@@ -5,7 +5,7 @@ is replaced. Killed at any moment, a change leaves the index as it was; the next
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from .build import check_shape, locked, written_to
 from .columns import rows_with
 from .entries import ENTRIES, OFFSETS, Entry
-from .head import SEGMENTS, WORK, facts_of, read_head, synced, write_head
+from .head import SEGMENTS, WORK, IndexInfo, facts_of, read_head, synced, write_head
 from .index import RetrievalIndex
 from .segments import OLD_VECTORS, PART_COUNTS, PARTS, Segment
 from .wanted import Facts
@@ -68,7 +68,7 @@ class IndexChange:
     def add(self, rows: np.ndarray, entries: Sequence[Entry], parts: Sequence[np.ndarray] = ()) -> None:
         """Append rows; arguments and errors as of `IndexBuilder.add`."""
         info = self.opened.info
-        check_shape(rows, entries, info["dims"])
+        check_shape(rows, entries, info.dims)
         if bool(parts) != self.opened.segments[0].has_parts:
             what = "features of parts" if parts else "no features of parts"
             raise DataError(f"{self.path}: was made by another method than what is added, which has {what}")
@@ -79,7 +79,7 @@ class IndexChange:
     def segments(self) -> SegmentsWriter:
         """What writes those that are added."""
         if self._writer is None:
-            self._writer = self._new_segments(self.opened.quantiser, Facts(self.opened.info.get("about")))
+            self._writer = self._new_segments(self.opened.quantiser, Facts(self.opened.info.about))
         return self._writer
 
     def append(self, made_of: Sequence[str], skipped: Sequence[Any]) -> None:
@@ -98,8 +98,8 @@ class IndexChange:
             {
                 **info,
                 **about,
-                "segments": [*info["segments"], *new],
-                "entries": info["entries"] + self._writer.count,
+                "segments": [*info.segments, *new],
+                "entries": info.entries + self._writer.count,
                 **_listed(info, "made_of", made_of),
                 **_listed(info, "skipped", skipped),
             }
@@ -150,10 +150,10 @@ class IndexChange:
             DataError: a file is damaged, or nothing can be written.
         """
         opened, info = self.opened, self.opened.info
-        if len(opened.segments) == 1 and not opened.segments[0].deleted and info["segments"][0]["name"]:
+        if len(opened.segments) == 1 and not opened.segments[0].deleted and info.segments[0]["name"]:
             return False
         opened.verify()
-        trained_for = (info.get("quantiser") or {}).get("rows") or 1
+        trained_for = info.quantiser.get("rows") or 1
         grown = max(len(opened) / trained_for, trained_for / len(opened)) >= TRAINED_AGAIN
         self._writer = self._new_segments(None if grown else opened.quantiser, Facts())
         with written_to(self.path):
@@ -171,10 +171,10 @@ class IndexChange:
 
     def _new_segments(self, quantiser: Any, facts: Facts) -> SegmentsWriter:
         info = self.opened.info
-        last = max(int(record["name"] or "0", 16) for record in info["segments"])
-        return SegmentsWriter(self.path, info["kind"], info["dims"], quantiser, facts, last + 1, self.graph_threads)
+        last = max(int(record["name"] or "0", 16) for record in info.segments)
+        return SegmentsWriter(self.path, info.kind, info.dims, quantiser, facts, last + 1, self.graph_threads)
 
-    def _publish(self, info: dict[str, Any]) -> None:
+    def _publish(self, info: Mapping[str, Any]) -> None:
         """Replace the head, and remove what the new one does not name.
 
         Raises:
@@ -193,11 +193,11 @@ class IndexChange:
         """Remove segments and files that the head does not name."""
         info = read_head(self.path)
         shutil.rmtree(self.path / WORK, ignore_errors=True)
-        records = {record["name"]: record for record in info["segments"]}
+        records = {record["name"]: record for record in info.segments}
         for folder in (self.path / SEGMENTS).glob("*"):
             if folder.name not in records:
                 shutil.rmtree(folder, ignore_errors=True)
-        named = {(info.get("quantiser") or {}).get("file")}
+        named = {info.quantiser.get("file")}
         named |= {f"{name}/{(record.get('live') or {}).get('file')}".lstrip("/") for name, record in records.items()}
         shared = [*self.path.glob("quantiser-*.faiss"), *self.path.glob("live-*.bits")]
         for path in (*shared, *(self.path / SEGMENTS).glob("*/live-*.bits")):
@@ -217,7 +217,7 @@ def _written_bits(segment: Segment, live: np.ndarray) -> dict[str, Any]:
     return {"file": path.name, "rows": int(live.sum()), **facts_of(path)}
 
 
-def _listed(info: dict[str, Any], name: str, more: Sequence[Any]) -> dict[str, Any]:
+def _listed(info: IndexInfo, name: str, more: Sequence[Any]) -> dict[str, Any]:
     """A list of the head with more in it, and how many there are in all where it lists only the first."""
     before = [list(each) if isinstance(each, tuple) else each for each in info.get(name) or ()]
     new = [list(each) if isinstance(each, tuple) else each for each in more]

@@ -11,10 +11,14 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ... import __version__
+from ..contracts.run_info import BackboneInfo, JsonObject
 from ..errors import DataError
 from ..runtime.files import replacing, sync_folder
 from ..runtime.reading import json_text
@@ -34,7 +38,37 @@ NAME = re.compile(r"[0-9a-f]{1,64}|")
 FILE = re.compile(r"[a-z0-9][a-z0-9.-]{0,80}")
 
 
-def read_head(path: Path) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class IndexInfo(JsonObject):
+    """What index.json holds.
+
+    Attributes:
+        kind, dims, entries: how it is searched, the width of its rows, and how many are not deleted.
+        holds: "images" or "texts".
+        segments: their records; of one that is searched by codes also the shared quantiser's.
+        about: what is known of the entries -> its values where they are few, else None.
+        reading: how its images are read again.
+        made_of: the first of the paths that it was made of.
+        digest: of all the rest.
+    """
+
+    kind: str = ""
+    dims: int = 0
+    entries: int = 0
+    holds: str = ""
+    segments: Sequence[Mapping[str, Any]] = ()
+    quantiser: Mapping[str, Any] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
+    made_of: Sequence[str] = ()
+    digest: str = ""
+
+    @cached_property
+    def backbone(self) -> BackboneInfo:
+        return BackboneInfo.from_json(self.json["backbone"])
+
+
+def read_head(path: Path) -> IndexInfo:
     """What the head of an index says; of one of format 1 as if it were of format 2.
 
     Raises:
@@ -72,10 +106,10 @@ def read_head(path: Path) -> dict[str, Any]:
         raise damaged(file, f"'{name}' is not usable")
     if info["format"] == FORMAT and info.get(DIGEST) != digest_of(info):
         raise damaged(file, "not what was written")
-    return info
+    return IndexInfo.from_json(info)
 
 
-def write_head(folder: Path, info: dict[str, Any]) -> None:
+def write_head(folder: Path, info: Mapping[str, Any]) -> None:
     """Put a head in place of the one that was there.
 
     Args:
@@ -97,7 +131,7 @@ def write_head(folder: Path, info: dict[str, Any]) -> None:
         synced(partial)
 
 
-def digest_of(info: dict[str, Any]) -> str:
+def digest_of(info: Mapping[str, Any]) -> str:
     """SHA-256 of what a head says, but for the digest itself."""
     rest = {name: value for name, value in info.items() if name != DIGEST}
     return hashlib.sha256(json_text(rest, sort_keys=True).encode(*ENCODING)).hexdigest()
@@ -114,7 +148,7 @@ def facts_of(path: Path) -> dict[str, int]:
     return {"bytes": size, "crc32": crc, "beginning": beginning}
 
 
-def check_file(path: Path, facts: dict[str, int], whole: bool = False) -> None:
+def check_file(path: Path, facts: Mapping[str, int], whole: bool = False) -> None:
     """Check a file against what was written: its size and its first bytes, or all of it.
 
     Raises:

@@ -56,7 +56,11 @@ class ImageReader:
 
     @classmethod
     def again(
-        cls, facts: dict[str, Any], path: Path, domain: Domain | None = None, options: Mapping[str, Any] | None = None
+        cls,
+        facts: Mapping[str, Any],
+        path: Path,
+        domain: Domain | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> ImageReader:
         """The reader that `facts` came from; `options` in place of its own.
 

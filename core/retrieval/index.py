@@ -27,7 +27,7 @@ from ..errors import CapabilityError, DataError
 from ..features.table import transform_spec
 from .columns import keys_in, wanted_rows
 from .entries import Entry, damaged
-from .head import HEAD, check_file, read_head
+from .head import HEAD, IndexInfo, check_file, read_head
 from .image_reader import ImageReader
 from .kinds import QUANTISED, cells_searched, mapped
 from .segments import PARTS, Segment
@@ -91,7 +91,7 @@ class RetrievalIndex:
         entries: what each row is, read from disk when asked for.
     """
 
-    def __init__(self, path: Path, info: dict[str, Any], segments: list[Segment], quantiser: Any = None):
+    def __init__(self, path: Path, info: IndexInfo, segments: list[Segment], quantiser: Any = None):
         self.path, self.info, self.segments, self.quantiser = path, info, segments, quantiser
         self.entries = IndexRows(segments)
 
@@ -118,12 +118,12 @@ class RetrievalIndex:
         raise AssertionError("unreachable")
 
     @classmethod
-    def _opened(cls, path: Path, info: dict[str, Any]) -> RetrievalIndex:
+    def _opened(cls, path: Path, info: IndexInfo) -> RetrievalIndex:
         faiss_library()
-        kind, dims, quantiser = info["kind"], info["dims"], None
+        kind, dims, quantiser = info.kind, info.dims, None
         if kind in QUANTISED:
-            file = path / info["quantiser"]["file"]
-            check_file(file, info["quantiser"])
+            file = path / info.quantiser["file"]
+            check_file(file, info.quantiser)
             try:
                 quantiser = mapped(file)
             except (RuntimeError, MemoryError) as error:
@@ -131,12 +131,12 @@ class RetrievalIndex:
             if not hasattr(quantiser, "nlist") or quantiser.d != dims:
                 raise damaged(file, f"no quantiser of rows of width {dims}")
         segments: list[Segment] = []
-        for record in info["segments"]:
+        for record in info.segments:
             first = segments[-1].first + segments[-1].count if segments else 0
             segments.append(Segment(path, record, first, kind, dims, quantiser))
         opened = cls(path, info, segments, quantiser)
-        if len(opened) != info["entries"]:
-            raise damaged(path / HEAD, f"tells of {info['entries']} entries, its segments hold {len(opened)}")
+        if len(opened) != info.entries:
+            raise damaged(path / HEAD, f"tells of {info.entries} entries, its segments hold {len(opened)}")
         return opened
 
     def __len__(self) -> int:
@@ -149,7 +149,7 @@ class RetrievalIndex:
             DataError: one is damaged.
         """
         if self.quantiser is not None:
-            check_file(self.path / self.info["quantiser"]["file"], self.info["quantiser"], whole=True)
+            check_file(self.path / self.info.quantiser["file"], self.info.quantiser, whole=True)
         for segment in self.segments:
             segment.check(whole=True)
 
@@ -161,7 +161,7 @@ class RetrievalIndex:
 
     def reader(self, domain: Domain | None = None, options: Mapping[str, Any] | None = None) -> ImageReader:
         """What reads its images again; arguments and errors as of `ImageReader.again`."""
-        return ImageReader.again(self.info.get("reading") or {}, self.path, domain, options)
+        return ImageReader.again(self.info.reading, self.path, domain, options)
 
     def check_backbone(self, backbone: Backbone) -> None:
         """Refuse another backbone than that of the rows.
@@ -169,10 +169,10 @@ class RetrievalIndex:
         Raises:
             CapabilityError: the fingerprints differ.
         """
-        made_by = self.info["backbone"]
-        if backbone.fingerprint != made_by.get("fingerprint"):
+        made_by = self.info.backbone
+        if backbone.fingerprint != made_by.fingerprint:
             raise CapabilityError(
-                f"{self.path}: made with backbone '{made_by.get('spec')}' ({str(made_by.get('fingerprint'))[:12]}), "
+                f"{self.path}: made with backbone '{made_by.spec}' ({made_by.fingerprint[:12]}), "
                 f"not with '{backbone.spec}' as it is now ({backbone.fingerprint[:12]}); give that backbone, or make "
                 "the index again"
             )
@@ -183,8 +183,8 @@ class RetrievalIndex:
         Raises:
             CapabilityError: they differ.
         """
-        made_with = (self.info.get("reading") or {}).get("transform")
-        if self.info["holds"] != TEXTS and made_with != transform_spec(reader.transform(backbone)):
+        made_with = self.info.reading.get("transform")
+        if self.info.holds != TEXTS and made_with != transform_spec(reader.transform(backbone)):
             raise CapabilityError(
                 f"{self.path}: its images were preprocessed differently from this version; make the index again"
             )
@@ -192,7 +192,7 @@ class RetrievalIndex:
     @property
     def is_quantised(self) -> bool:
         """Whether codes are searched, whose candidates may be ranked again by their rows."""
-        return self.info["kind"] in QUANTISED
+        return self.info.kind in QUANTISED
 
     def search(self, query: Tensor, top: int = 10, wanted: Wanted | None = None, refine: bool = True) -> list[Hit]:
         """The nearest entries of one query (D,); see `search_many`."""
@@ -243,9 +243,9 @@ class RetrievalIndex:
         Raises:
             CapabilityError: they are of another width.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.info["dims"]:
+        if queries.ndim != 2 or queries.shape[1] != self.info.dims:
             raise CapabilityError(
-                f"{self.path}: holds rows of width {self.info['dims']}, the query is {tuple(queries.shape[1:])}; "
+                f"{self.path}: holds rows of width {self.info.dims}, the query is {tuple(queries.shape[1:])}; "
                 "encode it with the backbone of the index"
             )
         return np.ascontiguousarray(queries.detach().to("cpu", torch.float32).numpy())  # (Q, D)
@@ -322,7 +322,7 @@ class RetrievalIndex:
         """(n, D) rows by their numbers."""
         if len(self.segments) == 1:
             return self.segments[0].rows(places)
-        rows = np.zeros((len(places), self.info["dims"]), np.float32)
+        rows = np.zeros((len(places), self.info.dims), np.float32)
         for segment in self.segments:
             chosen = (places >= segment.first) & (places < segment.first + segment.count)
             if chosen.any():

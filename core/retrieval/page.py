@@ -15,6 +15,7 @@ from ..errors import DataError
 from ..runs.run_sections import page_template
 from ..runs.sections import data_uri
 from ..runtime.files import write_whole
+from .head import IndexInfo
 from .index import Hit
 
 SIDE = 320
@@ -47,7 +48,7 @@ def write_page(
     path: Path,
     asked: Asked,
     hits: Sequence[Hit],
-    info: dict[str, Any],
+    info: IndexInfo,
     load: Callable[[Item], Decoded],
     *,
     blur: bool = False,

@@ -5,7 +5,7 @@ needed; a segment that is removed meanwhile is still read.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class Segment:
     """
 
     def __init__(
-        self, index: Path, record: dict[str, Any], first: int, kind: str, dims: int, quantiser: Any = None
+        self, index: Path, record: Mapping[str, Any], first: int, kind: str, dims: int, quantiser: Any = None
     ) -> None:
         self.record, self.first, self.dims, self.count = record, first, dims, record["entries"]
         self.path = index / SEGMENTS / record["name"] if record["name"] else index

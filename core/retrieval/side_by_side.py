@@ -19,7 +19,7 @@ from ..errors import ConfigError
 from ..shards import Manifest, ShardPlace, Stage
 from ..shards.manifest import listing
 from ..shards.sources import OpenedParquet, ShardRow
-from .head import CHUNK_BYTES, DIGEST
+from .head import CHUNK_BYTES
 from .index import RetrievalIndex
 from .wanted import Wanted
 
@@ -66,7 +66,7 @@ class SearchStage(Stage):
         with queries.open("rb") as file:
             while chunk := file.read(CHUNK_BYTES):
                 hashed.update(chunk)
-        folder, digest = str(opened.path.absolute()), str(opened.info.get(DIGEST))
+        folder, digest = str(opened.path.absolute()), opened.info.digest
         share = opened.wanted_share(wanted)
         return cls(folder, digest, str(queries), hashed.hexdigest(), top, wanted, share, refine)
 
@@ -96,7 +96,7 @@ class SearchStage(Stage):
         if threads is not None:
             faiss_library().omp_set_num_threads(threads)
         opened = RetrievalIndex.open(self.index)
-        if str(opened.info.get(DIGEST)) != self.digest:
+        if opened.info.digest != self.digest:
             raise ConfigError(f"{self.index}: another process has changed this index meanwhile; run the command again")
         return opened, np.load(self.queries, mmap_mode="r", allow_pickle=False)
 

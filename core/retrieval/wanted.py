@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, did_you_mean, shortened
 from .entries import Entry
+from .head import IndexInfo
 
 TIME = "time"
 """The name under which an entry tells when it was taken: an ISO date, or a number such as a frame's."""
@@ -34,7 +35,7 @@ class Wanted:
     def __bool__(self) -> bool:
         return bool(self.values) or self.since is not None or self.other_than is not None
 
-    def check(self, info: Mapping[str, Any], path: object) -> None:
+    def check(self, info: IndexInfo, path: object) -> None:
         """Refuse what no entry of the index can have.
 
         Args:
@@ -44,7 +45,7 @@ class Wanted:
         Raises:
             DataError: its entries do not say it. ConfigError: none has the value, or the time is none.
         """
-        facts = info.get("about") if isinstance(info.get("about"), dict) else {}
+        facts = info.about if isinstance(info.about, dict) else {}
         for name in [*self.values, *([TIME] if self.since is not None else [])]:
             if name not in facts:
                 known = f"; it holds their {', '.join(facts)}" if facts else ""

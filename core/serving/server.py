@@ -23,7 +23,6 @@ from ..errors import ConfigError, VladaptError, as_message
 from ..runtime.process import cores, need_package
 from .uploads import Limits
 
-PORT = 8000
 TOKEN_VARIABLE = "VLADAPT_TOKEN"
 TOKEN = re.compile(r"[A-Za-z0-9._~-]+")
 """What needs no escape in an address."""

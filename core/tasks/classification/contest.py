@@ -305,7 +305,7 @@ def as_uncalibrated(scores: Scores) -> dict[str, Any]:
     raw = {"ece": "ece_uncalibrated"}
     if scores.labels is not None and scores.labels.ndim == 2:
         raw |= {key: f"{key}{AT_HALF}" for key in ("macro_f1", "accuracy")}
-    return {raw.get(key, key): value for key, value in scores.metrics["adapted"].items()}
+    return {raw.get(key, key): value for key, value in scores.adapted.items()}
 
 
 @dataclass

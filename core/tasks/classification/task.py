@@ -434,7 +434,7 @@ class Classification(ComparedClassification):
         protocol, name = protocol_named(recipe.protocol), done.adapter.name
         without_labels = done.findings.get(WITHOUT_LABELS)
         by_labels = [] if without_labels is None else [without_labels.by_labels]
-        reached = metrics["adapted"].get("accuracy") if prepared.data.kind == "labels" else None
+        reached = done.scores.adapted.get("accuracy") if prepared.data.kind == "labels" else None
         published = note_on_published(
             self.setting(recipe, prepared, protocol.tasks_of_fit), name, recipe.shots, reached
         )

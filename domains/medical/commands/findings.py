@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ....core.commands import Json, echo, print_json, reporter
+from ....core.commands import FromOptions, Json, echo, print_json, reporter
+from ..reports.reading import SourceForm
 
 GROUP = "curate"
 
@@ -21,23 +22,7 @@ def findings(
         ),
     ],
     out: Annotated[str, typer.Option(metavar="FILE", help="The table, a .csv.")],
-    text_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a table: the reports; by default report, text, findings, ...")
-    ] = None,
-    study_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Of a table: the study; by default study_id, study, ...")
-    ] = None,
-    vocabulary: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help='Further findings and their words, JSON: {"Hernia": ["hiatal hernia"]}.'),
-    ] = None,
-    array: Annotated[str | None, typer.Option(metavar="FILE", help="MedKLIP: the .npy of labels.")] = None,
-    entities: Annotated[
-        str | None, typer.Option(metavar="FILE", help="MedKLIP: the JSON whose keys name the array's entities.")
-    ] = None,
-    without_text: Annotated[
-        bool, typer.Option("--without-text", help="Write places in the reports alone, and no sentence of them.")
-    ] = False,
+    how: Annotated[dict[str, Any], FromOptions(SourceForm)],
     as_json: Json = False,
 ) -> None:
     """Write a table of what radiology reports say of findings: study, finding, state, place in the text, sentence.
@@ -46,12 +31,9 @@ def findings(
 
     Example: vladapt curate findings ./files --out findings.csv --without-text
     """
-    from ..reports.curate import SourceForm, curate_findings
+    from ..reports.curate import curate_findings
 
-    form = SourceForm(
-        text_column=text_column, study_column=study_column, vocabulary=vocabulary, array=array, entities=entities
-    )
-    made = curate_findings(source, out, form, with_text=not without_text, reporter=reporter())
+    made = curate_findings(source, out, SourceForm(**how), reporter=reporter())
     if as_json:
         print_json(vars(made))
         return

@@ -12,7 +12,7 @@ from ....core.errors import ConfigError
 from ....core.runtime import Reporter, read_json
 from .extraction import FindingExtractor
 from .labelled import chexbert_columns, is_medklip, is_radgraph, read_chexbert, read_medklip, read_radgraph
-from .reading import read_reports
+from .reading import SourceForm, read_reports
 from .records import ReportFinding, write_findings
 from .vocabulary import phrases
 
@@ -38,23 +38,6 @@ class CuratedReports:
     with_text: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class SourceForm:
-    """What is told of a source.
-
-    Attributes:
-        text_column, study_column: of a table; by default those of usual names.
-        vocabulary: a file of further phrases, for reports.
-        array, entities: of MedKLIP, see `read_medklip`.
-    """
-
-    text_column: str | None = None
-    study_column: str | None = None
-    vocabulary: str | None = None
-    array: str | None = None
-    entities: str | None = None
-
-
 TAKEN = {
     "reports": {"text_column", "study_column", "vocabulary"},
     "CheXbert": {"study_column"},
@@ -69,7 +52,6 @@ def curate_findings(
     out: str | Path,
     form: SourceForm | None = None,
     *,
-    with_text: bool = True,
     reporter: Reporter | None = None,
 ) -> CuratedReports:
     """Write the table of findings of a source.
@@ -77,7 +59,6 @@ def curate_findings(
     Args:
         source: a folder of reports, one report, a table of reports or of CheXbert, JSON of RadGraph or MedKLIP.
         out: a `.csv`. Sentences of reports stand in it alone; nothing else is written.
-        with_text: keep the sentences; else places alone.
 
     Raises:
         ConfigError: `out` is no `.csv`, an option is not of this source, or MedKLIP's files are not named.
@@ -89,7 +70,7 @@ def curate_findings(
         raise ConfigError(f"--out {out}: the table of findings is a .csv; give such a name")
     kind, content = _recognised(source, form)
     for name, value in vars(form).items():
-        if value is not None and name not in TAKEN[kind]:
+        if value and name not in {*TAKEN[kind], "without_text"}:
             raise ConfigError(f"--{name.replace('_', '-')} {value}: has no effect on {kind} ({source}); omit it")
     studies: set[str] = set()
     silent = 0
@@ -101,8 +82,8 @@ def curate_findings(
             studies.update(each.study for each in found)
             yield from found
 
-    counts = write_findings(out, findings(), with_text)
-    return CuratedReports(out, kind, len(studies), silent, counts, with_text)
+    counts = write_findings(out, findings(), not form.without_text)
+    return CuratedReports(out, kind, len(studies), silent, counts, not form.without_text)
 
 
 def _recognised(source: Path, form: SourceForm) -> tuple[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from ....core.contracts import option, settle
 from ....core.data import ItemCollector, Row, Table, read_table, shown, walk
 from ....core.errors import DataError
 from ....core.runtime import read_text
@@ -15,6 +16,27 @@ TEXT_COLUMNS = ("report", "report_text", "text", "findings", "impression", "repo
 STUDY_COLUMNS = ("study_id", "study", "study_instance_uid", "StudyID", "accession_number", "uid", "report_id")
 OF_MIMIC = re.compile(r"s(\d+)")
 """`files/p10/p10000032/s50414267.txt` is the report of study 50414267; so is an image in a folder of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceForm:
+    """What is told of a source of findings, and what of it is written."""
+
+    text_column: str | None = option(
+        None, "of a table: the reports; by default report, text, findings or the like", metavar="NAME"
+    )
+    study_column: str | None = option(
+        None, "of a table: the study; by default study_id, study or the like", metavar="NAME"
+    )
+    vocabulary: str | None = option(
+        None, 'further findings and their words, JSON: {"Hernia": ["hiatal hernia"]}', metavar="FILE"
+    )
+    array: str | None = option(None, "MedKLIP: the .npy of labels", metavar="FILE")
+    entities: str | None = option(None, "MedKLIP: the JSON whose keys name the array's entities", metavar="FILE")
+    without_text: bool = option(False, "write places in the reports alone, and no sentence of them")
+
+    def __post_init__(self) -> None:
+        settle(self, "findings")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....core.contracts import option, settle
 from .conquer import AttributeBelief
 from .divide import coloured
 from .questions import NONE, AttributeQuestion
@@ -24,6 +25,32 @@ CARRIED = frozenset({"bag", "carried"})
 """Questions of what is carried, not worn."""
 TRIES = 8
 """Draws per wanted sentence until it differs from those before."""
+
+
+GROUPINGS = ("text2facegan", "facecaption")
+"""Of sentences about faces, see `faces.py`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioning:
+    """What is known of the pictures, how sentences are made of it, and the page that shows some."""
+
+    attributes: str | None = option(
+        None, "known attributes (CelebA's list, .mat, a table), or a .json of questions", metavar="FILE"
+    )
+    sentences: int = option(2, "sentences per picture, at most; by default 2", low=1, high=100)
+    min_confidence: float = option(
+        0.5, "probability from which an attribute is mentioned; by default 0.5", low=0, below=1, metavar="SHARE"
+    )
+    grouping: str = option(
+        GROUPINGS[0], "of faces: text2facegan (six groups; the default) or facecaption (five)", choices=GROUPINGS
+    )
+    html: str | None = option(None, "write a page of a sample beside its sentences", metavar="FILE")
+    shown: int = option(24, "pictures on that page; by default 24", low=1, high=1000)
+    seed: int = option(0, "fixes order and words; by default 0", low=0)
+
+    def __post_init__(self) -> None:
+        settle(self, "person-captions")
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ....core.data import Table
-from .combine import as_sentence, different, listed
+from .combine import GROUPINGS, as_sentence, different, listed
 
 WORDS_FILE = Path(__file__).with_name("faces.json")
-GROUPINGS = ("text2facegan", "facecaption")
 BEARDS = ("5_o_Clock_Shadow", "Goatee", "Mustache")
 NO_BEARD, MALE, YOUNG = "No_Beard", "Male", "Young"
 CONTRADICTING_BEARDS = ("Goatee", "Mustache")

@@ -26,10 +26,10 @@ from ....core.registry import load_domain
 from ....core.runs import page_template
 from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..pedestrian import Pedestrian
-from .combine import described, sentences
+from .combine import Captioning, described, sentences
 from .conquer import AttributeBelief, kept_answers, without_mixed_up
 from .divide import QuestionTexts
-from .faces import GROUPINGS, are_faces, face_sentences
+from .faces import are_faces, face_sentences
 from .lists import description_of
 from .questions import AttributeQuestion, contradictions, questions_with, usual_questions
 
@@ -37,31 +37,6 @@ AT_ONCE = 2048
 PERSON, ATTRIBUTES = "person", "attributes"
 SIDE = 220
 """Of pictures of the page, in pixels."""
-
-
-@dataclass(frozen=True)
-class Captioning:
-    """How sentences are made.
-
-    Args:
-        count: sentences per picture, at most.
-        least: probability from which an answer counts.
-        seed: of order and words.
-        grouping: of the sentences about faces.
-    """
-
-    count: int = 2
-    least: float = 0.5
-    seed: int = 0
-    grouping: str = GROUPINGS[0]
-
-    def __post_init__(self):
-        if not 1 <= self.count <= 100:
-            raise ConfigError(f"--sentences {self.count}: give 1 to 100")
-        if not 0 <= self.least < 1:
-            raise ConfigError(f"--min-confidence {self.least}: give a probability from 0 to below 1")
-        if self.grouping not in GROUPINGS:
-            raise ConfigError(f"--grouping {self.grouping}: there are {', '.join(GROUPINGS)}")
 
 
 @dataclass
@@ -99,11 +74,8 @@ class ComposedCaption:
 def caption_people(
     paths: Sequence[str | Path],
     out: str | Path,
-    *,
-    attributes: str | Path | None = None,
     how: Captioning,
-    html: str | Path | None = None,
-    shown: int = 24,
+    *,
     backbone: str = "embedded",
     device: str = "auto",
     batch_size: int | None = None,
@@ -113,11 +85,10 @@ def caption_people(
     """Write sentences about pictures of people.
 
     Args:
-        paths: image files and folders, or ["sample"]; may be empty where `attributes` is a list that names them.
+        paths: image files and folders, or ["sample"]; may be empty where `how.attributes` is a list that names them.
         out: a .jsonl file.
-        attributes: a JSON of further questions (`questions.py`), or a list of known attributes of the pictures
-            (CelebA's, a .mat, a table), from which all sentences are then made; no tower is asked.
-        html: a file for a page of `shown` pictures beside their sentences.
+        how: its `attributes` are a JSON of further questions (`questions.py`), or a list of known attributes of the
+            pictures (CelebA's, a .mat, a table), from which all sentences are then made; no tower is asked.
 
     Raises:
         ConfigError: an option is not usable. DataError: nothing can be read, or nothing sure enough to be said.
@@ -125,25 +96,25 @@ def caption_people(
     out, reporter = Path(out), reporter or Reporter(quiet=True)
     if out.suffix.lower() != ".jsonl":
         raise ConfigError(f"--out {out}: give a .jsonl file, for instance captions.jsonl")
-    listed = attributes is not None and Path(attributes).suffix.lower() != ".json"
-    if listed:
-        data, captions = _from_list(paths, Path(attributes), how)
+    attributes = None if how.attributes is None else Path(how.attributes)
+    if attributes is not None and attributes.suffix.lower() != ".json":
+        data, captions = _from_list(paths, attributes, how)
     else:
         if not paths:
             raise ConfigError(
                 "give pictures of people (files, folders or sample), or a list of their attributes by --attributes"
             )
-        questions = usual_questions() if attributes is None else questions_with(Path(attributes))
+        questions = usual_questions() if attributes is None else questions_with(attributes)
         data = _pictures(paths)
         tower = load_backbone(backbone, device)
         how_encoded = {"batch_size": batch_size, "workers": workers}
         captions = _from_pictures(data, tower, questions, how, how_encoded, reporter)
     made = _written(captions, data, out, how)
-    if html is not None:
+    if how.html is not None:
         said = [each for each in captions if each.texts]
-        chosen = [said[place * len(said) // min(shown, len(said))] for place in range(min(shown, len(said)))]
-        _write_page(Path(html), chosen, data.load, made)
-        made.html = Path(html)
+        shown = min(how.shown, len(said))
+        made.html = Path(how.html)
+        _write_page(made.html, [said[place * len(said) // shown] for place in range(shown)], data.load, made)
     return made
 
 
@@ -181,7 +152,7 @@ def _from_pictures(
             check_tolerated(data)
             unit = F.normalize(extraction.features.features.float().cpu(), dim=1)  # (n, D)
             found = asked.probabilities(unit)
-            answers = [kept_answers(questions, found, row, how.least, rules) for row in range(len(unit))]
+            answers = [kept_answers(questions, found, row, how.min_confidence, rules) for row in range(len(unit))]
             answers = without_mixed_up(answers, unit, questions, encode)
             captions += [
                 _caption(item, each, questions, how) for item, each in zip(extraction.items, answers, strict=True)
@@ -193,7 +164,7 @@ def _caption(
     item: Item, answers: dict[str, AttributeBelief], questions: Sequence[AttributeQuestion], how: Captioning
 ) -> ComposedCaption:
     description = described(answers, questions)
-    texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
+    texts = [] if description.says_nothing else sentences(description, how.sentences, how.seed, _name(item))
     values = {name: answer.value for name, answer in answers.items()}
     return ComposedCaption(item, texts, values, {name: round(answer.confidence, 4) for name, answer in answers.items()})
 
@@ -208,10 +179,10 @@ def _from_list(paths: Sequence[str | Path], file: Path, how: Captioning) -> tupl
     for item in data.items:
         values = dict(zip(data.class_names, item.target.attributes, strict=True))
         if faces:
-            texts = face_sentences(values, how.count, how.seed, _name(item), how.grouping)
+            texts = face_sentences(values, how.sentences, how.seed, _name(item), how.grouping)
         else:
             description = description_of(values)
-            texts = [] if description.says_nothing else sentences(description, how.count, how.seed, _name(item))
+            texts = [] if description.says_nothing else sentences(description, how.sentences, how.seed, _name(item))
         known = {name: "yes" for name, value in values.items() if value == 1}
         captions.append(ComposedCaption(item, texts, known, dict.fromkeys(known, 1.0)))
     return data, captions
@@ -221,7 +192,7 @@ def _written(captions: Sequence[ComposedCaption], data: DomainData, out: Path, h
     said = [each for each in captions if each.texts]
     if not said:
         raise DataError(
-            f"--out {out}: nothing is known with a confidence of {how.least:g} of any of the {len(captions)} "
+            f"--out {out}: nothing is known with a confidence of {how.min_confidence:g} of any of the {len(captions)} "
             "pictures; lower --min-confidence, or give a tower that knows people (--backbone)"
         )
     said = [_with_file(each, data, out) for each in said]

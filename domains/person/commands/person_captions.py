@@ -8,12 +8,14 @@ import typer
 
 from ....core.commands import (
     FromEncoding,
+    FromOptions,
     Json,
     echo,
     echo_skipped,
     print_json,
     reporter,
 )
+from ..captions.combine import Captioning
 
 GROUP = "curate"
 
@@ -21,25 +23,10 @@ GROUP = "curate"
 def person_captions(
     out: Annotated[str, typer.Option(metavar="FILE", help="A .jsonl file: image, identity, captions, attributes.")],
     encoding: Annotated[dict[str, Any], FromEncoding()],
+    how: Annotated[dict[str, Any], FromOptions(Captioning)],
     pictures: Annotated[
         list[str] | None, typer.Argument(metavar="DATA", help="Image files or folders of people, or sample.")
     ] = None,
-    attributes: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Known attributes (CelebA's list, .mat, a table), or a .json of questions."),
-    ] = None,
-    sentences: Annotated[int, typer.Option(metavar="N", help="Sentences per picture, at most.")] = 2,
-    min_confidence: Annotated[
-        float, typer.Option(metavar="SHARE", help="Probability from which an attribute is mentioned, 0 to 1.")
-    ] = 0.5,
-    grouping: Annotated[
-        str, typer.Option(metavar="NAME", help="Of faces: text2facegan (six groups) or facecaption (five).")
-    ] = "text2facegan",
-    html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Write a page of a sample beside its sentences.")
-    ] = None,
-    shown: Annotated[int, typer.Option(metavar="N", min=1, max=1000, help="Pictures on that page.")] = 24,
-    seed: Annotated[int, typer.Option(min=0, help="Fixes order and words.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Write sentences about pictures of people, to train a search for people on.
@@ -49,15 +36,12 @@ def person_captions(
 
     Example: vladapt curate person-captions ./people --out ./people/captions.jsonl --html sample.html
     """
-    from ..captions.make import Captioning, caption_people
+    from ..captions.make import caption_people
 
     made = caption_people(
         pictures or (),
         out,
-        attributes=attributes,
-        how=Captioning(sentences, min_confidence, seed, grouping),
-        html=html,
-        shown=shown,
+        Captioning(**how),
         reporter=reporter(),
         **encoding,
     )

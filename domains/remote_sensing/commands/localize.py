@@ -8,13 +8,14 @@ import typer
 
 from ....core.commands import (
     FromEncoding,
+    FromOptions,
     Json,
     echo,
-    numbers,
     print_json,
     reporter,
     show_table,
 )
+from ..localization.heat import MapOptions
 
 
 def localize(
@@ -24,20 +25,7 @@ def localize(
     ],
     out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder if there are several.")],
     encoding: Annotated[dict[str, Any], FromEncoding()],
-    text: Annotated[str | None, typer.Option(help="What to look for, in words.")] = None,
-    annotation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="anno.json with jpg_name, caption and points of regions, by which maps are scored."
-        ),
-    ] = None,
-    sides: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Sides of the windows in pixels; by default 256,512,768.")
-    ] = None,
-    median: Annotated[int, typer.Option(metavar="N", help="Side of the median filter in pixels; 1 for none.")] = 251,
-    even_odd: Annotated[
-        bool, typer.Option("--even-odd", help="Score overlapping regions with a hole, as the released code does.")
-    ] = False,
+    how: Annotated[dict[str, Any], FromOptions(MapOptions)],
     bands: Annotated[str | None, typer.Option(help="Bands of rasters, as for fit.")] = None,
     sensor: Annotated[str | None, typer.Option(help="Sensor of the rasters, as for fit.")] = None,
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
@@ -54,11 +42,7 @@ def localize(
     result = run(
         source,
         out,
-        text=text,
-        annotation=annotation,
-        sides=numbers("--sides", sides),
-        median=median,
-        even_odd=even_odd,
+        MapOptions(**how),
         reading={name: value for name, value in reading.items() if value is not None},
         reporter=reporter(),
         **encoding,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....core.contracts import option, settle
 from ....core.errors import ConfigError, DataError
 
 SIDES = (256, 512, 768)
@@ -181,3 +182,26 @@ def check_sides(value: str | Sequence[int]) -> tuple[int, ...]:
 
 def _starts(length: int, side: int, offset: int) -> list[int]:
     return [start if start + side < length else length - side for start in range(offset, length, side)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapOptions:
+    """What is looked for in a picture, and how its map is made."""
+
+    text: str | None = option(None, "what to look for, in words; of an annotation only this of its sentences")
+    annotation: str | None = option(
+        None, "an anno.json with jpg_name, caption and points of regions, by which maps are scored", metavar="FILE"
+    )
+    sides: tuple[int, ...] | None = option(
+        None, "sides of the windows in pixels; by default 256,512,768", parse=check_sides, metavar="N,N"
+    )
+    median: int = option(MEDIAN, f"side of the median filter in pixels; 1 for none, by default {MEDIAN}", metavar="N")
+    even_odd: bool = option(False, "score overlapping regions with a hole, as the released code does")
+
+    def __post_init__(self) -> None:
+        settle(self, "localize")
+        check_median(self.median)
+        if self.text is None and self.annotation is None:
+            raise ConfigError("nothing to look for: give --text, or an --annotation with sentences")
+        if self.text is not None and not self.text.strip():
+            raise ConfigError("--text is empty; write what to look for")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ....core.runtime import Reporter, file_stem
 from ..band_statistics import with_stretch
 from ..domain import RemoteSensing
 from .annotation import AnnotatedSentence, read_annotation
-from .heat import MEDIAN, SIDES, SentenceHeatMap, check_median, check_sides
+from .heat import SIDES, MapOptions, SentenceHeatMap
 from .pictures import MAP_FILES, box_of, check_map_file, picture_size, whole_picture, window_items, write_map
 from .scores import LocalizationScores, localization_scores
 
@@ -82,12 +82,8 @@ class PictureWindows:
 def localize(
     source: str | Path,
     out: str | Path,
+    asked: MapOptions,
     *,
-    text: str | None = None,
-    annotation: str | Path | None = None,
-    sides: Sequence[int] | None = None,
-    median: int = MEDIAN,
-    even_odd: bool = False,
     backbone: str | None = None,
     device: str = "auto",
     batch_size: int | None = None,
@@ -101,11 +97,7 @@ def localize(
         source: a raster or image; with an annotation also their folder; or an index of windows of rasters
             (`vladapt index big.tif --domain remote-sensing --window-sides 256,512,768`), which is not encoded again.
         out: file of the map, .tif or .png; of several maps a folder.
-        text: the sentence; with an annotation only this one of it.
-        annotation: an anno.json.
-        sides: of the windows in pixels; by default `SIDES`. An index has its own.
-        median: side in pixels of the median filter over the map, odd; 1 for none.
-        even_odd: score overlapping regions as the released code does.
+        asked: the sentence, or an annotation, and how the map is made. An index has its own sides of windows.
         backbone: by default `embedded`, or that of the index.
         device, batch_size, workers: of the tower.
         reading: how rasters are read: bands, sensor, stretch.
@@ -115,14 +107,8 @@ def localize(
         CapabilityError: another backbone than that of the index.
     """
     source, out = Path(source), Path(out)
-    if text is None and annotation is None:
-        raise ConfigError("nothing to look for: give --text, or an --annotation with sentences")
-    if text is not None and not text.strip():
-        raise ConfigError("--text is empty; write what to look for")
-    check_median(median)
-    if sides is not None:
-        check_sides(sides)
-    sentences = None if annotation is None else _sentences(Path(annotation), source, text)
+    annotation = None if asked.annotation is None else Path(asked.annotation)
+    sentences = None if annotation is None else _sentences(annotation, source, asked.text)
     several = sentences is not None and out.suffix.lower() not in MAP_FILES
     if sentences is not None and len(sentences) > 1 and not several:
         raise ConfigError(
@@ -131,13 +117,13 @@ def localize(
     if not several:
         check_map_file(out)
     if RetrievalIndex.is_in(source):
-        if sides is not None or reading:
+        if asked.sides is not None or reading:
             raise ConfigError(
                 f"{source}: an index already has its windows and options of reading; omit --sides, --bands, ..."
             )
         pictures: _Pictures | _Index = _Index(source, backbone, device)
     else:
-        how = {"sides": sides or SIDES, "batch_size": batch_size, "workers": workers}
+        how = {"sides": asked.sides or SIDES, "batch_size": batch_size, "workers": workers}
         pictures = _Pictures(
             source, backbone or "embedded", device, reading or {}, reporter or Reporter(quiet=True), **how
         )
@@ -146,11 +132,11 @@ def localize(
         out.mkdir(parents=True, exist_ok=True)
     for number, each in enumerate(sentences or [None]):
         windows = pictures.windows_of(None if each is None else each.image)
-        sentence = text if each is None else each.caption
+        sentence = asked.text if each is None else each.caption
         file = out / f"{file_stem(windows.item.source.stem)}-{number}.tif" if several else out
         cosines = windows.cosines(_encoded(pictures.backbone, sentence))
-        heat = SentenceHeatMap.of(picture_size(windows.item), windows.boxes, cosines, median)
-        scores = None if each is None else _scored(heat, each, Path(annotation), even_odd)
+        heat = SentenceHeatMap.of(picture_size(windows.item), windows.boxes, cosines, asked.median)
+        scores = None if each is None else _scored(heat, each, annotation, asked.even_odd)
         write_map(heat, windows.item, sentence, file)
         result.found.append(Localized(windows.item.source, sentence, file, scores))
     return result
@@ -242,9 +228,8 @@ class _Index:
 
     def __init__(self, path: Path, backbone: str | None, device: str):
         self.opened = RetrievalIndex.open(path)
-        made_by = self.opened.info["backbone"]
-        size = made_by.get("image_size")
-        self.backbone = load_backbone(backbone or made_by["spec"], device=device, image_size=size)
+        made_by = self.opened.info.backbone
+        self.backbone = load_backbone(backbone or made_by.spec, device=device, image_size=made_by.image_size)
         self.opened.check_backbone(self.backbone)
         self.skipped: list[tuple[str, str]] = []
 

@@ -35,7 +35,7 @@ class ActionRecognition(Classification):
         if scores.labels is None:
             return []
         several = scores.labels.ndim == 2
-        before, after = scores.metrics["zero_shot"], scores.metrics["adapted"]
+        before, after = scores.zero_shot, scores.adapted
         rows = []
         for key, measure in (OF_SEVERAL if several else OF_ONE_LABEL).items():
             if after.get(key) is None:

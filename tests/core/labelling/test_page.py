@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from vladapt.core.data.label_files import TableSource, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.labelling.options import LabelOptions
 from vladapt.core.labelling.serve import open_labelling, serve
 from vladapt.core.runtime.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
 
@@ -24,7 +25,7 @@ ADDRESS = "http://127.0.0.1:5000"
 
 @pytest.fixture
 def labelling(todo):
-    made = open_labelling(todo(), todo().parent / "labels.csv", labeller="me")
+    made = open_labelling(todo(), todo().parent / "labels.csv", LabelOptions(labeller="me"))
     yield made
     made.answers.close()
 
@@ -60,7 +61,7 @@ def test_each_start_has_a_new_token_in_no_file_and_listens_here_alone(todo, monk
     places, addresses = [], []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: places.append(sockets[0].getsockname()[0]))
     for _ in range(2):
-        serve(todo(), todo().parent / "labels.csv", opened=lambda address, images, done: addresses.append(address))
+        serve(todo(), todo().parent / "labels.csv", LabelOptions(), lambda address, *_: addresses.append(address))
     tokens = [address.partition("?token=")[2] for address in addresses]
     assert places == ["127.0.0.1"] * 2 and len(set(tokens)) == 2 and min(map(len, tokens)) >= 20
     texts = [file.read_bytes() for file in todo().parent.rglob("*") if file.is_file()]
@@ -141,12 +142,12 @@ def test_a_list_whose_images_are_gone_is_refused_and_the_file_is_free(todo, pool
     table = todo()
     (pool / "07.png").unlink()
     with pytest.raises(DataError, match=r"'07.png' is no longer in the data"):
-        open_labelling(table, table.parent / "labels.csv")
-    open_labelling(todo(5), table.parent / "labels.csv").answers.close()
+        open_labelling(table, table.parent / "labels.csv", LabelOptions())
+    open_labelling(todo(5), table.parent / "labels.csv", LabelOptions()).answers.close()
 
 
 def test_several_labels_are_not_for_doubted_ones(tmp_path):
     source = TableSource("sample", "natural", "classification", ("cat", "dog"), labelled=True)
     (tmp_path / "todo.csv").write_text(todo_text([Todo("cat/0.png", "suspect")], source))
     with pytest.raises(ConfigError, match="--several"):
-        open_labelling(tmp_path / "todo.csv", tmp_path / "labels.csv", several=True)
+        open_labelling(tmp_path / "todo.csv", tmp_path / "labels.csv", LabelOptions(several=True))

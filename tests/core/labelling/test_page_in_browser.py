@@ -17,10 +17,11 @@ from vladapt.core.runtime.local_page import NO_TOKEN, TWO_PAGES
 
 SERVE = """
 import sys
+from vladapt.core.labelling.options import LabelOptions
 from vladapt.core.labelling.serve import serve
 from vladapt.core.runtime.files import write_whole
 from pathlib import Path
-serve(*sys.argv[1:3], labeller="me", opened=lambda address, *_: write_whole(Path(sys.argv[3]), address))
+serve(*sys.argv[1:3], LabelOptions(labeller="me"), lambda address, *_: write_whole(Path(sys.argv[3]), address))
 """
 BACKSPACE = "\ue003"
 

@@ -17,12 +17,12 @@ from PIL import Image
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import Person
-from vladapt.domains.person.captions.combine import Description, described, sentences
+from vladapt.domains.person.captions.combine import Captioning, Description, described, sentences
 from vladapt.domains.person.captions.conquer import AttributeBelief, kept_answers, without_mixed_up
 from vladapt.domains.person.captions.divide import QuestionTexts, coloured
 from vladapt.domains.person.captions.faces import GROUPINGS, are_faces, face_sentences
 from vladapt.domains.person.captions.lists import description_of
-from vladapt.domains.person.captions.make import Captioning, _safe, caption_people
+from vladapt.domains.person.captions.make import _safe, caption_people
 from vladapt.domains.person.captions.questions import contradictions, questions_with, usual_questions
 
 CELEBA = json.loads((Path(__file__).with_name("celeba_names.json")).read_text())
@@ -212,8 +212,8 @@ def pictures(tmp_path):
 
 def test_captions_of_pictures_are_read_back_by_the_domain(pictures, small_clip_spec):
     out, page = pictures / "captions.jsonl", pictures / "page.html"
-    how = Captioning(count=2, least=0.0)
-    made = caption_people([pictures], out, how=how, html=page, backbone=small_clip_spec, device="cpu")
+    how = Captioning(sentences=2, min_confidence=0.0, html=page)
+    made = caption_people([pictures], out, how, backbone=small_clip_spec, device="cpu")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert made.pictures == len(rows) == 3 and made.root == pictures
     assert (rows[0]["image"], rows[0]["identity"]) == ("0002_c1s1_000451_03.png", "2")
@@ -240,7 +240,8 @@ def test_further_questions_need_a_file(pictures, small_clip_spec, tmp_path):
         )
     )
     out = pictures / "c.jsonl"
-    caption_people([pictures], out, attributes=asked, how=Captioning(least=0.0), backbone=small_clip_spec, device="cpu")
+    how = Captioning(attributes=asked, min_confidence=0.0)
+    caption_people([pictures], out, how, backbone=small_clip_spec, device="cpu")
     assert all(re.search(r"\ba (wo)?man\b", text, re.IGNORECASE) for text in out.read_text().splitlines())
     for content, words in (({}, "not a JSON object"), ({"x": {"ask": ["a"]}}, "ask or values is missing")):
         asked.write_text(json.dumps(content))
@@ -255,9 +256,8 @@ def test_captions_come_from_celebas_list_without_a_tower(tmp_path):
     lines = [["1" if name in has else "-1" for name in names] for has in (("Smiling", "Male"), ("Attractive",))]
     text = "\n".join(f"00000{n}.jpg {' '.join(line)}" for n, line in enumerate(lines, 1))
     (tmp_path / "list_attr_celeba.txt").write_text(f"2\n{' '.join(names)}\n{text}\n")
-    made = caption_people(
-        [], tmp_path / "c.jsonl", attributes=tmp_path / "list_attr_celeba.txt", how=Captioning(count=1)
-    )
+    how = Captioning(attributes=tmp_path / "list_attr_celeba.txt", sentences=1)
+    made = caption_people([], tmp_path / "c.jsonl", how)
     row = json.loads((tmp_path / "c.jsonl").read_text())
     assert (made.pictures, made.silent) == (1, 1) and row["captions"][0].startswith("A man is smiling")
     assert row["attributes"] == {"Smiling": "yes", "Male": "yes"} and row["confidence"]["Smiling"] == 1.0
@@ -273,10 +273,12 @@ def test_captions_come_from_celebas_list_without_a_tower(tmp_path):
 )
 def test_what_cannot_be_captioned_is_one_line(tmp_path, out, options, said):
     with pytest.raises(ConfigError, match=said):
-        caption_people(options.pop("paths", ["x"]), tmp_path / out, how=Captioning(), **options)
+        caption_people(options.pop("paths", ["x"]), tmp_path / out, Captioning(**options))
 
 
-@pytest.mark.parametrize("options", [{"count": 0}, {"least": 1.0}, {"grouping": "seven"}])
+@pytest.mark.parametrize(
+    "options", [{"sentences": 0}, {"min_confidence": 1.0}, {"grouping": "seven"}, {"shown": 0}, {"seed": -1}]
+)
 def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ConfigError, match=r"--(sentences|min-confidence|grouping)"):
+    with pytest.raises(ConfigError, match=f"option {next(iter(options))}=.* is not usable; give"):
         Captioning(**options)

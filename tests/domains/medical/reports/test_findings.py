@@ -181,7 +181,7 @@ def test_reports_of_a_folder_become_one_table_without_another_identifier(tmp_pat
     rows = list(read_findings(made.out))
     assert [each.study for each in rows] == ["50414267"] * 5 and rows[4].sentence == "Resolved edema."
     assert "p10000032" not in made.out.read_text() and {p.name for p in tmp_path.iterdir()} == {"set", "out.csv"}
-    without = curate_findings(source, tmp_path / "out.csv", with_text=False)
+    without = curate_findings(source, tmp_path / "out.csv", SourceForm(without_text=True))
     assert [(each.start, each.sentence) for each in read_findings(without.out)] == [(each.start, "") for each in rows]
 
 

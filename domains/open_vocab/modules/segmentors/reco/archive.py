@@ -84,7 +84,7 @@ def _beside(file: Path, name: str) -> Path:
 def _from_index(path: Path, backbone: Backbone) -> Archive:
     index = RetrievalIndex.open(path)
     index.check_backbone(backbone)
-    if index.info["holds"] != IMAGES:
+    if index.info.holds != IMAGES:
         raise DataError(f"{path}: an index of texts; give one of images")
     reader = index.reader()
 
@@ -92,7 +92,7 @@ def _from_index(path: Path, backbone: Backbone) -> Archive:
         return [hit.entry.item() for hit in index.search(query, count)]
 
     def load(item: Item) -> Decoded:
-        return reader.loader([str(item.source)], index.info.get("made_of") or ())(item)
+        return reader.loader([str(item.source)], index.info.made_of)(item)
 
     return Archive(nearest, load)
 
