@@ -90,7 +90,7 @@ class Adapter(ABC):
         later_state: those that older files lack -> what they are then.
         cost_options: names of options that change speed and memory but no result.
         of_pairs: names of options that a fit on pairs alone reads.
-        most_parts: parts of a sample that it has learned positions for; None: of any number.
+        part_positions: parts of a sample that it has learned positions for; None: of any number.
         experimental: what of the method is ours, where its formula is not public; else "". A note of the fit.
         trained: names of the state's tensors that gradient descent made; a fit that trains others counts them itself.
         answers_by: loss that the backbone must have been trained by (`Loss.answers`), which answers; "" for none.
@@ -127,7 +127,7 @@ class Adapter(ABC):
     cost_options: ClassVar[frozenset[str]] = frozenset()
     of_pairs: ClassVar[frozenset[str]] = frozenset()
     trained: ClassVar[tuple[str, ...]] = ()
-    most_parts: ClassVar[int | None] = None
+    part_positions: ClassVar[int | None] = None
     experimental: ClassVar[str] = ""
     answers_by: ClassVar[str] = ""
     differs: ClassVar[str] = ""
@@ -480,10 +480,10 @@ class Adapter(ABC):
             raise CapabilityError(f"{lacking}; these are single images: give clips, volumes, or image_parts in a file")
 
     def check_part_count(self, count: int) -> None:
-        """Raise the CapabilityError of samples with more parts than `most_parts`."""
-        if self.most_parts is not None and count > self.most_parts:
+        """Raise the CapabilityError of samples with more parts than `part_positions`."""
+        if self.part_positions is not None and count > self.part_positions:
             raise CapabilityError(
-                f"adapter '{self.name}' has positions for {self.most_parts} parts (frames, slices), and a sample has "
+                f"adapter '{self.name}' has positions for {self.part_positions} parts (frames, slices), and a sample has "
                 f"{count}; read fewer of each"
             )
 
@@ -493,7 +493,7 @@ class Adapter(ABC):
         Args:
             pixels: gives those of the sample, (3, H, W) or (T, 3, H, W); nothing is told by one that cannot be read.
         """
-        if self.most_parts is None:
+        if self.part_positions is None:
             return
         with suppress(DataError):
             shape = pixels().shape

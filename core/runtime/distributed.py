@@ -125,9 +125,8 @@ def check_shared(digest: str, what: str) -> None:
     """
     first, *others = all_gather_json(digest)
     if number := next((number for number, each in enumerate(others, 1) if each != first), None):
-        error = errors.DataError(f"process {number} has read other {what} than process 0; give all of them the same")
-        error.known_to_all_ranks = True
-        raise error
+        line = f"process {number} has read other {what} than process 0; give all of them the same"
+        raise _as_error({"type": "DataError", "line": line})
 
 
 def _announce(error: Exception) -> None:

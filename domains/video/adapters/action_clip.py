@@ -135,7 +135,7 @@ class ActionClip(TextHeadAdapter):
     released_conv: bool = option(False, "let Conv_1D mix channels and times, as the released code does")
 
     @property
-    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
+    def part_positions(self) -> int | None:  # type: ignore[override]  # by an option
         return self.header.places
 
     def _network(self, width: int) -> nn.Module:

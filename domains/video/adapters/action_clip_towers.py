@@ -94,7 +94,7 @@ class ActionClipTowers(ClipTowerAdapter):
     f_ratio: float = option(10.0, "rate of the head, as a multiple of that of the towers", above=0)
 
     @property
-    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
+    def part_positions(self) -> int | None:  # type: ignore[override]  # by an option
         return self.header.places
 
     def _joint(self, backbone: Backbone) -> HeadedFrames:

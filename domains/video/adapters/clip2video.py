@@ -176,7 +176,7 @@ class Clip2video(PairTextHead):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt", "text_blocks"})
     multilabel: ClassVar[bool] = False
-    most_parts: ClassVar[int | None] = POSITIONS
+    part_positions: ClassVar[int | None] = POSITIONS
     reads_tokens: ClassVar[bool] = True
     state: ClassVar[tuple[str, ...]] = (*PairTextHead.state, "tokens", "token_mask")
     on_axes: ClassVar[bool] = True

@@ -126,7 +126,7 @@ class Clip4clip(PairTextHead):
     heads: int | None = option(None, "attention heads; none: one for each 64 channels", low=1, high=256)
 
     @property
-    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
+    def part_positions(self) -> int | None:  # type: ignore[override]  # by an option
         """Of the positions in tightTransf the text takes one."""
         return {"seqTransf": POSITIONS, "tightTransf": POSITIONS - 1}.get(self.sim_header)
 

@@ -111,7 +111,7 @@ class EfficientPrompt(TextHeadAdapter):
     needs: ClassVar[frozenset[str]] = frozenset({"parts", "text_encoder"})
     backbone_needs: ClassVar[frozenset[str]] = frozenset({"prompt"})
     multilabel: ClassVar[bool] = False
-    most_parts: ClassVar[int | None] = POSITIONS
+    part_positions: ClassVar[int | None] = POSITIONS
     state: ClassVar[tuple[str, ...]] = (*TextHeadAdapter.state, "table")
     on_axes: ClassVar[bool] = True
     published: ClassVar[dict] = {"batch_size": 64, "lr": 1e-4}

@@ -158,8 +158,8 @@ class Mug(PairTextHead):
             self._tower_method().check_towers(backbone)
 
     @property
-    def most_parts(self) -> int | None:  # type: ignore[override]  # by an option
-        return None if self.towers is None else self._tower_method().most_parts
+    def part_positions(self) -> int | None:  # type: ignore[override]  # by an option
+        return None if self.towers is None else self._tower_method().part_positions
 
     def _tower_method(self) -> ClipTowerAdapter:
         if self.towers is None:

@@ -183,7 +183,7 @@ class Stan(ClipTowerAdapter):
         "paper's other module, convolution in time, is not included"
     )
     trains_scale: ClassVar[bool] = False
-    most_parts: ClassVar[int | None] = PLACES
+    part_positions: ClassVar[int | None] = PLACES
     default_epochs: ClassVar[int] = 10
 
     lr: float = 2e-6
