@@ -483,8 +483,8 @@ class Adapter(ABC):
         """Raise the CapabilityError of samples with more parts than `part_positions`."""
         if self.part_positions is not None and count > self.part_positions:
             raise CapabilityError(
-                f"adapter '{self.name}' has positions for {self.part_positions} parts (frames, slices), and a sample has "
-                f"{count}; read fewer of each"
+                f"adapter '{self.name}' has positions for {self.part_positions} parts (frames, slices), and a sample "
+                f"has {count}; read fewer of each"
             )
 
     def check_sample(self, pixels: Callable[[], Tensor]) -> None:
