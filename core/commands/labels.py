@@ -98,14 +98,20 @@ def label(
         raise ConfigError("give the table of images and --out labels.csv, or --merge A B")
     from ..labelling.serve import serve
 
+    count = 0
+
     def opened(address: str, images: int, done: int) -> None:
+        nonlocal count
+        count = images
         if as_json:
             print_json({"address": address, "images": images, "labelled": done, "out": out})
             return
         echo(f"Label {images} images ({done} done): {address}")
         echo(f"Each answer is written to {out} at once. Stop with Ctrl-C; the same command continues.")
 
-    serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
+    done = serve(todo, out, several=several, labeller=labeller, port=port, root=root, browser=show, opened=opened)
+    if not as_json:
+        echo(f"{done} of {count} images labelled: {out}" + (f". Fit: vladapt fit --data {out}" if done else ""))
 
 
 def _options_of_method(sets: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -145,8 +145,8 @@ def serve(
     root: str | None = None,
     browser: bool = False,
     opened: Callable[[str, int, int], None] = lambda address, images, done: None,
-) -> None:
-    """Serve the page until Ctrl-C.
+) -> int:
+    """Serve the page until Ctrl-C; how many images are labelled then.
 
     Args:
         todo, out, several, labeller, root: as of `open_labelling`.
@@ -159,7 +159,8 @@ def serve(
     Labelling.require_server()
     labelling = open_labelling(todo, out, several=several, labeller=labeller, root=root)
     try:
-        done = sum(row is not None for row in labelling.answers.answers())
+        done = labelling.answers.count()
         labelling.serve(port, browser, lambda address: opened(address, len(labelling.items), done))
+        return labelling.answers.count()
     finally:
         labelling.answers.close()

@@ -123,28 +123,34 @@ class _Watch:
     title: str
     busy: bool = False
 
+    def followed(self, items: Iterable[T], unit: str, total: int) -> Iterator[T]:
+        if self.busy:
+            yield from items
+            return
+        self.busy = True
+        try:
+            with self.reporter.task(self.title, unit) as progress:
+                for done, item in enumerate(items):
+                    progress(done, total)
+                    yield item
+        finally:
+            self.busy = False
+
 
 _watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 
-def followed(items: Iterable[T], unit: str = "epochs") -> Iterator[T]:
+def followed(items: Iterable[T], unit: str = "epochs", total: int | None = None) -> Iterator[T]:
     """`items`, with progress where a reporter is `watching` and their number is known.
 
     Args:
         unit: what each is, in the plural.
+        total: their number; by default their length, if they have one.
     """
-    watch = _watch.get()
-    if watch is None or watch.busy or not isinstance(items, Sized):
-        yield from items
-        return
-    watch.busy = True
-    try:
-        with watch.reporter.task(watch.title, unit) as progress:
-            for done, item in enumerate(items):
-                progress(done, len(items))
-                yield item
-    finally:
-        watch.busy = False
+    watch = _watch.get()  # here, since a thread that reads ahead sees none
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    return iter(items) if watch is None or total is None else watch.followed(items, unit, total)
 
 
 class _Rate(ProgressColumn):
