@@ -30,7 +30,7 @@ HELPS = {
 
 
 def select(
-    out: Annotated[str, typer.Option(help="File to write, .csv: the images to label.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="File to write, .csv: the images to label.")],
     given: Annotated[Given, FromRecipe(KEYS, HELPS)],
     how: Annotated[dict[str, Any], FromOptions(SelectOptions)],
     wrong_labels: Annotated[
@@ -69,7 +69,9 @@ def select(
 
 def label(
     todo: Annotated[str | None, typer.Argument(help="A table that `vladapt select` wrote.")] = None,
-    out: Annotated[str | None, typer.Option(help="File of labels, .csv; an existing one is continued.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of labels, .csv; an existing one is continued.")
+    ] = None,
     several: Annotated[bool, typer.Option("--several", help="An image may have several labels, or none.")] = False,
     labeller: Annotated[
         str | None,

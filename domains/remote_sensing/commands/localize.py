@@ -38,8 +38,8 @@ def localize(
     even_odd: Annotated[
         bool, typer.Option("--even-odd", help="Score overlapping regions with a hole, as the released code does.")
     ] = False,
-    bands: Annotated[str | None, typer.Option(help="Bands of rasters, as for fit.")] = None,
-    sensor: Annotated[str | None, typer.Option(help="Sensor of the rasters, as for fit.")] = None,
+    bands: Annotated[str | None, typer.Option(metavar="R,G,B", help="Bands of rasters, as for fit.")] = None,
+    sensor: Annotated[str | None, typer.Option(metavar="NAME", help="Sensor of the rasters, as for fit.")] = None,
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
     as_json: Json = False,
 ) -> None:
