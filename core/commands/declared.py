@@ -77,7 +77,8 @@ class Declared:
     @property
     def metavar(self) -> str:
         """What its value is called in help."""
-        return self.value or METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+        usual = METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+        return self.value or ("COLUMN" if usual == "TEXT" and self.name.endswith("column") else usual)
 
     @property
     def sentence(self) -> str:

@@ -69,6 +69,8 @@ def test_choices_are_named_in_the_value_or_in_the_line():
     assert sampling.metavar == "TEXT" and "one of uniform, uniform-random" in sampling.help
     (entries,) = [each for each in declared_options("video") if each.name == "entries"]
     assert entries.metavar == "frames|clips" and "one of" not in entries.help
+    (column,) = [each for each in declared_options("medical") if each.name == "label_column"]
+    assert column.metavar == "COLUMN"
 
 
 def test_paragraphs_of_a_command_are_lines_that_the_terminal_breaks():
