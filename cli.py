@@ -12,11 +12,12 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperArgument, TyperCommand, TyperGroup
 
 from . import __version__
 from .core.commands import (
@@ -64,6 +65,38 @@ GROUP = "GROUP"
 """In the file of a domain's command: the group it belongs to, as in `GROUP = "curate"`."""
 
 
+class _Named(TyperCommand):
+    """A command whose arguments stand in the help by their names, in capitals, without types of Python."""
+
+    def get_params(self, ctx):
+        params = super().get_params(ctx)
+        for param in params:
+            if isinstance(param, TyperArgument):
+                param.metavar = param.metavar or param.name.upper()
+                param.display_type_rich = _no_type
+            elif "--help" in param.opts:
+                param.metavar = ""
+        return params
+
+    def collect_usage_pieces(self, ctx):
+        arguments = [param for param in self.get_params(ctx) if isinstance(param, TyperArgument) and not param.hidden]
+        many = [f"{param.metavar}{'...' * (param.nargs != 1)}" for param in arguments]
+        required = [param.required or "[" in param.metavar for param in arguments]
+        return [self.options_metavar, *(name if is_ else f"[{name}]" for name, is_ in zip(many, required))]
+
+
+class _Groups(TyperGroup):
+    def get_help_option(self, ctx):
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.metavar = ""
+        return option
+
+
+def _no_type(ctx) -> str:
+    return ""
+
+
 def build_app(arguments: list[str]) -> typer.Typer:
     """The app. Where `arguments` begin with a command of ours, it has that one alone, since it is all that is asked
     for; where they begin with something else, ours are names with a line each, for `--help` and "no such command".
@@ -73,6 +106,7 @@ def build_app(arguments: list[str]) -> typer.Typer:
     """
     app = typer.Typer(
         name="vladapt",
+        cls=_Groups,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         context_settings=CONTEXT,
@@ -84,10 +118,10 @@ def build_app(arguments: list[str]) -> typer.Typer:
         called = ours.keys()
     for name in (name for name in ours if name in called):
         if called == ours.keys() and arguments[:1] and name not in arguments[:1]:
-            app.command(name, help=ours[name].__doc__)(_not_called)
+            app.command(name, help=_purpose(ours[name]))(_not_called)
         else:
             command = with_flags(ours[name], arguments)
-            app.command(name, epilog=epilog_of(name, ours[name]), context_settings=CONTEXT)(command)
+            app.command(name, cls=_Named, epilog=epilog_of(name, ours[name]), context_settings=CONTEXT)(command)
     if called == ours.keys():
         add_groups_and_commands_of_domains(app, arguments)
     return app
@@ -101,7 +135,10 @@ def _show_version(wanted: bool) -> None:
 
 def _version(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+        bool,
+        typer.Option(
+            "--version", metavar="", help="Print the version and exit.", callback=_show_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     """Adapt a pretrained vision-language model to your images, from a handful of labels or none."""
@@ -184,12 +221,12 @@ def add_groups_and_commands_of_domains(app: typer.Typer, arguments: Sequence[str
         ConfigError: one has the name of a command that is there, or its file defines no function with its name.
     """
     taken = {info.name or info.callback.__name__.replace("_", "-") for info in app.registered_commands}
-    groups = {curate.GROUP: typer.Typer(no_args_is_help=True, help=curate.PURPOSE)}
+    groups = {curate.GROUP: typer.Typer(cls=_Groups, no_args_is_help=True, help=curate.PURPOSE)}
     app.add_typer(groups[curate.GROUP], name=curate.GROUP)
 
     for name, command in curate.COMMANDS.items():
         called = name in arguments
-        groups[curate.GROUP].command(name, help=command.__doc__)(
+        groups[curate.GROUP].command(name, cls=_Named, help=None if called else _purpose(command))(
             with_flags(command, arguments) if called else _not_called
         )
     for name, entry in commands().items():
@@ -204,6 +241,11 @@ def add_groups_and_commands_of_domains(app: typer.Typer, arguments: Sequence[str
         where.command(name, help=None if called else title)(
             with_flags(_function(entry), arguments) if called else _not_called
         )
+
+
+def _purpose(command: Callable[..., Any]) -> str:
+    """The first paragraph of its docstring, in one line, which the terminal breaks."""
+    return " ".join((command.__doc__ or "").partition("\n\n")[0].split())
 
 
 def _not_called() -> None:

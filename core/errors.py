@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 INTERRUPTED = 130
-"""What the parser returns after Ctrl-C, which it catches itself."""
+"""Exit code of a command that a signal stopped; the parser, which catches Ctrl-C itself, returns it, too."""
 
 NUMBERS = {"integer": "a whole number", "float": "a number", "number": "a number"}
 """What the parser calls a number -> how we do."""
@@ -280,7 +280,7 @@ def interrupted(kept: Mapping[str, str], command: str = "") -> int:
         again = f"this continues from there: {command}" if command else "the same command continues from there"
         left = f"kept: {places}; {again}" if kept else "nothing is kept yet; the same command starts anew"
         print(f"vladapt: stopped; {left}", file=sys.stderr)
-    return 1
+    return INTERRUPTED
 
 
 def is_main_rank() -> bool:

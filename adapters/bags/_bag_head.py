@@ -110,7 +110,7 @@ class BagHead(Adapter):
         batches = self._order(support, classes, seed)
         optimizer = self._optimizer(parameters)
         scheduler = self._scheduler(optimizer)
-        rates = ([optimizer.param_groups[0]["lr"]] * len(support) for _ in range(self.epochs))
+        rates = ([optimizer.param_groups[0]["lr"]] * len(support) for _ in self.followed(range(self.epochs)))
 
         def loss_of(epoch: int, index: Tensor) -> Tensor:
             row = int(index)

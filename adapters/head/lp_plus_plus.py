@@ -140,7 +140,7 @@ class LPPlusPlus(Adapter):
         rate, alpha_rate = problem.weight_step(), problem.alpha_step()
         pace_weight, pace_bias = torch.zeros_like(self.weight), torch.zeros_like(bias)
         pull, history, kept, best = torch.zeros_like(bias), [], None, -1.0
-        for epoch in range(1, epochs + 1):
+        for epoch in self.followed(range(1, epochs + 1)):
             loss, by_weight, by_bias, by_alpha = problem.gradients(self.weight, self.bias, self.alpha)
             pace_weight.mul_(self.momentum).add_(by_weight)
             pace_bias.mul_(self.momentum).add_(by_bias)

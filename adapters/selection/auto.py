@@ -5,7 +5,7 @@ Take it where no method is in mind: it is the default.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -155,8 +155,9 @@ class Auto(Adapter):
             words = "the only candidate" if alone else words
         else:
             parts = _enough(folded or _single_parts(support, seed))
-            fits = {fit.adapter.name: fit for fit in trial.fits(names)}
-            scores = {name: trial.score(fit, parts) for name, fit in fits.items()}
+            fits: dict[str, _Fit] = {}
+            for fit in trial.fits(self.followed(names, "methods")):
+                fits[fit.adapter.name], scores[fit.adapter.name] = fit, trial.score(fit, parts)
             taken = fits[_taken(scores, self.rule)] if fits else None
             words = f"{len(folded)}-fold cross-validation of the support" if folded else "each image or group held out"
             words += f", {sum(map(len, parts))} images judged"
@@ -341,7 +342,7 @@ class _Trial:
         of = {reason: [name for name, why in self.left_out.items() if why == reason] for reason in reasons}
         return "; ".join(f"{', '.join(names)} ({reason})" for reason, names in of.items())
 
-    def fits(self, names: Sequence[str]) -> Iterator[_Fit]:
+    def fits(self, names: Iterable[str]) -> Iterator[_Fit]:
         """Those of the candidates that can be fitted, one after the other."""
         for name in names:
             adapter = self.build(name)

@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,7 +77,8 @@ class Declared:
     @property
     def metavar(self) -> str:
         """What its value is called in help."""
-        return self.value or METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+        usual = METAVARS.get(self.type.removesuffix(" | None"), "VALUE")
+        return self.value or ("COLUMN" if usual == "TEXT" and self.name.endswith("column") else usual)
 
     @property
     def sentence(self) -> str:
@@ -280,11 +281,16 @@ def _listed(kind: str, owner: str, cls: type | None, at: tuple[str, ...] = ()) -
 
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
-        words = [str(choice) for choice in each.bounds.choices]
-        few = "|".join(words) if len("|".join(words)) <= LONGEST_CHOICES else ""
+        words, few = [str(choice) for choice in each.bounds.choices], few_choices(each.bounds.choices)
         told = few or all(re.search(rf"\b{re.escape(word)}\b", each.help) for word in words)
         sentence = each.help if told else f"{each.help}; one of {', '.join(words)}"
         yield Declared(kind, owner, each.name, annotation(each.kind), switch, sentence, each.bounds.metavar or few, at)
+
+
+def few_choices(choices: Iterable[Any]) -> str:
+    """What the value is called in help where there are few: those themselves, "" where they are long."""
+    joined = "|".join(map(str, choices))
+    return joined if len(joined) <= LONGEST_CHOICES else ""
 
 
 def _bases(cls: type | None) -> list[type]:

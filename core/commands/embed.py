@@ -18,7 +18,9 @@ ENCODED = "domain task data backbone device amp batch_size workers tolerate sets
 
 
 def embed(
-    out: Annotated[str, typer.Option(help="File to write: .safetensors or .npz. With --as, a folder.")],
+    out: Annotated[
+        str, typer.Option(metavar="FILE|DIR", help="File to write: .safetensors or .npz. With --as, a folder.")
+    ],
     given: Annotated[Given, FromRecipe(ENCODED, {name: USE[name].sentence for name in ("batch_size", "tolerate")})],
     how: Annotated[dict[str, Any], FromOptions(EmbedOptions)],
     slurm: Annotated[list[str] | None, SlurmArray()],

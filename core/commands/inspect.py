@@ -18,9 +18,11 @@ def list_names(
             "judgements, outputs, recipes or curations."
         ),
     ],
-    domain: Annotated[str | None, typer.Option(help="For backbones: only those made for this domain.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(metavar="NAME", help="For backbones: only those made for this domain.")
+    ] = None,
     can: Annotated[
-        str | None, typer.Option(help="For backbones: only those with this capability, such as prompt.")
+        str | None, typer.Option(metavar="NAME", help="For backbones: only those with this capability, such as prompt.")
     ] = None,
     as_json: Json = False,
 ) -> None:

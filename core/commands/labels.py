@@ -31,7 +31,7 @@ HELPS = {
 
 
 def select(
-    out: Annotated[str, typer.Option(help="File to write, .csv: the images to label.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="File to write, .csv: the images to label.")],
     given: Annotated[Given, FromRecipe(KEYS, HELPS)],
     how: Annotated[dict[str, Any], FromOptions(SelectOptions)],
     wrong_labels: Annotated[
@@ -71,7 +71,9 @@ def select(
 def label(
     how: Annotated[dict[str, Any], FromOptions(LabelOptions)],
     todo: Annotated[str | None, typer.Argument(help="A table that `vladapt select` wrote.")] = None,
-    out: Annotated[str | None, typer.Option(help="File of labels, .csv; an existing one is continued.")] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File of labels, .csv; an existing one is continued.")
+    ] = None,
     merge: Annotated[
         tuple[str, str] | None, typer.Option(metavar="A B", help="List where two files of labels disagree, and exit.")
     ] = None,
@@ -90,14 +92,20 @@ def label(
         raise ConfigError("give the table of images and --out labels.csv, or --merge A B")
     from ..labelling.serve import serve
 
+    count = 0
+
     def opened(address: str, images: int, done: int) -> None:
+        nonlocal count
+        count = images
         if as_json:
             print_json({"address": address, "images": images, "labelled": done, "out": out})
             return
         echo(f"Label {images} images ({done} done): {address}")
         echo(f"Each answer is written to {out} at once. Stop with Ctrl-C; the same command continues.")
 
-    serve(todo, out, LabelOptions(**how), opened)
+    done = serve(todo, out, LabelOptions(**how), opened)
+    if not as_json:
+        echo(f"{done} of {count} images labelled: {out}" + (f". Fit: vladapt fit --data {out}" if done else ""))
 
 
 def _options_of_method(sets: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -47,6 +47,7 @@ from .declared import (
     Declared,
     declared_options,
     doctor_options,
+    few_choices,
     judgement_options,
     options_of_domain,
     options_of_task,
@@ -75,7 +76,11 @@ def flag(each: Option, help: str = "", name: str = "", hidden: bool = False, man
     kind = str if worded else KINDS.get(annotation(each.kind).removesuffix(" | None"), str)
     kind = list[str] if many else kind
     named = f"--{(name or each.name).rstrip('_').replace('_', '-')}"
-    how = {"metavar": bounds.metavar or None, "rich_help_panel": bounds.group or None, "hidden": hidden}
+    how = {
+        "metavar": bounds.metavar or few_choices(bounds.choices) or None,
+        "rich_help_panel": bounds.group or None,
+        "hidden": hidden,
+    }
     run = OWN_CODE.get(each.name)
     return Annotated[kind | None, typer.Option(named, help=help or each.sentence, **how, callback=run)]
 
@@ -346,7 +351,7 @@ class FromTask(ParameterSource):
         known, flags = {each.name: each for each in options_of_task(self.task)}, {}
         for each in (known[name] for name in self.keys.split()):
             kind = KINDS.get(each.type.removesuffix(" | None"), str)
-            flags[each.name] = Annotated[kind | None, typer.Option(each.flag, help=each.sentence)]
+            flags[each.name] = Annotated[kind | None, typer.Option(each.flag, metavar=each.metavar, help=each.sentence)]
         return Flags(flags, dict)
 
 

@@ -29,7 +29,7 @@ def pretrain(
             "sources are mixed by their weights.",
         ),
     ],
-    out: Annotated[str, typer.Option(help="Folder for the model, its report and its checkpoints.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the model, its report and its checkpoints.")],
     settings: Annotated[dict[str, Any], FromTask("pretraining", SETTINGS)],
     mixing: Annotated[dict[str, Any], FromOptions(SourceOptions, " ".join(MIXING))],
     loss: Annotated[

@@ -27,7 +27,7 @@ class NotAboveChance(VladaptError):
 
 
 def index(
-    out: Annotated[str, typer.Option(help="Folder for the index.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the index.")],
     given: Annotated[
         Given,
         FromRecipe(
@@ -95,7 +95,7 @@ def search(
     query: Annotated[str | None, typer.Argument(help="What to look for, in words.")] = None,
     text: Annotated[str | None, typer.Option(help="The same as QUERY.")] = None,
     camera: Annotated[
-        str | None, typer.Option(help="Only results from this camera, where the index knows cameras.")
+        str | None, typer.Option(metavar="NAME", help="Only results from this camera, where the index knows cameras.")
     ] = None,
     where: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Only results with this value. Repeatable.")

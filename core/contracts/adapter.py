@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import CapabilityError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
+from ..runtime.progress import followed
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, require, settle
 from .part_views import averaged
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from ..metrics.presence import Presence
     from .backbone import Backbone
 
+T = TypeVar("T")
 ABILITIES = frozenset({"new_classes", "pairs", "channels", "streams", "examples", "attention"})
 """Score classes that it never saw (`for_classes`), learn pairs (`fit_pairs`), train the layer that takes channels,
 learn from the images that it is asked about (`stream`), say what each labelled image adds to a score (`example_parts`)
@@ -552,6 +554,15 @@ class Adapter(ABC):
         """What the method assumes of the classes, and what the predictions to start from tell of these."""
         presence = self.presence_among(classifier, unlabeled, None if base is None else base.logits)
         return presence.notes(self.name, len(unlabeled), self.assumes, self.stands_absent_classes)
+
+    @staticmethod
+    def followed(items: Sequence[T], unit: str = "epochs") -> Iterator[T]:
+        """`items` of a loop that takes long, with progress where a command shows it; `train_epochs` does so itself.
+
+        Args:
+            unit: what each is, in the plural.
+        """
+        return followed(items, unit)
 
     @staticmethod
     def presence_among(classifier: TextClassifier, unlabeled: FeatureSet, logits: Tensor | None = None) -> Presence:

@@ -374,6 +374,7 @@ class IndexOptions(ShardOptions, DecodeOptions):
         None,
         "kind of index: flat (exact; the default), hnsw (a graph, for millions), ivf (cells, quick to build), ivf-pq "
         "or ivf-sq8 (codes, for many millions)",
+        metavar="NAME",
     )
     features: str | None = option(
         None,
@@ -443,7 +444,9 @@ class SearchOptions:
     cluster: float | None = option(None, "group results that are this alike, for instance 0.9", metavar="COSINE")
     blur: bool = option(False, "pixelate the top quarter of each picture on the page")
     html: str | None = option(None, "write a page of the pictures found to this file", metavar="FILE")
-    backbone: str | None = option(None, "the index's backbone, if it has moved; it must be the same one")
+    backbone: str | None = option(
+        None, "the index's backbone, if it has moved; it must be the same one", metavar="SPEC"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -513,7 +516,7 @@ class PushOptions:
         None, "licence of the adapter, as spelt on the hub, for instance apache-2.0", metavar="ID"
     )
     data_licence: str | None = option(
-        None, "licence of the data; by default the one that the run recorded", metavar="TEXT"
+        None, "licence of the data; by default the one that the run recorded", metavar="NAME"
     )
     dataset: str | None = option(None, "name of the data for the card, OWNER/NAME if on the hub", metavar="NAME")
 

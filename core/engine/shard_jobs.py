@@ -127,7 +127,7 @@ def run_job(job: Job, executor: Executor, tolerate: float, reporter: Reporter, t
     Raises:
         DataError: shards that could not be made, or more unreadable than are tolerated.
     """
-    with reporter.task(title, unit="shards") as progress:
+    with reporter.task(title, unit="shards") as progress, reporter.watching("This shard"):
         own = drive(job, executor, progress)
     first, *others = [Summary(**each) for each in all_gather_json(vars(own))]
     summary = sum(others, first)

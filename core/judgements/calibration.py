@@ -32,6 +32,7 @@ from ..metrics.score_intervals import calibration_interval, label_answer_interva
 from ..metrics.significance import CalibrationBin, calibration_curve
 from ..registry import build_adapter
 from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection, plural
+from ..runtime.progress import followed
 
 SHARE = Measure("")
 TABLE_ERRORS = (0.05, 0.1)
@@ -288,15 +289,16 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
             "support"
         )
     wanted = logits_on(prepared, adapter, common)[0]
-    for held in parts:
-        fresh = build_adapter(adapter.name, **adapter.repeated())
-        out_of = torch.ones(len(support), dtype=torch.bool)
-        out_of[held] = False
-        own = support.select(held.to(support.features.device))
-        fit.fit_again(fresh, prepared, _without(shots, out_of, own, adapter.transductive), quiet=True)
-        theirs, of_common = logits_on(prepared, fresh, own)[0], logits_on(prepared, fresh, common)[0]
-        logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
-        rows.append(held)
+    with prepared.reporter.watching("Calibrating"):
+        for held in followed(parts, "folds"):
+            fresh = build_adapter(adapter.name, **adapter.repeated())
+            out_of = torch.ones(len(support), dtype=torch.bool)
+            out_of[held] = False
+            own = support.select(held.to(support.features.device))
+            fit.fit_again(fresh, prepared, _without(shots, out_of, own, adapter.transductive), quiet=True)
+            theirs, of_common = logits_on(prepared, fresh, own)[0], logits_on(prepared, fresh, common)[0]
+            logits.append(_on_scale(theirs, of_common, wanted, own.multilabel).cpu())
+            rows.append(held)
     order = torch.cat(rows)
     chosen = support.select(order.to(support.features.device))
     source = f"{len(order)} support images, each scored by a fit on the others ({len(parts)} folds)"

@@ -56,6 +56,10 @@ class AnswerFile:
         with self._lock:
             return [self._rows.get(row.id) for row in self.todo]
 
+    def count(self) -> int:
+        """How many images of the list have an answer."""
+        return sum(row is not None for row in self.answers())
+
     def answer(self, image: int, labels: Sequence[str], answer: str = "") -> None:
         """Write what was said of an image, in place of what was said before.
 

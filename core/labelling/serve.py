@@ -139,8 +139,8 @@ def serve(
     out: str | Path,
     how: LabelOptions,
     opened: Callable[[str, int, int], None] = lambda address, images, done: None,
-) -> None:
-    """Serve the page until Ctrl-C.
+) -> int:
+    """Serve the page until Ctrl-C; how many images are labelled then.
 
     Args:
         todo, out, how: as of `open_labelling`.
@@ -152,7 +152,8 @@ def serve(
     Labelling.require_server()
     labelling = open_labelling(todo, out, how)
     try:
-        done = sum(row is not None for row in labelling.answers.answers())
+        done = labelling.answers.count()
         labelling.serve(how.port, how.open, lambda address: opened(address, len(labelling.items), done))
+        return labelling.answers.count()
     finally:
         labelling.answers.close()

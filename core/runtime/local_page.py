@@ -16,6 +16,7 @@ import time
 import webbrowser
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,7 +100,8 @@ class LocalPage(ABC):
         opened(address)
         if browser:
             webbrowser.open(address)
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # what the server makes of a signal when it has ended
+            uvicorn.Server(config).run(sockets=[listening])
 
     @classmethod
     def require_server(cls) -> None:

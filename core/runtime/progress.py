@@ -6,9 +6,11 @@ And where the seconds of a command go: parts that its code names, measured only 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -16,6 +18,7 @@ from rich.text import Text
 
 from ..errors import printable
 
+T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
 MINUTE, HOUR = 60, 3600
 LONG_S = MINUTE
@@ -45,6 +48,7 @@ class Reporter:
     def __init__(self, quiet: bool = False, worded: Callable[[str], str] = str):
         self.quiet, self.worded = quiet, worded
         self.console = PlainConsole(stderr=True, soft_wrap=True)
+        self._bars: Progress | None = None
 
     def info(self, text: str) -> None:
         """One line on stderr."""
@@ -58,11 +62,35 @@ class Reporter:
         if self.quiet:
             yield lambda done, total: None
         elif self.console.is_terminal:
-            with _bar(self.console, unit) as bar:
-                task = bar.add_task(title, total=None)
-                yield lambda done, total: bar.update(task, completed=done, total=total)
+            with self._shown_bars() as bars:
+                task = bars.add_task(title, total=None, unit=unit)
+                try:
+                    yield lambda done, total: bars.update(task, completed=done, total=total)
+                finally:
+                    bars.remove_task(task)
         else:
             yield _plain_lines(self, title, unit)
+
+    @contextmanager
+    def _shown_bars(self) -> Iterator[Progress]:
+        """Those on the terminal: it has room for one such display, to which work inside other work adds its bar."""
+        if self._bars is not None:
+            yield self._bars
+            return
+        with _bars(self.console) as self._bars:
+            try:
+                yield self._bars
+            finally:
+                self._bars = None
+
+    @contextmanager
+    def watching(self, title: str) -> Iterator[None]:
+        """A context in which loops over `followed` are shown under this title."""
+        before = _watch.set(_Watch(self, title))
+        try:
+            yield
+        finally:
+            _watch.reset(before)
 
     @contextmanager
     def training_lines(
@@ -87,21 +115,55 @@ class Reporter:
             yield on_step
 
 
+@dataclass
+class _Watch:
+    """Who shows the loops of some work; of loops inside others the outermost alone, since it knows the end."""
+
+    reporter: Reporter
+    title: str
+    busy: bool = False
+
+    def followed(self, items: Iterable[T], unit: str, total: int) -> Iterator[T]:
+        if self.busy:
+            yield from items
+            return
+        self.busy = True
+        try:
+            with self.reporter.task(self.title, unit) as progress:
+                for done, item in enumerate(items):
+                    progress(done, total)
+                    yield item
+        finally:
+            self.busy = False
+
+
+_watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
+
+
+def followed(items: Iterable[T], unit: str = "epochs", total: int | None = None) -> Iterator[T]:
+    """`items`, with progress where a reporter is `watching` and their number is known.
+
+    Args:
+        unit: what each is, in the plural.
+        total: their number; by default their length, if they have one.
+    """
+    watch = _watch.get()  # here, since a thread that reads ahead sees none
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    return iter(items) if watch is None or total is None else watch.followed(items, unit, total)
+
+
 class _Rate(ProgressColumn):
-    def __init__(self, unit: str):
-        super().__init__()
-        self.unit = unit
-
     def render(self, task) -> Text:
-        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+        return Text(_rate(1 / task.speed, task.fields["unit"]) if task.speed else "")
 
 
-def _bar(console: Console, unit: str) -> Progress:
+def _bars(console: Console) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        _Rate(unit),
+        _Rate(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -130,10 +192,17 @@ def _plain_lines(reporter: Reporter, title: str, unit: str):
 
 
 def _speed(each: float, left: float, unit: str) -> str:
-    speed = f"{1 / each:,.1f} {unit}/s" if each <= 1 else f"{each:,.1f} s per {unit.removesuffix('s')}"
+    speed = _rate(each, unit)
     if left < 2 * MINUTE:
         return f", {speed}, {left:,.0f} s left"
     return f", {speed}, {left / MINUTE:,.0f} min left" if left < 2 * HOUR else f", {speed}, {left / HOUR:,.1f} h left"
+
+
+def _rate(each: float, unit: str) -> str:
+    """Of `each` seconds: "30 images/s", "2.5 s per step"."""
+    if each > 1:
+        return f"{each:,.1f} s per {unit.removesuffix('s')}"
+    return f"{1 / each:,.0f} {unit}/s" if each < 0.1 else f"{1 / each:,.1f} {unit}/s"
 
 
 START, OTHER = "start and imports", "other"

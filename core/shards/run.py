@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
+from ..runtime.progress import followed
 from .place import STATE, ShardPlace
 from .sources import ShardRow
 from .stage import Stage, Unreadable
@@ -158,7 +159,8 @@ def _tables(work: Work, state: Any, task: ShardTask, unreadable: list[Unreadable
         return pa.concat_tables(held).combine_chunks().cast(work.stage.schema)
 
     held: list[pa.Table] = []
-    rows = _rows(work, task, unreadable)
+    counted = all(span.stop is not None for span in task.spans)  # a tar is counted by reading all of it
+    rows = followed(_rows(work, task, unreadable), "rows", len(task) if counted else None)
     for made in work.stage.run(state, rows, work.batch_size):
         if isinstance(made, Unreadable):
             unreadable.append(Unreadable(made.id, ADDRESS.sub("", made.reason)))

@@ -19,6 +19,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.loss import Loss
 from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
+from ..runtime.progress import followed
 from .batches import epoch_batches
 from .epoch_views import EpochViews
 from .schedules import LearningRates, set_learning_rate
@@ -53,7 +54,8 @@ def train_epochs(
     clip_grad: float | None = None,
     accumulate: int = 1,
 ) -> Iterator[Epoch]:
-    """Train in place what the optimiser holds, and yield after every epoch.
+    """Train in place what the optimiser holds, and yield after every epoch. Where the rates are a list, a fit shows
+    how far it is.
 
     Args:
         optimizer: over leaf tensors. No other tensor gets a gradient.
@@ -65,7 +67,7 @@ def train_epochs(
         accumulate: batches whose mean gradient makes a step; the last step of an epoch may have fewer.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for epoch, rates_of_epoch in enumerate(rates):
+    for epoch, rates_of_epoch in enumerate(followed(rates)):
         losses = []
         for number, (rate, batch) in enumerate(zip(rates_of_epoch, batches(epoch)), start=1):
             set_learning_rate(optimizer, rate)

@@ -27,7 +27,7 @@ class DoctorOptions:
     """What `vladapt doctor` may be asked of this domain."""
 
     video: str | None = option(
-        None, "a video file, on which decoders are timed (frames per second, by number of threads)"
+        None, "a video file, on which decoders are timed (frames per second, by number of threads)", metavar="FILE"
     )
 
 

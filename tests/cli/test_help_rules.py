@@ -69,6 +69,8 @@ def test_choices_are_named_in_the_value_or_in_the_line():
     assert sampling.metavar == "TEXT" and "one of uniform, uniform-random" in sampling.help
     (entries,) = [each for each in declared_options("video") if each.name == "entries"]
     assert entries.metavar == "frames|clips" and "one of" not in entries.help
+    (column,) = [each for each in declared_options("medical") if each.name == "label_column"]
+    assert column.metavar == "COLUMN"
 
 
 def test_paragraphs_of_a_command_are_lines_that_the_terminal_breaks():
@@ -88,3 +90,29 @@ def test_a_flag_names_its_value_in_our_words_and_a_switch_takes_none(command):
     flags = {info.default: info.metavar for info in infos if isinstance(info, typer.models.OptionInfo)}
     assert len(flags) > 8 and flags["--debug"] == ""
     assert {flag: value for flag, value in flags.items() if value is None} == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ("search", "search [OPTIONS] INDEX [QUERY]"),
+        ("show", "show [OPTIONS] [KIND] NAME"),
+        ("embed", "embed [OPTIONS] [IMAGES...]"),
+        ("curate", "curate [OPTIONS] COMMAND [ARGS]..."),
+        ("curate filter", "curate filter [OPTIONS] [SOURCES...]"),
+    ],
+)
+def test_help_shows_no_types_of_python(vladapt, words, usage):
+    help = vladapt(*words.split(), "--help").out
+    assert f"Usage: vladapt {usage}" in help
+    assert not re.findall(r"<(?:str|bool|int|float|list\[\w+\])>", help)
+
+
+def test_the_list_of_commands_is_broken_by_the_terminal_alone(vladapt):
+    lines = [line.strip("│ ").rstrip() for line in vladapt("--help").out.splitlines()]
+    assert " ".join(lines).count("with --protocol cross-dataset it was fitted for data of other classes") == 1
+
+
+def test_few_choices_are_the_name_of_the_value(vladapt):
+    help = vladapt("pretrain", "--help").out
+    assert "image|text|towers" in help and "bf16|fp16" in help

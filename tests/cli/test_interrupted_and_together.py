@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from forked import PATIENCE, run_ranks, start
 
+from vladapt.core.errors import INTERRUPTED
+
 SLOW = """
 import sys, time
 from vladapt.cli import main
@@ -131,7 +133,7 @@ def test_a_stop_keeps_what_was_computed_and_the_next_run_goes_on(
     wait_for(lambda: batches(tmp_path) > 5, process)
     process.send_signal(number)
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "", err
+    assert process.returncode == INTERRUPTED and out == "", err
     lines = err.strip().splitlines()
     assert lines[-1] == STOPPED.format(cache=environment["VLADAPT_CACHE"])
     assert "Traceback" not in err and len(lines) == 1
@@ -168,7 +170,7 @@ def test_a_stopped_command_ends_in_one_line_that_says_where_what_it_leaves_lies(
     wait_for(lambda: batches(tmp_path) > 2, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "" and "Traceback" not in err, err
+    assert process.returncode == INTERRUPTED and out == "" and "Traceback" not in err, err
     [line] = [line for line in err.splitlines() if line.startswith("vladapt: ")]
     assert line.startswith("vladapt: stopped; kept: ") and f"features in {environment['VLADAPT_CACHE']}" in line
     continued = "this continues from there: vladapt compare " if name == "compare" else "the same command continues"
@@ -181,7 +183,7 @@ def test_a_command_that_was_stopped_before_it_kept_anything_says_so(many, small_
     )
     process = start(["-c", at_once, "index", many, "--backbone", small_clip_spec, "--out", "a.index"], env=environment)
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "", err
+    assert process.returncode == INTERRUPTED and out == "", err
     assert err.strip().splitlines()[-1] == "vladapt: stopped; nothing is kept yet; the same command starts anew"
 
 
@@ -191,7 +193,7 @@ def test_finished_shards_are_named_where_they_lie(many, small_clip_spec, tmp_pat
     wait_for(lambda: len(list(tmp_path.glob("shards/*/*.parquet"))) > 2, process)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "" and "Traceback" not in err, err
+    assert process.returncode == INTERRUPTED and out == "" and "Traceback" not in err, err
     assert f"vladapt: stopped; kept: finished shards in {tmp_path}/shards/" in err.strip().splitlines()[-1]
 
 
@@ -220,7 +222,7 @@ def test_a_stopped_comparison_keeps_its_rows_and_says_the_command_that_continues
     wait_for(lambda: table() and len(table().read_text().splitlines()) > 3, process)
     process.send_signal(number)
     printed, err = process.communicate()
-    assert process.returncode == 1 and printed == "" and "Traceback" not in err, err
+    assert process.returncode == INTERRUPTED and printed == "" and "Traceback" not in err, err
     rows = json.loads(table().with_name("compare.json").read_text())["rows"]
     assert len(rows) == len(table().read_text().splitlines()) - 1 == 3
     told, _, command = err.strip().splitlines()[-1].partition("this continues from there: ")
@@ -247,7 +249,7 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     wait_for(lambda: list(tmp_path.rglob("step-*.pt")), process)
     os.killpg(process.pid, signal.SIGHUP)
     out, err = process.communicate()
-    assert process.returncode == 1 and out == "", err
+    assert process.returncode == INTERRUPTED and out == "", err
     [line] = [line for line in err.splitlines() if line.startswith("vladapt: ")]
     assert "kept: checkpoints in model; this continues from there: vladapt pretrain" in line
     assert line.endswith(" --resume")

@@ -155,3 +155,18 @@ def test_two_files_of_labels_are_compared(vladapt, select, photos, tmp_path):
     assert "5 images in both files, 4 labelled alike" in vladapt("label", "--merge", "a.csv", "b.csv").out
     assert "--merge: compares two files" in vladapt("label", "todo.csv", "--merge", "a.csv", "b.csv").error
     assert "give the table of images and --out" in vladapt("label", "todo.csv").error
+
+
+def test_ctrl_c_ends_the_page_and_says_how_many_images_are_labelled(select, vladapt, photos, tmp_path, monkeypatch):
+    uvicorn = pytest.importorskip("uvicorn", reason="extra labels is not installed")
+    select("--data", photos, "--classes", CLASSES, "--budget", 5, "--method", "random", "--out", "todo.csv")
+    answered(tmp_path / "todo.csv", tmp_path / "labels.csv")
+
+    def stopped(server, sockets):
+        raise KeyboardInterrupt  # as uvicorn does when it has ended
+
+    monkeypatch.setattr(uvicorn.Server, "run", stopped)
+    ended = vladapt("label", "todo.csv", "--out", "none.csv")
+    assert ended.code == 0 and ended.out.strip().endswith("0 of 5 images labelled: none.csv"), ended.err
+    again = vladapt("label", "todo.csv", "--out", "labels.csv").out
+    assert again.strip().endswith("5 of 5 images labelled: labels.csv. Fit: vladapt fit --data labels.csv")

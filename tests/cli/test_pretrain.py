@@ -16,6 +16,7 @@ from forked import run, run_ranks
 from PIL import Image
 from safetensors.torch import load_file
 
+from vladapt.core.errors import INTERRUPTED
 from vladapt.core.runtime.reading import sha256_in
 from vladapt.core.tasks.pretraining import pretrain
 
@@ -201,7 +202,7 @@ def test_a_stopped_training_prints_the_command_that_continues_it(vladapt, option
         patch.setattr(pretrain._EpochLines, "step", stop)
         stopped = vladapt(*start)
     told = stopped.err.strip().splitlines()[-1]
-    assert stopped.code == 1 and told.endswith(
+    assert stopped.code == INTERRUPTED and told.endswith(
         f"this continues from there: {shlex.join(['vladapt', *map(str, start), '--resume'])}"
     )
     done = vladapt(*shlex.split(told.partition("there: vladapt ")[2]))

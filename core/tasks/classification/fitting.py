@@ -273,7 +273,8 @@ def _resources(
     if unlabelled.features is not None and "images" in collected:
         collected["unlabeled_images"] = unlabelled.images(collected["images"])
     if "pixels" not in adapter.needs:
-        yield collected
+        with reporter.watching(f"Fitting {adapter.name}"):
+            yield collected
         return
     log_every = adapter.options.get("log_every")
     with reporter.training_lines(f"Training {adapter.name}", log_every) as on_step:

@@ -349,6 +349,7 @@ class _Chain:
             split=None,
             workers=settings.workers or None,
             amp=settings.amp,
+            reporter=self.reporter,
             transform=read.view(backbone, False),
             tolerate=settings.tolerate,
         )

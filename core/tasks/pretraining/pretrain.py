@@ -439,6 +439,7 @@ class _Measures:
             split=None,
             amp=settings.amp,
             workers=settings.workers or None,
+            reporter=self.reporter,
             transform=self.splits.view(self.backbone, False),
             tolerate=settings.tolerate,
         )
@@ -451,7 +452,8 @@ class _Measures:
         amp = self.plan.settings.amp
         view = self.splits.view(self.backbone, False)
         examples = self.examples and self.examples.top(searched(self.backbone), amp=amp, transform=view)
-        return self.probe.accuracy(self.backbone, amp=amp), examples
+        with self.reporter.watching("Naming generic images"):
+            return self.probe.accuracy(self.backbone, amp=amp), examples
 
 
 def _mean_r1(scores: RetrievalScores) -> float:

@@ -26,8 +26,8 @@ def localize(
     out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder if there are several.")],
     encoding: Annotated[dict[str, Any], FromEncoding()],
     how: Annotated[dict[str, Any], FromOptions(MapOptions)],
-    bands: Annotated[str | None, typer.Option(help="Bands of rasters, as for fit.")] = None,
-    sensor: Annotated[str | None, typer.Option(help="Sensor of the rasters, as for fit.")] = None,
+    bands: Annotated[str | None, typer.Option(metavar="R,G,B", help="Bands of rasters, as for fit.")] = None,
+    sensor: Annotated[str | None, typer.Option(metavar="NAME", help="Sensor of the rasters, as for fit.")] = None,
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
     as_json: Json = False,
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from vladapt.core.runtime import progress
@@ -65,3 +67,47 @@ def test_a_training_that_tells_its_own_lines_has_no_others(clock, told):
             for done in range(1, 21):
                 on_step(done, 20, {"loss": 1.0, "lr": 0.1})
         assert len(told) == 10
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> Reporter:
+    monkeypatch.setenv("TERM", "xterm")
+    reporter = Reporter()
+    reporter.console = progress.PlainConsole(file=Terminal(), force_terminal=True, width=120)
+    return reporter
+
+
+def test_of_loops_inside_loops_the_outermost_is_shown_and_a_reader_that_leaves_ends_it(clock, told):
+    with Reporter().watching("Fitting auto"):
+        for _ in progress.followed(["gda", "proker", "ape"], "methods"):
+            for _ in progress.followed(range(500)):
+                clock[0] += 0.1
+        assert next(progress.followed([1, 2])) == 1
+        assert list(progress.followed(iter("ab"))) == ["a", "b"]  # nobody knows how many these are
+    assert told == [
+        "Fitting auto: 1/3 methods, 50.0 s per method, 100 s left",
+        "Fitting auto: 2/3 methods, 50.0 s per method, 50 s left",
+    ]
+    assert list(progress.followed("ab")) == ["a", "b"] and len(told) == 2  # nobody watches
+
+
+def test_a_bar_shows_work_inside_other_work_and_seconds_of_slow_steps(terminal, clock):
+    with terminal.watching("Fitting coop"):
+        for epoch in progress.followed(range(3)):
+            with terminal.task("Encoding views") as report:
+                report(epoch, 7)
+                bars = terminal._bars
+                shown = [(task.description, task.completed, task.total) for task in bars.tasks]
+                assert shown == [("Fitting coop", epoch, 3), ("Encoding views", epoch, 7)]
+            clock[0] += 4.0
+    assert terminal._bars is None and not bars.tasks
+    assert [progress._rate(each, "steps") for each in (2.04, 0.5, 0.004)] == [
+        "2.0 s per step",
+        "2.0 steps/s",
+        "250 steps/s",
+    ]
