@@ -148,6 +148,7 @@ def test_a_learned_context_is_a_start(fit, colours):
     [
         (("--adapter", "x-more"), "needs a pool of captions; give --resource captions=FILE"),
         (("--adapter", "gc-clip"), "needs boxes from a detector; give --resource boxes=FILE"),
+        (("--adapter", "biomed-coop"), "needs sentences about each class; give --resource descriptions=FILE"),
         (("--adapter", "ape", "--resource", "captions=pool.txt"), "--resource captions: ape does not use it"),
         (("--adapter", "x-more", "--resource", "captions=nowhere.txt"), "captions=nowhere.txt: no such file"),
         (("--adapter", "x-more", "--resource", "caption=pool.txt"), "did you mean captions?"),

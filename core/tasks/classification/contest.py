@@ -150,7 +150,7 @@ class ClassificationContest(Contest):
     def fit(self, name: str, prepared: PreparedData, shots: Shots, seed: int) -> Adapter:
         """One method on one draw."""
         adapter, quiet = deepcopy(self.adapters[name]), Reporter(quiet=True)
-        check_needs(prepared.given, adapter, prepared.backbone)
+        check_needs(prepared, adapter)
         report = fit_adapter(adapter, prepared, shots, seed, quiet, self.place)
         return refitted(adapter, report, prepared, shots, seed, quiet, self.place)[0] if self.refit else adapter
 

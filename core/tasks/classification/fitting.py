@@ -223,7 +223,7 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
         transfer: how the fit is to be tested on other data, or None.
         generic: a folder of generic images, or None.
     """
-    check_needs(prepared.given, adapter, prepared.backbone)
+    check_needs(prepared, adapter)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
     if prepared.domain is not None and prepared.data.part_views is None:
         adapter.check_sample(lambda: prepared.transform(prepared.data.load(prepared.data.items[0])))

@@ -249,7 +249,7 @@ class TasksContest(ClassificationContest):
                 raise CapabilityError("zero-shot: these features have no class texts")
         else:
             adapter = deepcopy(self.adapters[name])
-            check_needs(prepared.given, adapter, prepared.backbone)
+            check_needs(prepared, adapter)
             shots = replace(self._draw(prepared, {"shots": 0, "seed": seed}), test=test)
             fit_adapter(adapter, prepared, shots, seed, QUIET)
         return logits_of(adapter, prepared.batches(adapter, test), len(test)).argmax(dim=1).cpu().numpy()

@@ -96,17 +96,14 @@ def _takers(name: str) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def check_needs(resources: Mapping[str, Any], adapter: Adapter, backbone: Backbone | None) -> None:
+def check_needs(prepared: PreparedData, adapter: Adapter) -> None:
     """Refuse an adapter whose needs cannot be met, before anything is encoded.
-
-    Args:
-        resources: resource name -> path.
-        backbone: None where there is a features file.
 
     Raises:
         CapabilityError: it needs images or towers and there are none, other towers, or a resource that is not given.
     """
-    needs = adapter.needs & TOWER_NEEDS
+    needs, backbone = adapter.needs & TOWER_NEEDS, prepared.backbone
+    resources = {**prepared.given, "descriptions": prepared.descriptions}
     if backbone is not None:
         adapter.check_towers(backbone)
     elif used := sorted(TOWER_NEEDS & adapter.optional & resources.keys()):
@@ -124,7 +121,7 @@ def check_needs(resources: Mapping[str, Any], adapter: Adapter, backbone: Backbo
         raise CapabilityError(
             f"adapter '{adapter.name}' needs {what}, which a features file does not have; give --data and --backbone"
         )
-    for name in GIVEN:
+    for name in ("descriptions", *GIVEN):
         if name in adapter.needs and resources.get(name) is None:
             place = {"further_backbones": "SPEC,SPEC", "support_folder": "DIR", "base": "RUN"}.get(name, "FILE")
             raise CapabilityError(

@@ -35,6 +35,11 @@ class _Image:
     seen: Mapping[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     boxes: list[tuple[str, tuple[float, ...]]] = field(default_factory=list)
 
+    @property
+    def divided(self) -> bool:
+        """Whether some of them saw a finding, and others did not."""
+        return any(0 < len(readers) < len(self.readers) for readers in self.seen.values())
+
     def present(self, rule: str) -> set[str]:
         """The findings that enough of them saw."""
         least = LEAST_SHARE[rule] * len(self.readers)
@@ -118,5 +123,5 @@ def _names(images: Mapping[str, _Image]) -> tuple[str, ...]:
 
 
 def _notes(images: Mapping[str, _Image], rule: str) -> list[str]:
-    divided = sum(image.present("any") != image.present("majority") for image in images.values())
+    divided = sum(image.divided for image in images.values())
     return [f"Images whose readers disagree, read by the rule '{rule}' (--readers): {divided}."]

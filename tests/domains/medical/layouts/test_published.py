@@ -261,9 +261,10 @@ def test_vindr_takes_findings_of_whole_images_and_kaggles_table(drawn, tmp_path)
     assert findings(read(folder)) == {"ILD": 0.0, "Tuberculosis": 1.0}
     kaggle = {
         "train.csv": "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
-        "v1,ILD,5,R8,1,1,2,2\nv2,No finding,14,R8,,,,\n"
+        "v1,ILD,5,R8,1,1,2,2\nv1,ILD,5,R9,1,1,2,2\nv1,No finding,14,R10,,,,\nv2,No finding,14,R8,,,,\n"
     }
     data = read(write(tmp_path / "kaggle", kaggle, IMAGES["VinDr-CXR"]))
+    assert "Images whose readers disagree, read by the rule 'any' (--readers): 1." in data.notes  # two of three see it
     assert data.name == "VinDr-CXR" and [item.class_label() for item in data.items] == [(1.0,), (0.0,)]
 
 
