@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -309,15 +309,16 @@ def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) ->
     paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
     for pairs in paired:
         check_columns(settings.captions, pairs)
-    switch = None
+    chosen = CaptionSampler(settings.captions, settings.seed)
     if settings.code_switch is not None:
         dictionary = read_dictionary(settings.code_switch, settings.code_switch_language)
         switch = CodeSwitch(dictionary, settings.code_switch_sentences, settings.code_switch_words)
         indexed = [pairs for pairs in paired if not isinstance(pairs, ShardPairs)]
-        some = [pairs[row].captions for pairs in indexed for row in range(min(LOOKED_UP, len(pairs)))]
         if len(indexed) == len(paired):
-            switch.check_known((text for texts in some for text in texts), settings.code_switch)
-    return CaptionSampler(settings.captions, settings.seed, switch=switch)
+            looked_up = ((pairs, row) for pairs in indexed for row in range(min(LOOKED_UP, len(pairs))))
+            switch.check_known((chosen.choose(pairs[row], 0, row) for pairs, row in looked_up), settings.code_switch)
+        chosen = replace(chosen, switch=switch)
+    return chosen
 
 
 def _train(plan, backbone: Backbone, task: Task, folder: PretrainFolder, resume: bool, reporter: Reporter) -> Trained:
