@@ -134,6 +134,7 @@ def test_each_option_changes_what_is_drawn(two, tmp_path, change):
         (["--data", "WEB", "--data", "OWN", "--stages", "stages.json"], "stages.json: stage 1: there is no source 'x'"),
         (["--data", "WEB", "--data", "OWN", "--set", "sources.weight=1"], "weights"),
         (["--data", "WEB", "--data", "OWN", "--set", "sources.batch=two"], "mixed"),
+        (["--data", "WEB", "--data", "OWN", "--set", "data.language=de"], "option language applies to none of the"),
     ],
     ids=lambda value: "",
 )

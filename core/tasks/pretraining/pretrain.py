@@ -21,8 +21,9 @@ from ...contracts.shown import in_short
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from ...data.pairs.code_switch import CodeSwitch, read_dictionary
+from ...data.pairs.reading import options_of_sources
 from ...data.pairs.shard_set import ShardPairs
-from ...data.pairs.source_list import holds_text_pairs
+from ...data.pairs.source_list import check_sources, holds_text_pairs
 from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
@@ -229,8 +230,19 @@ def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
                 f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
                 "--samples, --stages and sources.*"
             )
-        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
+        plans = _plans_by_source(plan)
+        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plans[path], path, reporter))
     return read_splits(plan, plan.data, reporter)
+
+
+def _plans_by_source(plan: PretrainPlan) -> dict[str, PretrainPlan]:
+    """By path, with those options of the reader that apply to what lies there."""
+    check_sources(plan.sources)
+    paths = [source.path for source in plan.sources]
+    if len(paths) < 2 or plan.domain is not None or need_sentences_alone(plan.losses):
+        return dict.fromkeys(paths, plan)
+    options = options_of_sources(paths, plan.data_options)
+    return {path: replace(plan, data_options=of) for path, of in zip(paths, options)}
 
 
 def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
