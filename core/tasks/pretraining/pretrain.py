@@ -65,7 +65,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, TextSplits, read_several
-from .translations import evaluate_translations, read_sentence_splits, recall_by_language
+from .translations import WORDS, evaluate_translations, read_sentence_splits, recall_by_language
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -120,6 +120,13 @@ class PretrainPlan:
     sources: Sequence[NamedSource] = ()
     mixing: SourceOptions = field(default_factory=SourceOptions)
     domain: Domain | None = None
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What the terminal and the report call images and patients."""
+        if need_sentences_alone(self.losses):
+            return WORDS
+        return {} if self.domain is None else self.domain.words
 
     @property
     def teachers(self) -> list[str]:
@@ -501,7 +508,8 @@ def _info(
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
     }
-    return RunInfo.from_json(facts)
+    own = {"words": dict(WORDS)} if need_sentences_alone(plan.losses) else {}
+    return RunInfo.from_json({**facts, **own})
 
 
 def _log(info: RunInfo, metrics: dict[str, Any]) -> str:
