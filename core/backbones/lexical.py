@@ -101,14 +101,14 @@ class _Classes:
         if head is not None and len(head[0]) < LEAST_CLASSES:
             raise CapabilityError(
                 f"--image {towers.spec}: its classifier tells {len(head[0])} classes apart, and a space of names takes "
-                f"{LEAST_CLASSES} or more; give images with texts, --pairs DATA"
+                f"{LEAST_CLASSES} or more; give `vladapt join` images with texts, --pairs DATA"
             )
         if head is not None:
             return cls(*head, unit=False)
         if not towers.has_text:
             raise CapabilityError(
-                f"--image {towers.spec}: knows no names, by texts or by a classifier; give images with texts, --pairs "
-                "DATA"
+                f"--image {towers.spec}: knows no names, by texts or by a classifier; give `vladapt join` images with "
+                "texts, --pairs DATA"
             )
         everything = list(dict.fromkeys([*class_names(), *names]))
         asked = [[prompt.format(name) for prompt in PROMPTS] for name in everything]

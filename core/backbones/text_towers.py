@@ -246,8 +246,8 @@ def _agreed(spec: str, published: TokenPooling | None, pooling: str | None) -> T
         raise ConfigError(f"--pooling {pooling}: is not known; give {', '.join(POOLINGS)}")
     if pooling is None:
         raise ConfigError(
-            f"--text {spec}: does not say how its tokens become one vector (it has no {MODULES}); give --pooling "
-            f"{', '.join(POOLINGS)}"
+            f"--text {spec}: does not say how its tokens become one vector (it has no {MODULES}); give `vladapt "
+            f"join` --pooling {', '.join(POOLINGS[:-1])} or {POOLINGS[-1]}"
         )
     return TokenPooling(pooling)
 

@@ -102,7 +102,9 @@ def least_squares(source: Tensor, target: Tensor) -> Tensor:
 
 
 def ridge(source: Tensor, target: Tensor, penalty: float = PUBLISHED_PENALTY) -> Tensor:
-    """(N, S) and (N, T) -> (S, T) of least squared error plus `penalty` times its squared norm."""
+    """(N, S) and (N, T) -> (S, T) of least squared error plus `penalty` times its squared norm; of 0 the limit."""
+    if not penalty:
+        return least_squares(source, target)
     few = len(source) < source.shape[1]  # then the same by products of rows: (X'X + p)^-1 X' = X' (XX' + p)^-1
     gram = source @ source.T if few else source.T @ source
     gram.diagonal().add_(penalty)

@@ -91,7 +91,7 @@ def pretrain(
         plan, folder, run = _at_once(data, mixing, recipe, domain, asked)
     from ..runtime.process import keeps
 
-    words = {} if plan.domain is None else plan.domain.words
+    words = plan.words
     try:
         result = run(resume=resume, reporter=reporter(words))
     except KeyboardInterrupt as stop:

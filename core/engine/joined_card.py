@@ -104,4 +104,8 @@ def measured(made: Joined) -> str:
     shown = "; ".join(f"{side} R@1 {of['r1']:.1%}, median rank {of['median_rank']:g}" for side, of in both.items())
     images = made.metrics["images"]
     guessing = f"{made.chance['r1']:.1%}, rank {made.chance['median_rank']:g}"
-    return f"On {images} held-out images: {shown} (guessing: {guessing})."
+    named = ""
+    if (accuracy := made.metrics.get("accuracy")) is not None:
+        low, high = made.metrics["intervals"]["accuracy"]
+        named = f" Captions name the class of {accuracy:.1%} of the images ({low:.0%} to {high:.0%})."
+    return f"On {images} held-out images: {shown} (guessing: {guessing}).{named}"

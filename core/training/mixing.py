@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..contracts.sources import FACTOR, ONE, NamedSource, SourceOptions, weights_of
+from ..data.pairs.shards import BRACES
 from ..data.pairs.source_list import read_stages
 from ..errors import ConfigError
 from ..runtime.distributed import rank, world_size
@@ -108,12 +109,13 @@ def mixture_of(
 
 
 def names_of(sources: Sequence[NamedSource]) -> list[str]:
-    """What sources are called: letters, digits, "_" and "-" of the last part of each path without its suffix, with a
-    number where two are alike."""
+    """What sources are called: letters, digits, "_" and "-" of the last part of each path that has any, without its
+    suffix and what is in braces, with a number where two are alike."""
     names: list[str] = []
     for number, source in enumerate(sources, start=1):
-        last = shown(source.path).rstrip("/").rpartition("/")[2]
-        short = re.sub(r"[^\w-]+", "-", last.partition(".")[0] or last).strip("-") or f"source-{number}"
+        parts = BRACES.sub("", shown(source.path)).split("/")
+        usable = (re.sub(r"[^\w-]+", "-", part.partition(".")[0]).strip("-") for part in reversed(parts))
+        short = next(filter(None, usable), f"source-{number}")
         while short in names:
             short = f"{short}-{number}"
         names.append(short)

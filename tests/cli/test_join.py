@@ -17,12 +17,12 @@ def pairs(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("pairs")
     generator = torch.Generator().manual_seed(0)
-    lines = ["image,caption,split"]
+    lines = ["image,caption,label,split"]
     for number in range(30):
         name, colour = list(COLOURS.items())[number % 3]
         pixels = torch.tensor(colour) * 200 + 50 * torch.rand(16, 16, 3, generator=generator)
         Image.fromarray(pixels.clamp(0, 255).byte().numpy()).save(folder / f"{number}.png")
-        lines.append(f"{number}.png,a {name} thing number {number},{'test' if number >= 24 else 'train'}")
+        lines.append(f"{number}.png,a {name} thing number {number},{name},{'test' if number >= 24 else 'train'}")
     (folder / "pairs.csv").write_text("\n".join(lines))
     return folder / "pairs.csv"
 
@@ -35,7 +35,7 @@ def test_pairs_make_a_backbone_that_searches(vladapt, pairs, small_clip_spec, tm
         "Maps, by cross-validation",
         "fitted on 24 pairs of an image and a text; on data like these it is not zero-shot",
         "On 6 held-out images",
-        "(guessing: 16.7%, rank 3.5)",
+        "(guessing: 16.7%, rank 3.5). Captions name the class of ",
     ):
         assert said in " ".join(outcome.out.split())
     named = json.loads((out / "joined.json").read_text())
@@ -77,7 +77,7 @@ def test_every_option_changes_the_map(vladapt, pairs, small_clip_spec, write_cli
         ("--pairs nowhere", "nowhere"),
         ("--names nowhere.txt", "nowhere.txt"),
         ("--translated a,b", "--translated: names columns of --sentences"),
-        ("--sentences {pairs} --translated image", "give two columns or more, FROM,TO (image, caption, split)"),
+        ("--sentences {pairs} --translated image", "give two columns or more, FROM,TO (image, caption, label, split)"),
         ("--sentences {pairs} --translated image,capton", "no column 'capton'; did you mean caption"),
         ("--sentences {few} --translated caption,image", "few.csv: 7 sentences are too few, of which a fifth is held"),
         ("--names {latin}", "latin.txt: "),

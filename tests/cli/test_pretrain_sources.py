@@ -131,14 +131,19 @@ def test_each_option_changes_what_is_drawn(two, tmp_path, change):
         (["--data", "WEB", "--data", "WEB=2"], "named twice"),
         (["--data", "WEB", "--data", "OWN=9", "--batch-size", 32], "source own: has 12 samples to train on"),
         (["--data", "WEB", "--data", "empty.csv"], "empty.csv"),
+        (["--data", "WEB", "--data", "tested.csv"], "0 pairs to train on, 2 to validate and test; give more"),
         (["--data", "WEB", "--data", "OWN", "--stages", "stages.json"], "stages.json: stage 1: there is no source 'x'"),
         (["--data", "WEB", "--data", "OWN", "--set", "sources.weight=1"], "weights"),
         (["--data", "WEB", "--data", "OWN", "--set", "sources.batch=two"], "mixed"),
+        (["--data", "WEB", "--data", "OWN", "--set", "data.language=de"], "option language applies to none of the"),
     ],
     ids=lambda value: "",
 )
 def test_what_cannot_be_mixed_is_refused_in_one_line(vladapt, two, options, tmp_path, given, reason):
     (tmp_path / "empty.csv").write_text("image,caption\n")
+    for name in ("0.png", "1.png"):
+        Image.new("RGB", (8, 8), (int(name[0]), 0, 0)).save(tmp_path / name)
+    (tmp_path / "tested.csv").write_text("image,caption,split\n0.png,a,test\n1.png,b,test\n")
     (tmp_path / "stages.json").write_text('[{"until": 2, "weights": {"x": 1}}, {"weights": [1, 1]}]')
     words = [str(word).replace("WEB", str(two[0])).replace("OWN", str(two[1])) for word in given]
     done = vladapt("pretrain", *options, *words, "--out", "m")

@@ -18,11 +18,13 @@ from ...errors import DataError
 from .augment_text import TextAugment
 from .code_switch import CodeSwitch
 from .negatives import swap_negative
-from .pair_set import Pair
+from .pair_set import Pair, PairSet
 
 MODES = ("first", "captions", "uniform", "shear", "sentences")
 SHARES = ("raw", "rewritten", "sheared", "captions", "sentences", "short")
 """Kinds of texts that may have a share, besides further columns."""
+FIELD_OF_SHARE = {"rewritten": "synthetic", "sheared": "synthetic", "short": "short"}
+"""Kind of texts -> the column that it is drawn from."""
 EXAMPLE = "raw:.5,rewritten:.3,sheared:.2"
 SENTENCE_END = re.compile(r"[.!?]+(?:\s+|$)|\n+|</s>")
 
@@ -190,11 +192,19 @@ def columns_of_captions(mode: str) -> dict[str, str]:
 
 
 def check_columns(mode: str, pairs: Any) -> None:
-    """Raise the DataError of a column of captions, of a language for instance, that pairs do not have.
+    """Raise the DataError of a column of captions, of a language for instance, that pairs do not have, or of a kind of
+    texts that no row has.
 
     Args:
         pairs: a `PairSet`, or pairs that tell their `further_columns`.
     """
+    for kind in shares_of_captions(mode):
+        field = FIELD_OF_SHARE.get(kind)
+        if field is not None and isinstance(pairs, PairSet) and field not in pairs.field_counts:
+            raise DataError(
+                f"--set captions={mode}: {pairs.name or 'the data'} has no texts for '{kind}'; add a column '{field}', "
+                "or omit it"
+            )
     for column in columns_of_captions(mode):
         if pairs.further_columns.get(column) != "text":
             raise DataError(

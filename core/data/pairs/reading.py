@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from .pair_list import read_pair_list
 from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
-from .shard_list import ORDERS
+from .shard_list import ORDERS, holds_shards, reads_in_a_row
 from .shards import BRACES, expanded, read_shards, shards_in
 from .table_pairs import read_table_pairs
 from .text_beside import holds_texts_beside, read_texts_beside
@@ -149,6 +149,30 @@ def read_pairs(
     if reading.split:
         return _of_split(pairs, reading.split, path)
     return _with_splits(pairs, source, hashes, seed=reading.seed, val=reading.val, test=reading.test)
+
+
+def options_of_sources(paths: Sequence[str], options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of each of several sources those options of `Reading` that apply to what lies there.
+
+    Raises:
+        UnknownNameError: no such option. ConfigError: a value that is not usable, or an option that applies to no
+            source. DataError: nothing at a path that can be read.
+    """
+    options_from(Reading, options, READER)
+    applying = [{name: options[name] for name in options if name in _applying(path, options)} for path in paths]
+    for name in options:
+        if not any(name in of for of in applying):
+            cure = "omit it, or add order=shards" if name in IN_A_ROW else "omit it"
+            raise ConfigError(f"option {name} applies to none of the sources ({', '.join(map(shown, paths))}); {cure}")
+    return applying
+
+
+def _applying(path: str, options: Mapping[str, Any]) -> frozenset[str]:
+    always, shards = {"seed", "max_pixels"}, holds_shards(path)
+    if shards and reads_in_a_row(path, options.get("order", "auto")):
+        return frozenset({*always, "order", *IN_A_ROW})
+    own = {"order"} if shards else set()
+    return frozenset({*always, *own, "split", "val", "test"}) | _source(path, None).options
 
 
 @dataclass(frozen=True)

@@ -67,14 +67,21 @@ def reads_in_a_row(place: str, order: str) -> bool:
                 f"--set data.order=global: {shown(place)} is not a file on a disk; copy it to one, or omit the option"
             )
         return True
-    path = Path(os.path.abspath(place))
-    tars = path.is_dir() and bool(shards_in(path))
-    tars = tars or path.suffix.lower() == ".tar" or (not path.exists() and bool(BRACES.search(place)))
+    tars = holds_shards(place)
     if order == "shards" and not tars:
         raise DataError(f"--set data.order=shards: {place} has no tar shards; omit it")
     if order != "auto" or not tars:
         return tars and order == "shards"
     return sum(os.path.getsize(shard) for shard in shards_at(place)) > LARGE_BYTES
+
+
+def holds_shards(place: str) -> bool:
+    """Whether tar shards lie at a path, in its folder, or where a list of pairs or a URL leads."""
+    if is_pair_list(place) or is_url(place):
+        return True
+    path = Path(os.path.abspath(place))
+    tars = path.is_dir() and bool(shards_in(path))
+    return tars or path.suffix.lower() == ".tar" or (not path.exists() and bool(BRACES.search(place)))
 
 
 def counted(shards: Sequence[str], cache: Path, say: Callable[[str], None] = lambda line: None) -> np.ndarray:

@@ -199,7 +199,7 @@ def read_domain_splits(
     data = read_data(recipe, domain, task)
     read = divided_pairs(data, domain, task, seed)
     train, val, test = (read.pairs.split(name) for name in Item.SPLITS)
-    check_enough(path, len(train))
+    check_enough(path, len(train), held_out=len(read.pairs) - len(train))
     texts = sum(len(item.captions()) for item in read.pairs.items)
     return PairSplits(
         read.name,
@@ -297,7 +297,7 @@ def _read_by_index(
     check_skipped(whole.skipped, whole.total, tolerate)
     whole = without_divided_copies(whole, hashes)
     train = whole.split("train")
-    check_enough(path, len(train))
+    check_enough(path, len(train), held_out=len(whole) - len(train))
     check_alike([len(train), train.id(0), train.id(len(train) - 1)], "pairs to train on")
     return PairSplits(
         whole.name,
@@ -335,10 +335,11 @@ def _read_in_a_row(
     return PairSplits(train.name, train.licence, train, val, test, "", images, notes=list(train.notes))
 
 
-def check_enough(path: str, count: int, what: str = "pairs") -> None:
+def check_enough(path: str, count: int, what: str = "pairs", held_out: int = 0) -> None:
     if count < 2:
         cure = "give more, or mark more rows as train" if what == "pairs" else "give more"
-        raise DataError(f"--data {path}: {count} {what} to train on; {cure}")
+        rest = f", {held_out:,} to validate and test" if held_out else ""
+        raise DataError(f"--data {path}: {count} {what} to train on{rest}; {cure}")
 
 
 def global_order(count: int, what: str = "pairs") -> str:

@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from ...contracts.shown import in_short
 from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from ...data.pairs.code_switch import CodeSwitch, read_dictionary
+from ...data.pairs.reading import options_of_sources
 from ...data.pairs.shard_set import ShardPairs
-from ...data.pairs.source_list import holds_text_pairs
+from ...data.pairs.source_list import check_sources, holds_text_pairs
 from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
@@ -64,7 +65,7 @@ from .pairs import (
     train_in_stages,
 )
 from .several import SeveralSplits, TextSplits, read_several
-from .translations import evaluate_translations, read_sentence_splits, recall_by_language
+from .translations import WORDS, evaluate_translations, read_sentence_splits, recall_by_language
 
 MOST_VALIDATED = 2000
 """Pairs of val that each epoch is scored on."""
@@ -119,6 +120,13 @@ class PretrainPlan:
     sources: Sequence[NamedSource] = ()
     mixing: SourceOptions = field(default_factory=SourceOptions)
     domain: Domain | None = None
+
+    @property
+    def words(self) -> Mapping[str, str]:
+        """What the terminal and the report call images and patients."""
+        if need_sentences_alone(self.losses):
+            return WORDS
+        return {} if self.domain is None else self.domain.words
 
     @property
     def teachers(self) -> list[str]:
@@ -229,8 +237,19 @@ def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
                 f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
                 "--samples, --stages and sources.*"
             )
-        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plan, path, reporter))
+        plans = _plans_by_source(plan)
+        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plans[path], path, reporter))
     return read_splits(plan, plan.data, reporter)
+
+
+def _plans_by_source(plan: PretrainPlan) -> dict[str, PretrainPlan]:
+    """By path, with those options of the reader that apply to what lies there."""
+    check_sources(plan.sources)
+    paths = [source.path for source in plan.sources]
+    if len(paths) < 2 or plan.domain is not None or need_sentences_alone(plan.losses):
+        return dict.fromkeys(paths, plan)
+    options = options_of_sources(paths, plan.data_options)
+    return {path: replace(plan, data_options=of) for path, of in zip(paths, options)}
 
 
 def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
@@ -309,15 +328,16 @@ def _captions(settings: TrainingSettings, splits: PairSplits | SeveralSplits) ->
     paired = [part.train for part in parts if not isinstance(part.train, (ImageSet, TextPairs))]
     for pairs in paired:
         check_columns(settings.captions, pairs)
-    switch = None
+    chosen = CaptionSampler(settings.captions, settings.seed)
     if settings.code_switch is not None:
         dictionary = read_dictionary(settings.code_switch, settings.code_switch_language)
         switch = CodeSwitch(dictionary, settings.code_switch_sentences, settings.code_switch_words)
         indexed = [pairs for pairs in paired if not isinstance(pairs, ShardPairs)]
-        some = [pairs[row].captions for pairs in indexed for row in range(min(LOOKED_UP, len(pairs)))]
         if len(indexed) == len(paired):
-            switch.check_known((text for texts in some for text in texts), settings.code_switch)
-    return CaptionSampler(settings.captions, settings.seed, switch=switch)
+            looked_up = ((pairs, row) for pairs in indexed for row in range(min(LOOKED_UP, len(pairs))))
+            switch.check_known((chosen.choose(pairs[row], 0, row) for pairs, row in looked_up), settings.code_switch)
+        chosen = replace(chosen, switch=switch)
+    return chosen
 
 
 def _train(
@@ -492,7 +512,8 @@ def _info(
         "skipped": [list(pair) for pair in skipped],
         "versions": versions(),
     }
-    return RunInfo.from_json(facts)
+    own = {"words": dict(WORDS)} if need_sentences_alone(plan.losses) else {}
+    return RunInfo.from_json({**facts, **own})
 
 
 def _log(info: RunInfo, metrics: dict[str, Any]) -> str:

@@ -25,6 +25,8 @@ SUMMARIES = {
     "forgetting": "Forgetting: the best since each set less the end",
     "forward_transfer": "Forward transfer: right before each set less the start",
 }
+INTERVALS = {"r1": "interval", "accuracy": "accuracy_interval"}
+"""Score of a set -> the key of its interval."""
 BEFORE = "before"
 MEASURE_AGAIN = "remove it and add --resume, and it is measured again"
 
@@ -35,12 +37,13 @@ class StageScores:
 
     Args:
         sets: of each set, its ranks; None where it was not measured.
-        metrics: of each set, as `RetrievalMetrics.flat`; empty where it was not measured.
+        metrics: of each set, as `RetrievalMetrics.flat`, with "accuracy_interval" where images have classes; empty
+            where it was not measured.
         generic: of the generic probe, {"top1", "top5", "interval"}; empty of towers without words.
     """
 
     sets: Sequence[SetRanks | None]
-    metrics: Sequence[Mapping[str, float]]
+    metrics: Sequence[Mapping[str, Any]]
     generic: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -50,7 +53,7 @@ class StageScores:
             None if of is None else SetRanks({side: each.best.cpu() for side, each in of.rankings.items()}, of.units)
             for of in scores
         ]
-        return cls(ranks, [{} if of is None else of.metrics.flat for of in scores], generic)
+        return cls(ranks, [{} if of is None else _flat(of) for of in scores], generic)
 
     def check_same_pairs(self, other: StageScores, path: Path) -> None:
         """Raise the DataError of a stage at `path` that was measured on other test pairs than another one."""
@@ -133,7 +136,7 @@ class SetsRemembered(JsonObject):
         """For a terminal."""
         rows = {
             f"{'' if stage['after'] == BEFORE else 'after '}{stage['after']}": {
-                **{name: _words(of.get("r1"), of.get("interval")) for name, of in zip(self.sets, stage["sets"])},
+                **{name: _both(of) for name, of in zip(self.sets, stage["sets"])},
                 "generic": _words(stage["generic"].get("top1"), stage["generic"].get("interval")),
             }
             for stage in self.stages
@@ -141,6 +144,7 @@ class SetsRemembered(JsonObject):
         last = list(rows)[-1]
         rows["backward transfer"] = {name: _change(of) for name, of in zip(self.sets, self.transfer)}
         caption = "R@1, mean of both directions; 95 % intervals in brackets; generic: zero-shot top 1"
+        caption += "; classes: images whose class the captions name" if self._classes else ""
         return table_of("Each set after each stage", caption, rows, [last])
 
     @property
@@ -151,7 +155,13 @@ class SetsRemembered(JsonObject):
 
     def sections(self) -> list[Any]:
         """Of the report."""
-        return [self._verdict(), self._table("r1"), *map(self._table, ("r5", "r10")), self._summaries()]
+        keys = ["r1", *(["accuracy"] if self._classes else []), "r5", "r10"]
+        return [self._verdict(), *map(self._table, keys), self._summaries()]
+
+    @property
+    def _classes(self) -> bool:
+        """Whether images of a set have classes."""
+        return any("accuracy" in of for stage in self.stages for of in stage["sets"])
 
     def _verdict(self) -> VerdictSection | None:
         of = self.backward_transfer
@@ -166,16 +176,31 @@ class SetsRemembered(JsonObject):
         header = ["After", *self.sets, *(["Generic, top 1"] if key == "r1" else [])]
         rows = []
         for stage in self.stages:
-            cells = [_cell(of.get(key), of.get("interval") if key == "r1" else None) for of in stage["sets"]]
+            cells = [_cell(of.get(key), of.get(INTERVALS.get(key, ""))) for of in stage["sets"]]
             generic = [_cell(stage["generic"].get("top1"), stage["generic"].get("interval"))] if key == "r1" else []
             rows.append([stage["after"], *cells, *generic])
-        note = "The mean of both directions on the test pairs of each set. Whether sets share images is not checked."
+        if key == "accuracy":
+            note = "Share of the test images of each set whose class its captions name."
+            return TableSection("Classes of each set after each stage", header, rows, note)
+        note = "The mean of both directions on the test pairs of each set."
         return TableSection(f"{key.upper().replace('R', 'R@')} of each set after each stage", header, rows, note)
 
     def _summaries(self) -> TableSection:
         rows = [[title, _summary(name, of)] for name, title in SUMMARIES.items() if (of := self[name])]
         note = "Intervals are of differences between stages on the same test images, drawn with replacement."
         return TableSection("What was kept", ("Of R@1", "Value, 95 % interval"), rows, note)
+
+
+def _flat(scores: RetrievalScores) -> dict[str, Any]:
+    interval = scores.metrics.intervals.get("accuracy")
+    return scores.metrics.flat | ({} if interval is None else {INTERVALS["accuracy"]: list(interval)})
+
+
+def _both(of: Mapping[str, Any]) -> str:
+    """R@1, and how often classes are named."""
+    named = of.get("accuracy")
+    classes = "" if named is None else f"\nclasses {_words(named, of.get(INTERVALS['accuracy']))}"
+    return _words(of.get("r1"), of.get("interval")) + classes
 
 
 def _scores(table: ContinualScores, stages: Sequence[StageScores], stage: int, number: int) -> dict[str, Any]:

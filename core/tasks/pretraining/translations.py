@@ -20,6 +20,8 @@ from .pairs import PairSplits, check_enough, global_order, some
 
 READER = "the reader of sentences"
 TEXTS_AT_ONCE = 256
+WORDS = {"image": "sentence", "images": "sentences"}
+"""What stands in the place of images in the scores, as `Domain.words`."""
 
 
 def read_sentence_splits(path: str, seed: int, options: Mapping[str, Any]) -> PairSplits:
@@ -38,11 +40,11 @@ def read_sentence_splits(path: str, seed: int, options: Mapping[str, Any]) -> Pa
     train, val, test = (read.split(name) for name in ("train", "val", "test"))
     check_enough(path, len(train), "translations")
     notes = [
-        f"Read: {len(read.sentences):,} sentences with {len(read):,} translations ({', '.join(read.languages)}). In "
-        "the scores a sentence, as the teacher reads it, stands in the place of an image."
+        f"Read: {len(read.sentences):,} sentences with {len(read):,} translations ({', '.join(read.languages)}). "
+        "Scored are sentences, as the teacher reads them, and their translations."
     ]
     parts, order = (train, some(val), some(test)), global_order(len(train), "translations")
-    return PairSplits(read.name, "unknown", *parts, order, 0, len(read), read.skipped, notes)
+    return PairSplits(read.name, "unknown", *parts, order, len(read.sentences), len(read), read.skipped, notes)
 
 
 def evaluate_translations(

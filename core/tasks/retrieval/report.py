@@ -249,8 +249,8 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     python = f"import vladapt\n\nbackbone = vladapt.load_backbone({info.model!r})"
     steps = [("From Python:", python)]
     if not str(info.backbone.spec).startswith(f"{STORED}:"):  # of stored features nothing new is encoded
-        steps.insert(0, ("Search images with it:", search))
-        steps.insert(0, ("The model is a backbone like any other. Adapt it to labelled images:", adapt))
+        steps.insert(0, ("Search with it:", search))
+        steps.insert(0, ("The model is a backbone like any other. Adapt it to labels of your own:", adapt))
     if info.adapter:
         score = f"vladapt eval {shlex.quote(folder)}"
         steps.append(

@@ -63,8 +63,12 @@ def _one_column(metrics: RetrievalMetrics) -> dict[str, dict[str, str]]:
         for name, shown in SHOWN.items()
         if (key := f"{side}/{name}") in scores
     }
-    recall = scores.get("mean_recall")
-    return rows if recall is None else {**rows, OF_BOTH["mean_recall"]: {"score": _number("", recall)}}
+    both = {
+        title: {"score": _number("", scores[key]) + interval_words(metrics.intervals.get(key))}
+        for key, title in OF_BOTH.items()
+        if key in scores
+    }
+    return rows | both
 
 
 def _table(images: int, texts: int, rows: Mapping[str, Mapping[str, str]], groups: int | None = None) -> Table:

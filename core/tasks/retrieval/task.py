@@ -21,6 +21,7 @@ from ...contracts.recipe import Recipe
 from ...contracts.run_info import RunInfo
 from ...contracts.sources import NamedSource, sources_in
 from ...contracts.use import Exported, ExportWishes, Use
+from ...data.pairs.reading import options_of_sources
 from ...data.pairs.source_list import check_sources
 from ...errors import CapabilityError, ConfigError
 from ...metrics.retrieval import TEXT_TO_IMAGE
@@ -165,7 +166,11 @@ class Retrieval(TowerTraining):
         sources = sources or [NamedSource(recipe.data_path)]
         check_sources(sources)
         mixture_of(sources, options, names_of(sources), [1] * len(sources))  # what is wrong with it comes before all
-        return joined(sources, options, [self._read_one(recipe.with_source(data=each.path)) for each in sources])
+        recipes = [recipe.with_source(data=each.path) for each in sources]
+        if self.domain is None and len(sources) > 1:
+            own = options_of_sources([each.path for each in sources], recipe.reading)
+            recipes = [each.with_(data={**of, "path": each.data_path}) for each, of in zip(recipes, own)]
+        return joined(sources, options, [self._read_one(each) for each in recipes])
 
     def _read_one(self, recipe: Recipe) -> RetrievalData:
         if self.domain is None:

@@ -178,7 +178,7 @@ def test_a_classifier_takes_no_further_names(text_spec):
 
 
 def test_an_image_tower_without_names_asks_for_pairs(text_spec):
-    with pytest.raises(CapabilityError, match=r"knows no names.*--pairs DATA"):
+    with pytest.raises(CapabilityError, match=r"knows no names.*`vladapt join` images with texts, --pairs DATA"):
         load_backbone(f"join:timm:resnet18@random:0+{text_spec}", "cpu")
 
 

@@ -152,7 +152,12 @@ def test_the_text_tower_of_a_backbone(small_clip_spec, small_clip):
 
 def test_bad_input_is_one_line(encoder, published, small_clip_spec, tmp_path):
     for spec, pooling, error, said in [
-        (f"hf:{encoder}", None, ConfigError, "does not say how its tokens become one vector.*--pooling mean, cls"),
+        (
+            f"hf:{encoder}",
+            None,
+            ConfigError,
+            "does not say how its tokens become one vector.*`vladapt join` --pooling mean, cls or pooler",
+        ),
         (f"hf:{encoder}", "sum", ConfigError, "--pooling sum: is not known; give mean, cls, pooler"),
         (small_clip_spec, "mean", ConfigError, "is a backbone, which pools its texts itself"),
         ("timm:resnet18@random:0", None, CapabilityError, "has no text tower"),

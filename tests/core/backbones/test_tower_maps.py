@@ -75,6 +75,9 @@ def test_least_squares_is_ridge_without_a_penalty_and_a_penalty_makes_it_smaller
     source, target = rows(40, 6), rows(40, 5, 1)
     exact = fit_map(source, target, "least-squares").matrix
     assert torch.allclose(fit_map(source, target, RIDGE, 1e-9).matrix, exact, atol=1e-7)
+    flat = rows(20, 20)  # of rank 19, once standardised
+    few = fit_map(flat, rows(20, 5), RIDGE, 0.0).matrix
+    assert torch.allclose(few, fit_map(flat, rows(20, 5), "least-squares").matrix)
     assert fit_map(source, target, RIDGE, 50.0).matrix.norm() < 0.9 * exact.norm()
     assert fit_map(source, target, RIDGE).penalty == 1.0
 

@@ -237,6 +237,9 @@ def test_without_scores_before_there_is_one_column(scores):
     for metrics in (scores.metrics, before_and_after(None, scores)):
         text = printed(retrieval_table(metrics))
         assert "zero-shot" not in text and "change" not in text and "image to text: R@10" in text
+        low, high = scores.metrics["intervals"]["accuracy"]
+        named = f"class, named by captions ↑ {scores.metrics['accuracy']:.1%} ({100 * low:.0f}–{100 * high:.0f}%)"
+        assert named in re.sub(r"  +", " ", text)
 
 
 def test_the_verdict_says_whether_it_could_be_chance(scores):

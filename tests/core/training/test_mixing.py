@@ -231,6 +231,8 @@ def test_shards_and_a_small_set_give_the_same_batches_on_any_ranks_and_workers_a
 def test_names_of_sources_are_never_alike():
     names = names_of([NamedSource("a-3.csv"), NamedSource("a.csv"), NamedSource("other/a.csv")])
     assert names[:2] == ["a-3", "a"] and len(set(names)) == 3
+    shards = ("s3://bucket/laion/{00000..00999}.tar", "d/sh-{0..2}.tar", "..")
+    assert names_of([NamedSource(path) for path in shards]) == ["laion", "sh", "source-3"]
 
 
 def test_weights_of_any_size_are_shares():

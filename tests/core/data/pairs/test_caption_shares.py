@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 from PIL import Image
+from tar_shards import png, shard
 
 from vladapt import ConfigError, DataError
 from vladapt.core.data.pairs.captions import CaptionSampler, check_columns, columns_of_captions
 from vladapt.core.data.pairs.code_switch import CodeSwitch, read_dictionary
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.data.pairs.reading import read_pairs
+from vladapt.core.data.pairs.shard_reader import Run
+from vladapt.core.tasks.pretraining.pairs import read_pair_splits
+from vladapt.core.tasks.pretraining.pretrain import _captions
+from vladapt.core.training.settings import TrainingSettings
+from vladapt.core.training.sources import PairSource, StreamedSource
 
 TEXTS = {"synthetic": ("a long rewritten text of it",), "caption_de": ("ein Hund",)}
 PAIR = Pair("1", "1.png", None, None, ("a dog", "another dog"), TEXTS)
@@ -58,6 +65,53 @@ def test_a_column_of_a_language_that_the_table_lacks_is_refused(tmp_path):
     assert CaptionSampler("caption_de").choose(pairs[0], 0, 0) == "ein Hund"
     with pytest.raises(DataError, match="no texts in a column 'caption_fr'"):
         check_columns("raw:.5,caption_fr:.5", pairs)
+
+
+def test_a_share_of_texts_that_no_row_has_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "pairs.csv").write_text("image,caption,synthetic\na.png,a dog,\na.png,a dog,one dog")
+    some = read_pairs(tmp_path / "pairs.csv", split="train")
+    check_columns("raw:.5,rewritten:.3,sheared:.2", some)  # where one is missing, the original takes its place
+    with pytest.raises(DataError, match="pairs has no texts for 'short'; add a column 'short', or omit it"):
+        check_columns("raw:.5,short:.5", some)
+    (tmp_path / "pairs.csv").write_text("image,caption\na.png,a dog\n")
+    with pytest.raises(DataError, match="no texts for 'rewritten'; add a column 'synthetic'"):
+        check_columns("rewritten", read_pairs(tmp_path / "pairs.csv", split="train"))
+
+
+@pytest.mark.parametrize("order", ["global", "shards"])
+def test_rewrites_in_shards_are_drawn_by_their_share(tmp_path, monkeypatch, order):
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
+    members: dict[str, Any] = {}
+    for n in range(40):
+        texts = {"caption": f"raw {n}", "synthetic": [f"rewritten {n} a", f"rewritten {n} b"]}
+        members |= {f"{n:02}.png": png(n), f"{n:02}.json": json.dumps(texts)}
+    shard(tmp_path / "a.tar", members)
+    train = read_pair_splits(str(tmp_path / "a.tar"), 1, {"order": order}).train
+    mode = "raw:.25,rewritten:.75"
+    check_columns(mode, train)
+    source = (StreamedSource if order == "shards" else PairSource)(train, CaptionSampler(mode, seed=1))
+    if order == "shards":
+        run = Run(0, int(train.firsts[0]), 30)
+        source = source.part(dict(enumerate(train.reader().read(run))))
+    texts = [source.text("caption", row, epoch) for row in range(30) for epoch in range(20)]
+    share = sum(text.startswith("rewritten") for text in texts) / len(texts)
+    assert 0.7 < share < 0.8 and {text[-1] for text in texts if text.startswith("rewritten")} == {"a", "b"}
+
+
+def test_a_dictionary_is_looked_up_in_the_texts_that_are_chosen(tmp_path):
+    for name in ("a", "b", "c"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    rows = "".join(f"{name}.png,a dog,ein Hund,train\n" for name in "abc")
+    (tmp_path / "pairs.csv").write_text(f"image,caption,caption_de,split\n{rows}")
+    (tmp_path / "words.json").write_text('{"de": {"Hund": {"en": ["dog"]}}}')
+    splits = read_pair_splits(str(tmp_path / "pairs.csv"), 1, {}, columns_of_captions("caption_de"))
+    switched = {"code_switch": str(tmp_path / "words.json"), "code_switch_language": "de"}
+    switched |= {"code_switch_sentences": 1.0, "code_switch_words": 1.0}
+    sampler = _captions(TrainingSettings(captions="caption_de", **switched), splits)
+    assert sampler.choose(splits.train[0], 0, 0) == "ein dog"
+    with pytest.raises(DataError, match="none of the words of the captions"):
+        _captions(TrainingSettings(captions="first", **switched), splits)
 
 
 def test_words_are_switched_anew_in_each_epoch():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from tar_shards import shard, simple
 
-from vladapt import ConfigError, DataError
+from vladapt import ConfigError, DataError, UnknownNameError
 from vladapt.core.contracts.sources import NamedSource, SourceOptions, parse_sources, sources_in, weights_of
+from vladapt.core.data.pairs.reading import options_of_sources
 from vladapt.core.data.pairs.source_list import check_sources, holds_text_pairs, read_stages
 
 
@@ -119,3 +121,23 @@ def test_a_name_that_no_file_can_have_is_a_path_without_a_weight():
 def test_a_source_that_no_stage_draws_from_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"source 'b.csv' has no weight in any stage"):
         stages(tmp_path, [{"until": 5, "weights": {"a": 1}}, {"weights": {"a": 2}}])
+
+
+def test_each_source_takes_the_options_of_its_kind(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("image,caption\na.png,a\n")
+    shard(tmp_path / "t.tar", simple(3))
+    tables, tar = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")], str(tmp_path / "t.tar")
+    given = {"order": "shards", "val_samples": 1, "caption_column": "caption", "seed": 3}
+    of_table, of_shards = options_of_sources([tables[0], tar], given)
+    assert of_table == {"caption_column": "caption", "seed": 3}
+    assert of_shards == {"order": "shards", "val_samples": 1, "seed": 3}
+    assert options_of_sources([tables[0], tar], {"val": 0.2}) == [{"val": 0.2}] * 2
+    for paths, options, error, reason in [
+        (tables, {"order": "shards"}, ConfigError, "option order applies to none of the sources .*; omit it$"),
+        ([*tables, tar], {"block": 9}, ConfigError, "option block applies to none .*omit it, or add order=shards"),
+        (tables, {"ordr": "shards"}, UnknownNameError, "did you mean order"),
+        (tables, {"val": 2}, ConfigError, "val"),
+    ]:
+        with pytest.raises(error, match=reason):
+            options_of_sources(paths, options)

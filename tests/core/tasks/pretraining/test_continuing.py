@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from vladapt import ConfigError, DataError
 from vladapt.core.backbones.load import load_backbone
+from vladapt.core.data.pairs.sample import sample_pairs
 from vladapt.core.errors import UnknownNameError
 from vladapt.core.metrics.continual import SetRanks
 from vladapt.core.tasks.pretraining import continuing
@@ -25,7 +26,7 @@ from vladapt.core.tasks.pretraining.continuing import (
 )
 from vladapt.core.tasks.pretraining.options import continual_plan_of
 from vladapt.core.tasks.pretraining.pretrain import run_plan
-from vladapt.core.tasks.pretraining.remembered import BEFORE, StageScores
+from vladapt.core.tasks.pretraining.remembered import BEFORE, SetsRemembered, StageScores
 from vladapt.core.tasks.pretraining.replay import STORED
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
 from vladapt.core.training.settings import TrainingSettings
@@ -369,3 +370,16 @@ def test_images_of_one_set_that_another_holds_out_are_told(plan_to, sets, tmp_pa
     chain._read()
     told = [note for note in chain.notes if "show images that another set holds out" in note]
     assert [note.split(" of its")[0] for note in told] == ["a: 10", "again: 6"]
+
+
+def test_classes_that_captions_name_stand_in_the_table(small_clip, tmp_path):
+    scores = evaluate_retrieval(small_clip, sample_pairs(30), split=None)
+    named, (low, high) = scores.metrics["accuracy"], scores.metrics["intervals"]["accuracy"]
+    stage = StageScores.of([scores], {})
+    stage.save(tmp_path / "scores.safetensors")
+    loaded = StageScores.load(tmp_path / "scores.safetensors")
+    remembered = SetsRemembered.of_stages(["a"], [BEFORE, "a"], [loaded, loaded], 1)
+    text = " ".join(_text(remembered.table()).split())
+    assert f"classes {named:.1%} ({100 * low:.1f} to {100 * high:.1f})" in text
+    titles = [section.title for section in remembered.sections() if section is not None]
+    assert titles[:2] == ["R@1 of each set after each stage", "Classes of each set after each stage"]
