@@ -190,7 +190,16 @@ class RunInfo(JsonObject):
     @property
     def licences(self) -> dict[str, str]:
         """Of weights and data, as exports name them."""
-        return {"weights": self.backbone.licence or "unknown", "data": self.data.licence or "unknown"}
+        return {"weights": self.weights[1] or "unknown", "data": self.data.licence or "unknown"}
+
+    @property
+    def weights(self) -> tuple[str, str]:
+        """Name and licence of what the training began with: the model that its plan names as source, else the
+        backbone."""
+        source = ((self.plan or {}).get("vladapt") or {}).get("source")
+        if not source:
+            return self.backbone.spec, self.backbone.licence
+        return f"hf:{source['id']}" if source["revision"] else Path(source["id"]).name, source["licence"]
 
 
 @dataclass(frozen=True, eq=False)

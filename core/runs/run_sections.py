@@ -202,8 +202,9 @@ def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
 
 def licences(info: RunInfo, unknown: str = "features from a file") -> TableSection:
     """A row per part; a licence that is not known says so. `unknown`: the name of a backbone that is not in `info`."""
+    weights, licence = info.weights
     rows = [
-        ("Weights", info.backbone.spec or unknown, _licence(info.backbone.licence)),
+        ("Weights", weights or unknown, _licence(licence)),
         ("Data", info.data.name or "data set", _licence(info.data.licence)),
         ("Software", "vladapt", "Apache-2.0"),
     ]

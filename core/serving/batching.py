@@ -112,15 +112,15 @@ def best_batch(model: Served) -> int:
         return model.sizes[len(model.sizes) // 2]
     best, least = 0, math.inf
     for size in model.sizes:
-        samples = model.examples(size)
-        cost = min(_seconds(model, samples) for _ in range(TRIALS)) / size
+        cost = min(_seconds(model, size) for _ in range(TRIALS)) / size
         if cost >= least:
             break
         best, least = size, cost
     return best
 
 
-def _seconds(model: Served, samples: Sequence[Sample]) -> float:
+def _seconds(model: Served, size: int) -> float:
+    samples = model.examples(size)  # new ones, since an answer may use them up
     started = model.clock()
     model.answer(samples)
     return model.clock() - started

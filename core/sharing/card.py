@@ -79,10 +79,11 @@ class Card:
     def __post_init__(self):
         self.data = self.info.data
         self.data_licence = self.told.data_licence or _known(self.data.licence)
-        self.backbone_licence = _known(self.info.backbone.licence)
+        weights, licence = self.info.weights
+        self.backbone_licence = _known(licence)
         named = {"the adapter": self.told.licence, "the backbone": self.backbone_licence, "the data": self.data_licence}
         self.unknown = [what for what, licence in named.items() if not licence]
-        spec = self.info.backbone.spec or "features from a file"
+        spec = weights or "features from a file"
         self.spec = spec.removeprefix(UNPUBLISHED)
         self.own_backbone = spec.startswith(UNPUBLISHED)
 

@@ -111,7 +111,7 @@ def _check(run: Run, told: PublisherWords) -> None:
     check_licence("--licence", told.licence)
     if run.place:
         raise ConfigError(f"{run.place}: is published already; push a run of your own")
-    spec, licence = run.info.backbone.spec, run.info.backbone.licence
+    spec, licence = run.info.weights
     if NON_COMMERCIAL.search(licence) and holds_tower_weights(run):
         raise CapabilityError(
             f"{run.path}: '{run.info.adapter}' keeps weights of {spec}, which are under {licence} and "

@@ -9,7 +9,7 @@ pytest.importorskip("onnxruntime", reason="extra export is not installed")
 
 from vladapt.core.contracts.serving import Sample
 from vladapt.core.export.scripts import boxes
-from vladapt.core.serving.batching import answer_each
+from vladapt.core.serving.batching import answer_each, best_batch
 from vladapt.core.serving.exported_finder import BoxScript, ServedFinder
 
 RULE = {"score_thr": 0.1, "nms_pre": None, "min_bbox_size": -1, "iou_threshold": 0.5, "max_per_img": 9}
@@ -38,6 +38,13 @@ def test_pictures_of_a_shape_that_fails_cost_those_of_others_no_answer():
     sure = [sample.answer[1].tolist() for sample in samples if sample.id != "wide"]
     np.testing.assert_allclose(sure, [[0.9], [0.7], [0.6]], rtol=1e-6)
     assert all(sample.prepared is None for sample in samples if sample.id != "wide")
+
+
+def test_the_best_batch_is_measured_though_answers_use_pictures_up():
+    served = ServedFinder.__new__(ServedFinder)
+    served._script, served._session = BoxScript(FACTS), _session
+    served._prepared = lambda picture: _sample("grey", 8, 0.5).prepared
+    assert best_batch(served) in served.sizes
 
 
 def test_the_score_offered_is_that_of_the_export():

@@ -17,6 +17,7 @@ from torch import nn
 import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.recipes.resolve import resolve
+from vladapt.core.runs.folder import Run
 from vladapt.domains.open_vocab.hub_models import source as sources
 from vladapt.domains.open_vocab.hub_models.family import family_of
 from vladapt.domains.open_vocab.hub_models.source import hub_model
@@ -75,6 +76,17 @@ def test_a_run_holds_the_configuration_the_weights_and_where_it_began(fitted, so
     assert "pretrained" not in plan["model"] and str(source) not in json.dumps(plan["model"])
     assert plan["vladapt"]["source"] == {"id": str(source), "revision": "", "licence": "cc-by-nc-4.0"}
     assert plan["model"]["classes"] == ["blue square", "pink ring", "green star"]
+
+
+def test_weights_have_the_licence_of_where_they_began_and_are_pushed_under_none_that_forbids_it(fitted, tmp_path):
+    """Not that of the package's own towers, which such a run does not use."""
+    info = Run.open(fitted).info
+    assert info.weights == ("yolos", "cc-by-nc-4.0") and info.licences["weights"] == "cc-by-nc-4.0"
+    licences = (fitted / "report.html").read_text(encoding="utf-8").partition(">Licences<")[2]
+    assert "cc-by-nc-4.0" in licences and "Apache-2.0 (" not in licences
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(CapabilityError, match=r"keeps weights of yolos, which are under cc-by-nc-4\.0"):
+        vladapt.push(fitted, "me/yolos", out=str(tmp_path / "pushed"))
 
 
 def test_a_fit_says_where_it_began_and_which_names_are_new(fitted):
