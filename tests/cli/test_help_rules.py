@@ -118,10 +118,10 @@ def test_few_choices_are_the_name_of_the_value(vladapt):
     assert "image|text|towers" in help and "bf16|fp16" in help
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["domains", "adapters", "selectors", "curators", "compositions", "benchmarks", "tasks", "losses", "metrics", "judgements", "outputs"],
-)
+LISTED = "domains adapters selectors curators compositions benchmarks tasks losses metrics judgements outputs"
+
+
+@pytest.mark.parametrize("kind", LISTED.split())
 def test_lists_say_whole_sentences_that_name_no_file_of_the_code(vladapt, kind):
     lines = [
         line.partition(" (of domain")[0].partition(" (experimental")[0]
