@@ -1,4 +1,7 @@
-"""ABMIL: a bag is the mean of its instances, weighted by an attention that is learned."""
+"""ABMIL: a bag is the mean of its instances, weighted by an attention that is learned.
+
+Take it first for slides and other bags with one label each: attention finds the few instances that decide.
+"""
 
 from __future__ import annotations
 

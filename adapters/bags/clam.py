@@ -1,4 +1,7 @@
-"""CLAM: attention over a bag, which also learns from its most and least attended instances."""
+"""CLAM: attention over a bag, which also learns from its most and least attended instances.
+
+Take it for slides as `abmil`, where the instances that decide matter as much as the answer; it learns for longer.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Top-k pooling: a bag scores for a class as the instances do that look most like it, without training."""
+"""Top-k pooling: a bag scores for a class as the instances do that look most like it, without training.
+
+Take it for slides with few labels or none, where a text tower knows what the classes look like.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TransMIL: the instances of a bag look at each other, through a Nystrom approximation of attention."""
+"""TransMIL: the instances of a bag look at each other, through a Nystrom approximation of attention.
+
+Take it for slides where instances matter together and there are hundreds of them; it learns slowly.
+"""
 
 from __future__ import annotations
 

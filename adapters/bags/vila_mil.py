@@ -1,4 +1,7 @@
-"""ViLa-MIL: prototypes of a bag meet texts about each class at two magnifications, whose beginning is learned."""
+"""ViLa-MIL: prototypes of a bag meet texts about each class at two magnifications, whose beginning is learned.
+
+Take it for slides where sentences say what a class looks like, best at two magnifications.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Tip-Adapter-F: a key-value cache of the support whose keys are trained, added to zero-shot."""
+"""Tip-Adapter-F: a key-value cache of the support whose keys are trained, added to zero-shot.
+
+Take it where `tip-adapter` would do and some seconds of training do not matter.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TIP-X: a cache, of shots or of images found by class name, that also compares images' class distributions."""
+"""TIP-X: a cache, of shots or of images found by class name, that also compares images' class distributions.
+
+Take it with few shots, or with none where images found by the class names are at hand.
+"""
 
 from __future__ import annotations
 

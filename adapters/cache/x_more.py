@@ -1,4 +1,7 @@
-"""X-MoRe: scores of the captions nearest to an image, weighted against the scores of the image itself."""
+"""X-MoRe: scores of the captions nearest to an image, weighted against the scores of the image itself.
+
+Take it without labels, where captions of images like yours are at hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GC-CLIP: crops the image to a detector's box of a likely class, with several margins, before it is classified."""
+"""GC-CLIP: crops the image to a detector's box of a likely class, with several margins, before it is classified.
+
+Take it for small things in large scenes, where a detector's boxes are at hand.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""WCA: random crops of an image are compared with sentences about each class, weighted by how typical both are."""
+"""WCA: random crops of an image are compared with sentences about each class, weighted by how typical both are.
+
+Take it without labels, where sentences describe parts of things and 60 crops of each image do not matter.
+"""
 
 from __future__ import annotations
 

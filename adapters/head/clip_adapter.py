@@ -1,4 +1,7 @@
-"""CLIP-Adapter: a learned bottleneck on image features, blended with the features themselves."""
+"""CLIP-Adapter: a learned bottleneck on image features, blended with the features themselves.
+
+Take it to compare with papers, many of which have it as their baseline.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Several backbones together: zero-shot logits of each, at a temperature that is fixed or depends on the image."""
+"""Several backbones together: zero-shot logits of each, at a temperature that is fixed or depends on the image.
+
+Take it where several backbones name your classes and each is right on other images.
+"""
 
 from __future__ import annotations
 

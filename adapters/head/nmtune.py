@@ -1,4 +1,7 @@
-"""NMTune: a small residual network on frozen features, kept near them and shaped by their singular values."""
+"""NMTune: a small residual network on frozen features, kept near them and shaped by their singular values.
+
+Take it with hundreds of labelled images, where the tower was trained on noisy data.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Linear projections of both sides, learned on stored features of image-text pairs."""
+"""Linear projections of both sides, learned on stored features of image-text pairs.
+
+Take it for retrieval from stored features, where pairs are at hand and the towers are not.
+"""
 
 from __future__ import annotations
 

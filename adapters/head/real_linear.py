@@ -1,4 +1,7 @@
-"""REAL: class names replaced by their most frequent synonyms; a linear head trained on few found images per class."""
+"""REAL: class names replaced by their most frequent synonyms; a linear head trained on few found images per class.
+
+Take it without labels of your own, where images of the classes can be found by their names.
+"""
 
 from __future__ import annotations
 

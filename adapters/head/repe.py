@@ -1,4 +1,7 @@
-"""REPE: each class's text is moved towards the captions that it retrieves; nothing is trained."""
+"""REPE: each class's text is moved towards the captions that it retrieves; nothing is trained.
+
+Take it without labels, where captions of images like yours are at hand and nothing may be trained.
+"""
 
 from __future__ import annotations
 

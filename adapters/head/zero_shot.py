@@ -1,4 +1,7 @@
-"""Zero-shot: the text classifier alone, the baseline of every adaptation."""
+"""Zero-shot: the text classifier alone, the baseline of every adaptation.
+
+Take it as the baseline, or where there is no label at all and the class names say it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""BiomedCoOp: a learned context that is kept near sentences about the classes, outlying sentences left out."""
+"""BiomedCoOp: a learned context that is kept near sentences about the classes, outlying sentences left out.
+
+Take it for medical images with few shots, where sentences about the findings are at hand.
+"""
 
 from __future__ import annotations
 

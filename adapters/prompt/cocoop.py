@@ -1,4 +1,7 @@
-"""CoCoOp: a learned context that a small network shifts for each image."""
+"""CoCoOp: a learned context that a small network shifts for each image.
+
+Take it where classes are to be added later and are unlike those of the fit; it is the slowest of the contexts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MaPLe: learned tokens in both towers; those of the image tower are projected from those of the text tower."""
+"""MaPLe: learned tokens in both towers; those of the image tower are projected from those of the text tower.
+
+Take it where classes are to be added later, with a GPU: both towers learn, at several times the cost of `coop`.
+"""
 
 from __future__ import annotations
 

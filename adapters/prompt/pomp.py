@@ -1,4 +1,7 @@
-"""POMP: a context learned on very many classes, some of them sampled in each step."""
+"""POMP: a context learned on very many classes, some of them sampled in each step.
+
+Take it for thousands of classes, of which `coop` encodes all in each step.
+"""
 
 from __future__ import annotations
 

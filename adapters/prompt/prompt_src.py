@@ -1,4 +1,7 @@
-"""PromptSRC: learned tokens in both towers that are kept near the outputs of the frozen towers."""
+"""PromptSRC: learned tokens in both towers that are kept near the outputs of the frozen towers.
+
+Take it where classes are to be added later, with a GPU: it stays near what the towers know.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""VPT: learned tokens in the image tower, between its patches and its blocks; the text is unchanged."""
+"""VPT: learned tokens in the image tower, between its patches and its blocks; the text is unchanged.
+
+Take it with a GPU, where images are unlike what the tower knows and the words are right.
+"""
 
 from __future__ import annotations
 

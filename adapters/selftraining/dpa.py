@@ -1,4 +1,7 @@
-"""DPA: text and image prototypes label images together, and the text prototypes are kept near those of images."""
+"""DPA: text and image prototypes label images together, and the text prototypes are kept near those of images.
+
+Take it without labels, with a GPU, where images differ from what the towers know.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""FPL: prompts tuned once, on a few pseudo-labels per class from zero-shot."""
+"""FPL: prompts tuned once, on a few pseudo-labels per class from zero-shot.
+
+Take it without labels, where zero-shot is right on its surest images; `grip` uses more of them, in more time.
+"""
 
 from __future__ import annotations
 

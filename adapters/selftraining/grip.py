@@ -1,4 +1,7 @@
-"""GRIP: prompts tuned in rounds on more and more pseudo-labels, until all unlabelled images have one."""
+"""GRIP: prompts tuned in rounds on more and more pseudo-labels, until all unlabelled images have one.
+
+Take it without labels, where all classes occur among the images and minutes of training do not matter.
+"""
 
 from __future__ import annotations
 

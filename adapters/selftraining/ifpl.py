@@ -1,4 +1,7 @@
-"""IFPL: prompts tuned in rounds, each on a few pseudo-labels per class from the round before."""
+"""IFPL: prompts tuned in rounds, each on a few pseudo-labels per class from the round before.
+
+Take it without labels, where `fpl` helps and several times its time does not matter.
+"""
 
 from __future__ import annotations
 

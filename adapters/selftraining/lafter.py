@@ -1,4 +1,7 @@
-"""LaFTer: a classifier trained on texts alone labels images, and the image tower is trained on views of these."""
+"""LaFTer: a classifier trained on texts alone labels images, and the image tower is trained on views of these.
+
+Take it without labels, with a GPU, where a language model has described the classes.
+"""
 
 from __future__ import annotations
 

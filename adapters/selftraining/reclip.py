@@ -1,4 +1,7 @@
-"""ReCLIP: pseudo-labels by propagation in a projected space; both towers are trained where their labels agree."""
+"""ReCLIP: pseudo-labels by propagation in a projected space; both towers are trained where their labels agree.
+
+Take it without labels, with a GPU, where zero-shot is weak but above chance and both towers may change.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""S3A: clusters of images find their names in a broad vocabulary, and the image tower is trained on these."""
+"""S3A: clusters of images find their names in a broad vocabulary, and the image tower is trained on these.
+
+Take it without labels, with a GPU, where the true classes are among a long list of names.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""DMN: a memory of the shots and one of the test images so far, both read by similarity to the image."""
+"""DMN: a memory of the shots and one of the test images so far, both read by similarity to the image.
+
+Take it for images that come one at a time, with shots or without.
+"""
 
 from __future__ import annotations
 

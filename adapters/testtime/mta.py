@@ -1,4 +1,7 @@
-"""MTA: the mode of an image's views in feature space, where views that agree weigh more."""
+"""MTA: the mode of an image's views in feature space, where views that agree weigh more.
+
+Take it without labels, for single images of which crops agree; nothing is trained.
+"""
 
 from __future__ import annotations
 

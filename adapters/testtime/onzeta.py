@@ -1,4 +1,7 @@
-"""OnZeta: images come as a stream; class proxies follow them, and classes that are named too rarely are raised."""
+"""OnZeta: images come as a stream; class proxies follow them, and classes that are named too rarely are raised.
+
+Take it without labels, for long streams of images in which each class occurs about as often.
+"""
 
 from __future__ import annotations
 

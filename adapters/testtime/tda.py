@@ -1,4 +1,7 @@
-"""TDA: a cache of confident test images supports their classes, one of uncertain images opposes possible ones."""
+"""TDA: a cache of confident test images supports their classes, one of uncertain images opposes possible ones.
+
+Take it without labels, for images that come one at a time and are alike; nothing is trained.
+"""
 
 from __future__ import annotations
 

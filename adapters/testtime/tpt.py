@@ -1,4 +1,7 @@
-"""TPT: tunes the context on each test image alone, so that views of it agree on one class."""
+"""TPT: tunes the context on each test image alone, so that views of it agree on one class.
+
+Take it without labels, for single images that differ from one another; each costs a training step.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ZERO: the most confident views of an image vote for its class."""
+"""ZERO: the most confident views of an image vote for its class.
+
+Take it without labels, for single images, where `tpt` would do and time matters.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GTA-CLIP: classifies all test images together by attributes of the classes, in turn with tuning the towers."""
+"""GTA-CLIP: classifies all test images together by attributes of the classes, in turn with tuning the towers.
+
+Take it without labels, with a GPU, where all classes occur and sentences tell them apart.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""GIST: towers tuned on each image with the texts of its class that fit it best, then a linear probe."""
+"""GIST: towers tuned on each image with the texts of its class that fit it best, then a linear probe.
+
+Take it with a GPU, where each class has many sentences that tell its kinds apart.
+"""
 
 from __future__ import annotations
 

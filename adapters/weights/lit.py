@@ -1,4 +1,7 @@
-"""LiT: one tower is locked, and the other is trained to match it."""
+"""LiT: one tower is locked, and the other is trained to match it.
+
+Take it on thousands of pairs, where a good image tower is to keep its features and learn your words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fine-tuning of the image tower's last projection, on features that are taken before it."""
+"""Fine-tuning of the image tower's last projection, on features that are taken before it.
+
+Take it with few shots, where a head on the features is not enough and the towers need not be trained.
+"""
 
 from __future__ import annotations
 

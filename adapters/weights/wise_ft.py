@@ -1,4 +1,7 @@
-"""WiSE-FT: weights between those of the zero-shot model and those of the fine-tuned one."""
+"""WiSE-FT: weights between those of the zero-shot model and those of the fine-tuned one.
+
+Take it after training whole towers, where images like those of the towers' own training matter too.
+"""
 
 from __future__ import annotations
 

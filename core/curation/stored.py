@@ -73,7 +73,9 @@ class PairFeatures:
         with database() as base:
             query = f'SELECT DISTINCT "encoder{ending}" FROM {PARQUET} LIMIT 2'
             encoders = [row[0] for row in base.execute(query, [files]).fetchall()]
-        if len(encoders) != 1:
+        if not encoders:
+            raise DataError(f"{folder}: holds no row; embed the pairs again, from tars, Parquet files or folders")
+        if len(encoders) > 1:
             raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
         return cls(tuple(files), columns, encoder or encoders[0] or "")
 

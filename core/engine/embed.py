@@ -22,7 +22,7 @@ from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.bag_files import write_bag
-from ..recipes.resolve import task_of
+from ..recipes.resolve import task_on_images
 from ..runs.sections import errors_in_words
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
@@ -99,7 +99,7 @@ def embed(
         raise ConfigError(f"--out {out}: features are written as .safetensors or .npz")
     place_of(out, "--out")
     refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
-    task, reporter = task_of(recipe), reporter or Reporter(quiet=True)
+    task, reporter = task_on_images(recipe), reporter or Reporter(quiet=True)
     with errors_in_words(task, recipe.reading):
         return together(lambda: _embed(recipe, task, out, images, asked, reporter))
 

@@ -37,7 +37,7 @@ from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, DecodeJob, Encoded, averaged, encoder, extract
 from ..features.on_cores import OnCores
 from ..features.table import transform_spec, view_seed
-from ..recipes.resolve import task_of
+from ..recipes.resolve import task_on_images
 from ..retrieval import Entry, ImageReader
 from ..retrieval.sharded import ENTRY, entry_line
 from ..runtime.progress import Reporter
@@ -155,7 +155,7 @@ class EmbedStage(Stage):
         return pa.schema(fields)
 
     def start(self, threads: int | None) -> _Towers:
-        task = task_of(self.recipe)
+        task = task_on_images(self.recipe)
         backbones = [loaded(each.spec, self.recipe, domain_of(task), self.fast_decode) for each in self.encoders]
         backbones = backbones if self.index is None else list(map(searched, backbones))
         for each, backbone in zip(self.encoders, backbones):
@@ -324,7 +324,7 @@ def embed_shards(
         if getattr(asked, name):
             raise ConfigError(f"--{name.replace('_', '-')}: is not written as parquet; omit it, or give a .safetensors")
     executor = asked.executor(recipe.device, reporter.info)
-    place, task = place_of_shards(out), task_of(recipe)
+    place, task = place_of_shards(out), task_on_images(recipe)
     stage, manifest, classes = _planned(recipe, task, place, images, asked, reporter)
     if asked.is_elsewhere and any(each.spec in OFFERED for each in stage.encoders):
         raise CapabilityError("a backbone made of a module lives in this process; omit --processes and --engine")

@@ -39,7 +39,7 @@ from ..labelling.curve import CurvePoint, Payoff, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import require_cleanlab
 from ..recipes.asked_for import read_data, readable_samples
-from ..recipes.resolve import task_of
+from ..recipes.resolve import task_on_images
 from ..registry import build_adapter, build_selector, check_packages
 from ..registry.build import judges_at
 from ..runtime.files import place_of, write_whole
@@ -125,7 +125,7 @@ def select(
     budget, method, labelled = BUDGET if asked.budget is None else asked.budget, asked.method, asked.labelled
     if method is None:
         method, options = METHOD, {**METHOD_OPTIONS, **(options or {})}
-    selector, task = build_selector(method, **(options or {})), task_of(recipe, domain)
+    selector, task = build_selector(method, **(options or {})), task_on_images(recipe, domain)
     answers, source = read_answers(labelled) if labelled is not None else ([], None)
     classes = _classes(recipe, task, source)
     adapter = _adapter(recipe, recipe.adapter_name or AUTO)
@@ -205,7 +205,7 @@ def select_wrong_labels(
     if "root" in recipe.reading:
         raise ConfigError("--root: the list of suspects cannot store it; put the table beside its images")
     require_cleanlab()
-    task = task_of(recipe, domain)
+    task = task_on_images(recipe, domain)
     adapter = _adapter(recipe, recipe.adapter_name or PROBE)
     data = read_data(recipe, task.domain, task.name)
     if data.kind == "multilabel" or any(item.class_label() is None for item in data.items):

@@ -274,7 +274,8 @@ class FileArrays:
         missing = [n for n in needed if n not in self._arrays and not (n == "image_features" and has_parts)]
         if missing:
             has = ", ".join(sorted(arrays)) or "nothing"
-            raise self.error(f"lacks {', '.join(missing)} (it has {has}); add what is missing")
+            whole = ", or write all of it by `vladapt embed --data FOLDER`" if "class_names" in missing else ""
+            raise self.error(f"lacks {', '.join(missing)} (it has {has}); add what is missing{whole}")
 
     def names(self) -> tuple[str, ...]:
         names = self.words("class_names", None)

@@ -1,7 +1,7 @@
-"""`--holistic`: test images that are changed a little, by gradients through the tower and the fitted method, so that
-the answer changes.
+"""`--holistic`: whether a change of test images that nobody sees, found by gradients, changes the answer.
 
-PGD ("Towards Deep Learning Models Resistant to Adversarial Attacks", Madry et al., 2017, arXiv 1706.06083) or, by
+The gradients go through the tower and the fitted method: PGD ("Towards Deep Learning Models Resistant to Adversarial
+Attacks", Madry et al., 2017, arXiv 1706.06083) or, by
 `--attack apgd`, AutoAttack's gradient attacks ("Reliable evaluation of adversarial robustness with an ensemble of
 diverse parameter-free attacks", Croce and Hein, 2020, arXiv 2003.01690). The loss is `log_odds` in place of
 cross-entropy, whose gradient has the same sign and vanishes where a run is sure. An image counts as right where its

@@ -1,7 +1,7 @@
-"""What differs between other data and those of the fit: how frequent each class is, how well probabilities agree with
-frequencies, and how many images are unlike those of the fit.
+"""What differs between other data and those of the fit: frequencies of classes, calibration, unlike images.
 
-These are the parts of a dataset shift ("A unifying view on dataset shift in classification", Moreno-Torres et al.,
+How frequent each class is, how well probabilities agree with frequencies, and how many images are unlike those of the
+fit are the parts of a dataset shift ("A unifying view on dataset shift in classification", Moreno-Torres et al.,
 Pattern Recognition 45, 2012, doi 10.1016/j.patcog.2011.06.019): of the labels, of the relation between images and
 labels, and of the images. Calibration is told as for any validation of a prediction model at another place
 ("Calibration: the Achilles heel of predictive analytics", Van Calster et al., BMC Medicine 17, 2019).

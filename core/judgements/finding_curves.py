@@ -1,5 +1,4 @@
-"""How well a model tells images with a finding from those without it: ranking, calibration, and what acting on its
-probabilities would bring.
+"""How well a model tells images with a finding from those without it: ranking, calibration, net benefit.
 
 These are the three sides from which prediction models are judged ("Assessing the performance of prediction models: a
 framework for traditional and novel measures", Steyerberg et al., Epidemiology 21, 2010). One of two classes is the

@@ -1,4 +1,4 @@
-"""Labels that look wrong, by models that did not learn from the image; see `core/labelling/wrong_labels.py`."""
+"""`select --wrong-labels`: labels that look wrong, by models that did not learn from the image."""
 
 from __future__ import annotations
 

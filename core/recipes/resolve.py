@@ -114,6 +114,18 @@ def task_of(recipe: Recipe, domain: Domain | None = None) -> Task:
     return task_class(recipe.task or CLASSIFICATION)(None)
 
 
+def task_on_images(recipe: Recipe, domain: Domain | None = None) -> Task:
+    """As `task_of`, for commands that read images as a domain does.
+
+    Raises:
+        ConfigError: the task has no domain, since it reads pairs.
+    """
+    task = task_of(recipe, domain)
+    if task.domain is None and recipe.task:
+        raise ConfigError(f"--task {recipe.task}: it is of pairs, and this command reads images; omit --task")
+    return task
+
+
 def _default_domain(recipe: Recipe) -> str | None:
     """Of a recipe that names none; None where none is needed."""
     without = recipe.features or (recipe.task and not task_class(recipe.task).needs_domain)

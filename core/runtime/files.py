@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -108,10 +109,12 @@ def place_of(path: Path, what: str = "") -> Path:
     path = Path(path)
     try:
         target = path.resolve() if path.is_symlink() else path
+        if target.is_symlink():  # in a circle, of which Python 3.13 says nothing
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         if not target.exists() or target.is_file():
             return target
         kind = "a folder" if target.is_dir() else "a device or a pipe"
-    except (OSError, RuntimeError) as error:  # links in a circle
+    except (OSError, RuntimeError) as error:
         raise DataError.unwritable(path, error) from error
     raise DataError(f"{what and what + ' '}{path}: {kind}, not a file; give the name of a file")
 

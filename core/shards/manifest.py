@@ -40,6 +40,7 @@ IDS_A_BUCKET = 1 << 20
 READERS = 16
 """Files that are looked at at once."""
 IMAGES = tuple(IMAGE.suffixes)
+TABLES = (".csv", ".tsv", ".json", ".jsonl")
 
 
 @dataclass(frozen=True)
@@ -329,6 +330,8 @@ def _files(paths: list[str], suffixes: Sequence[str], collector: ItemCollector) 
             yield from _remote_files(path, suffixes)
         elif os.path.isdir(path):
             yield from _files_below(Path(path), suffixes, collector)
+        elif path.lower().endswith(TABLES):
+            raise DataError(f"{path}: a table is no image; give the folder of its images, tars or Parquet files")
         else:
             yield _local(Path(path), os.stat(path))
 

@@ -1,4 +1,4 @@
-"""Of the site: pages at the root of the repository are pages of it too, and links to code are words.
+"""Of the site: pages at the root of the repository are pages of it too, links to code are words, and cells hold `|`.
 
 mkdocs reads docs/ alone, while these pages are read on their own as well, with links as the repository has them.
 """
@@ -12,6 +12,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOT_PAGES = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+CODE = re.compile(r"<code>.*?</code>", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)\s#:]+)(#[^)\s]*)?\)")
 
 
@@ -45,3 +46,12 @@ def on_page_markdown(markdown, page, config, files):
 
     fences = re.split(r"(^```.*?^```)", markdown, flags=re.DOTALL | re.MULTILINE)
     return "".join(part if part.startswith("```") else LINK.sub(as_on_the_site, part) for part in fences)
+
+
+def on_page_content(html, page, config, files):
+    """In the code of a cell `\\|` is `|`, as on the forge: there it is the only way to write one."""
+    return re.sub(r"<td.*?</td>", lambda cell: CODE.sub(_without_escapes, cell.group(0)), html, flags=re.DOTALL)
+
+
+def _without_escapes(code: re.Match) -> str:
+    return code.group(0).replace(r"\|", "|")

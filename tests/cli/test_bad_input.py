@@ -316,6 +316,12 @@ def test_a_features_file_without_one_of_its_arrays(fit, refused, tmp_path, array
     refused(fit("--features", path), FAILED, "f.npz", f"lacks {array}", "add what is missing")
 
 
+@pytest.mark.parametrize("command", [["embed", "--out", "f.npz"], ["select", "--out", "todo.csv"]])
+def test_a_task_of_pairs_is_not_for_commands_that_read_images(vladapt, refused, colours, command):
+    told = vladapt(*command, "--data", colours, "--task", "retrieval")
+    refused(told, USAGE, "--task retrieval", "it is of pairs", "omit --task")
+
+
 def test_a_features_file_without_labels_teaches_nothing(fit, refused, tmp_path):
     path = features_file(tmp_path / "f.npz", drop="labels")
     refused(fit("--features", path), FAILED, "f.npz: its rows have no labels", "give --shots 0")

@@ -116,3 +116,16 @@ def test_the_list_of_commands_is_broken_by_the_terminal_alone(vladapt):
 def test_few_choices_are_the_name_of_the_value(vladapt):
     help = vladapt("pretrain", "--help").out
     assert "image|text|towers" in help and "bf16|fp16" in help
+
+
+LISTED = "domains adapters selectors curators compositions benchmarks tasks losses metrics judgements outputs"
+
+
+@pytest.mark.parametrize("kind", LISTED.split())
+def test_lists_say_whole_sentences_that_name_no_file_of_the_code(vladapt, kind):
+    lines = [
+        line.partition(" (of domain")[0].partition(" (experimental")[0]
+        for line in vladapt("list", kind).out.splitlines()
+    ]
+    assert len(lines) > 1
+    assert not [line for line in lines if line.rstrip()[-1] not in ".?)" or ".py" in line]

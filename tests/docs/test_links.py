@@ -81,3 +81,4 @@ def test_the_site_builds_without_a_warning(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "api" / "runs" / "index.html").is_file()
+    assert "<code>--val-shots N|all|none</code>" in (tmp_path / "site" / "options" / "index.html").read_text()

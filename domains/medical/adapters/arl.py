@@ -1,4 +1,7 @@
-"""ARL: which entities of a pre-training by loss `arl` an image shows."""
+"""ARL: which entities of a pre-training by loss `arl` an image shows.
+
+Take it after `vladapt pretrain --loss arl`, to ask its model for entities.
+"""
 
 from __future__ import annotations
 

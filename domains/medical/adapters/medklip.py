@@ -1,4 +1,7 @@
-"""MedKLIP: the findings of a pre-training by loss `medklip`, and where they were looked for."""
+"""MedKLIP: the findings of a pre-training by loss `medklip`, and where they were looked for.
+
+Take it after `vladapt pretrain --loss medklip`, to ask its model for findings and where they are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MeDSLIP: the findings of a pre-training by loss `medslip`, and where they were looked for."""
+"""MeDSLIP: the findings of a pre-training by loss `medslip`, and where they were looked for.
+
+Take it after `vladapt pretrain --loss medslip`, to ask its model for findings and where they are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""ActionCLIP: temporal heads on frame features, trained by a KL loss on the classes that a batch shares."""
+"""ActionCLIP: temporal heads on frame features, trained by a KL loss on the classes that a batch shares.
+
+Take it for clips on stored frame features, to compare heads of time with papers.
+"""
 
 from __future__ import annotations
 

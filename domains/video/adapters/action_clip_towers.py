@@ -1,4 +1,7 @@
-"""ActionCLIP end to end: both towers and a temporal head, by a KL loss on the classes that a batch shares."""
+"""ActionCLIP end to end: both towers and a temporal head, by a KL loss on the classes that a batch shares.
+
+Take it for clips with a GPU and hundreds of clips per class, where the towers may change.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Attention pooling: a clip is the weighted mean of its frames, with learned weights, whatever their order."""
+"""Attention pooling: a clip is the weighted mean of its frames, with learned weights, whatever their order.
+
+Take it where few frames of a clip show the action, in any order.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""CLIP2Video: differences between frames beside the frames, and clips and texts aligned by shared centres."""
+"""CLIP2Video: differences between frames beside the frames, and clips and texts aligned by shared centres.
+
+Take it to find clips by sentences in which motion matters, on thousands of pairs.
+"""
 
 from __future__ import annotations
 

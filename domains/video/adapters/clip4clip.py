@@ -1,4 +1,7 @@
-"""CLIP4Clip: a transformer, an LSTM or a cross encoder over the frame features of a clip."""
+"""CLIP4Clip: a transformer, an LSTM or a cross encoder over the frame features of a clip.
+
+Take it to find clips by sentences, on thousands of pairs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Efficient-Prompt: learned vectors around the class names, and a transformer over the frames."""
+"""Efficient-Prompt: learned vectors around the class names, and a transformer over the frames.
+
+Take it for clips where classes are to be added later and the towers stay as they are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Frame averaging: a clip is the mean of its frames, whatever their order."""
+"""Frame averaging: a clip is the mean of its frames, whatever their order.
+
+Take it as the baseline of clips: what a method of time is to beat.
+"""
 
 from __future__ import annotations
 

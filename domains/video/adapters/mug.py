@@ -1,4 +1,7 @@
-"""Mug: the tokens of a text and the frames of a clip weight each other."""
+"""Mug: the tokens of a text and the frames of a clip weight each other.
+
+Take it to find clips by sentences on stored features, beside `clip4clip`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Open-VCLIP: attention to neighbouring frames, and weights between CLIP's and the trained ones."""
+"""Open-VCLIP: attention to neighbouring frames, and weights between CLIP's and the trained ones.
+
+Take it for clips with a GPU, where classes that were never seen are to be named too.
+"""
 
 from __future__ import annotations
 

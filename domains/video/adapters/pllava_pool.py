@@ -1,4 +1,7 @@
-"""PLLaVA's pooling of patches over time and space, with class texts that attend to the result."""
+"""PLLaVA's pooling of patches over time and space, with class texts that attend to the result.
+
+Take it for clips where places in the frames matter and the towers stay as they are.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""STAN: a branch beside the last blocks of the image tower that attends along time, then within each frame."""
+"""STAN: a branch beside the last blocks of the image tower that attends along time, then within each frame.
+
+Take it for clips with a GPU, where both motion and place matter.
+"""
 
 from __future__ import annotations
 

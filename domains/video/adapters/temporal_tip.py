@@ -1,4 +1,7 @@
-"""Temporal Tip: a cache of clips, compared frame by frame at the same relative time; nothing is trained."""
+"""Temporal Tip: a cache of clips, compared frame by frame at the same relative time; nothing is trained.
+
+Take it for clips with few shots, where the order of frames matters and nothing may be trained.
+"""
 
 from __future__ import annotations
 

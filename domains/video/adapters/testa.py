@@ -1,4 +1,7 @@
-"""TESTA: an image tower that attends along time and space and merges frames and patches from block to block."""
+"""TESTA: an image tower that attends along time and space and merges frames and patches from block to block.
+
+Take it for long clips with a GPU, of whose frames most look alike.
+"""
 
 from __future__ import annotations
 

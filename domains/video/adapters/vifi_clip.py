@@ -1,4 +1,7 @@
-"""ViFi-CLIP: both towers fine-tuned on clips whose frames are averaged."""
+"""ViFi-CLIP: both towers fine-tuned on clips whose frames are averaged.
+
+Take it for clips with a GPU, as the plain baseline of trained towers.
+"""
 
 from __future__ import annotations
 

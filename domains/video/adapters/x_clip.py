@@ -1,4 +1,7 @@
-"""X-CLIP: frames exchange messages inside the image tower, and class texts attend to the video."""
+"""X-CLIP: frames exchange messages inside the image tower, and class texts attend to the video.
+
+Take it for clips with a GPU, on hundreds of clips per class or a published model.
+"""
 
 from __future__ import annotations
 

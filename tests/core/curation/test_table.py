@@ -96,6 +96,14 @@ def test_features_of_other_pairs_are_refused(facts, tmp_path):
         build_table(tmp_path / "table", facts, PairFeatures.of(tmp_path / "f"))
 
 
+def test_shards_without_a_row_are_not_said_to_be_of_two_encoders(tmp_path):
+    write_features(tmp_path / "f", ["a"], np.ones((1, STORED_WIDTH)), np.ones((1, STORED_WIDTH)))
+    [file] = (tmp_path / "f").rglob("*.parquet")
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+    with pytest.raises(DataError, match="holds no row"):
+        PairFeatures.of(tmp_path / "f")
+
+
 def test_a_folder_without_shards_is_refused(tmp_path):
     with pytest.raises(DataError, match="no shards of features"):
         PairFeatures.of(tmp_path)

@@ -6,14 +6,14 @@ import pytest
 
 from vladapt.core.engine.listing import listing, shown
 
-COMMON = ("auto", "proker", "gda", "tip-adapter", "taskres", "ridge", "linear-probe", "stat-a", "kgcoop", "lora")
+OWN = {row["name"]: row["what"] for row in listing("adapters")}
 
 
-@pytest.mark.parametrize("name", COMMON)
+@pytest.mark.parametrize("name", OWN)
 def test_a_method_opens_with_what_it_does_and_when_to_take_it(name):
     first, when, paper = shown("adapter", name).text.split("\n\n")[:3]
-    assert first == next(row["what"] for row in listing("adapters") if row["name"] == name)
-    assert when.startswith("Take it ") and paper
+    assert first == OWN[name]
+    assert when.startswith("Take it ") and when.endswith(".") and paper
 
 
 def test_the_crop_that_a_method_was_published_with_is_a_fact():

@@ -206,6 +206,12 @@ def test_sources_that_changed_since_they_were_listed_are_refused(tmp_path, tar, 
     assert manifest_of(tmp_path / "a.tar").digest != manifest.digest
 
 
+def test_a_table_is_not_taken_for_an_image(manifest_of, tmp_path):
+    (tmp_path / "captions.csv").write_text("filepath,title\na.png,a cat\n")
+    with pytest.raises(DataError, match="a table is no image; give the folder of its images"):
+        manifest_of(tmp_path / "captions.csv")
+
+
 @pytest.mark.parametrize(
     ("columns", "line"),
     [({"width": [1, 2]}, "no column is an image or a text"), ({"path": pa.array([], pa.string())}, "no image in it")],
