@@ -158,7 +158,7 @@ def options_of_sources(paths: Sequence[str], options: Mapping[str, Any]) -> list
         UnknownNameError: no such option. ConfigError: a value that is not usable, or an option that applies to no
             source. DataError: nothing at a path that can be read.
     """
-    options_from(Reading, options, READER)
+    options_from(PairReading, options, READER)
     applying = [{name: options[name] for name in options if name in _applying(path, options)} for path in paths]
     for name in options:
         if not any(name in of for of in applying):
