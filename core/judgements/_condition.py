@@ -84,7 +84,7 @@ def in_points(value: float | None, interval: Sequence[float] | None) -> Cell:
     """A signed change in points, with its interval."""
     if value is None:
         return Cell("–")
-    texts = [f"{100 * each:+.1f}".replace("-", "−") for each in (value, *(interval or ()))]
+    texts = [f"{round(100 * each, 1) + 0.0:+.1f}".replace("-", "−") for each in (value, *(interval or ()))]
     return Cell(texts[0], " to ".join(texts[1:]))
 
 

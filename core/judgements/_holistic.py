@@ -23,7 +23,7 @@ def _images(value: Any) -> Any:
     if str(value).strip().lower() == ALL:
         return ALL
     if not str(value).strip().isdecimal() or int(value) < 1:
-        raise ConfigError(f"--holistic-images {value}: give a number of test images, or '{ALL}'")
+        raise ConfigError(f"give a number of test images, or '{ALL}'")
     return str(int(value))
 
 

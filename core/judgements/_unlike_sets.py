@@ -63,9 +63,9 @@ def places_in(value: Any) -> dict[str, str]:
     for part in re.split(r",(?=[^,=/]+=)", str(value)):
         name, _, path = (each.strip() for each in part.partition("="))
         if not name or not path:
-            raise ConfigError(f"--unlike {shortened(part.strip())}: is not usable; {USAGE}")
+            raise ConfigError(f"is not usable; {USAGE}")
         if name in places:
-            raise ConfigError(f"--unlike {shortened(name)}: is given twice; give each set a name of its own")
+            raise ConfigError(f"has {shortened(name)} twice; give each set a name of its own")
         places[name] = path
     return places
 

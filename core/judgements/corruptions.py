@@ -23,7 +23,7 @@ from ..metrics.significance import holm
 from ..robustness.corruption import Corrupted
 from ..robustness.imagenet_c import LEAST_SIDE, PUBLISHED, corruptions, mean_corruption_error
 from ..runs.sections import Cell, Measure, TableSection, plural
-from ._condition import why_unchanged
+from ._condition import in_points, why_unchanged
 from ._holistic import HolisticJudgement, worst_rows
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class CorruptionScores(Record):
                 name,
                 Cell(SHARE.text(of.mean_zero_shot)),
                 Cell(SHARE.text(of.mean), SHARE.between(of.interval)),
-                _points(of.rise, of.rise_interval),
+                in_points(of.rise, of.rise_interval),
                 "–" if of.costs_from is None else f"severity {of.costs_from}",
             )
 
@@ -174,9 +174,12 @@ class CorruptionScores(Record):
             return self.lacking
         costly = [name for name, of in self.kinds.items() if of.costs_from is not None]
         worst, _ = max(self.kinds.items(), key=lambda each: each[1].rise)
-        which = f"{len(costly)} of {len(self.kinds)} kinds cost more than {100 * MARGIN:.0f} points" if costly else ""
+        costs = "costs" if len(costly) == 1 else "cost"
+        which = (
+            f"{len(costly)} of {len(self.kinds)} kinds {costs} more than {100 * MARGIN:.0f} points" if costly else ""
+        )
         none = f"no kind is shown to cost more than {100 * MARGIN:.0f} points"
-        rise = _points(self.rise, self.rise_interval)
+        rise = in_points(self.rise, self.rise_interval)
         return (
             f"on corrupted images the error is {SHARE.text(self.error)}, on the same images as they are "
             f"{SHARE.text(1 - self.clean)} ({rise.text} points, 95 % interval {rise.small}); {which or none}, {worst} "
@@ -305,9 +308,3 @@ def _conditions_and_units(right: Tensor, groups: Sequence[str] | None) -> tuple[
 def _of_imagenet(fit: JudgedClassifier) -> bool:
     """ImageNet-1k itself: its further sets of 1000 classes have no mCE."""
     return len(fit.class_names) == IMAGENET_CLASSES and fit.prepared.data.published == IMAGENET
-
-
-def _points(value: float, interval: Sequence[float] | None) -> Cell:
-    """A rise in points."""
-    texts = [f"{100 * each:+.1f}".replace("-", "−") for each in (value, *(interval or ()))]
-    return Cell(texts[0], " to ".join(texts[1:]))

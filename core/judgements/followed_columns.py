@@ -25,7 +25,8 @@ from ..metrics.followed_columns import Column, Following, followed
 from ..metrics.intervals import SIGNIFICANT
 from ..metrics.significance import holm, p_words
 from ..metrics.subgroups import quartiles
-from ..runs.sections import Cell, Measure, TableSection, plural
+from ..runs.sections import Measure, TableSection, plural
+from ._condition import in_points
 from ._holistic import WORST, HolisticJudgement
 from .subgroups import values_of
 
@@ -98,8 +99,7 @@ class FollowedColumns(Record):
     def rows(self) -> Iterator[tuple[Any, ...]]:
         for each in self.columns:
             of = each.following
-            more = [f"{100 * value:+.1f}".replace("-", "−") for value in (of.share - of.expected, *(of.interval or ()))]
-            points = Cell(more[0], " to ".join(more[1:]))
+            points = in_points(of.share - of.expected, of.interval)
             yield each.column, of.images, SHARE.text(of.share), SHARE.text(of.expected), points, f"{of.p_value:.3g}"
 
     def section(self) -> TableSection:
@@ -225,6 +225,9 @@ def _judged(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], label
             continue
         code_of, code_here = (torch.tensor([order.get(value, -1) for value in each]) for each in (support, values))
         columns[name] = Column(code_of, code_here, len(order))
+    if not columns and not not_judged:
+        what = "an array per column" if not fit.prepared.data.has_images else "a table with a row per image"
+        return _none(f"{fit.prepared.data.name} has no columns besides label, split and group; give {what}")
     answers, truth, classes = fit.scores.adapted_logits.argmax(dim=1).cpu(), fit.labels.cpu(), len(fit.class_names)
     of_columns = followed(list(columns.values()), labels, truth, answers, classes, groups, seed=fit.seed)
     results = dict(zip(columns, of_columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,11 +10,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .intervals import t_quantile, units_of
+from .intervals import SIGNIFICANT, t_quantile, units_of
 
 PERMUTATIONS, FEWEST, MOST_PRODUCTS, AT_ONCE = 10_000, 2_000, 2_000_000_000, 4_000_000
 """Draws; where these would need more products than that, as few as `FEWEST`."""
 LABEL, ONE_GROUP = "goes with the label in all test images", "no two groups of images could change places"
+FEW_WAYS = "its values could be dealt anew in fewer than 20 ways, too few to rule out chance"
 NO_CLASS = "goes with no class among the images that were learned from"
 ONE_VALUE, ONE_TAUGHT = "has one value in the test images", "has one value in the images that were learned from"
 
@@ -113,8 +115,10 @@ def followed(
             results[place] = NO_CLASS
         elif _constant(column.test, labels):
             results[place] = LABEL
-        elif cells.constant(profile := cells.profile(column)):
+        elif (ways := cells.ways(profile := cells.profile(column))) < 2:
             results[place] = ONE_GROUP
+        elif ways * SIGNIFICANT < 1:
+            results[place] = FEW_WAYS
         else:
             goes = association > 0
             following = cells.following(goes.double(), column, answers, profile)
@@ -185,9 +189,14 @@ class _Cells:
         sums = torch.zeros(int(place.max()) + 1, of.shape[1], dtype=of.dtype).index_add_(0, place, of)
         return of - (sums / place.bincount()[:, None])[place]
 
-    def constant(self, profile: Tensor) -> bool:
-        """Whether it is the same wherever cells change places."""
-        return bool(self.among(profile).abs().max() < 1e-9)
+    def ways(self, profile: Tensor) -> float:
+        """In how many ways values can be dealt to groups that may change places."""
+        held, logarithm = profile.split(self.group.bincount().tolist()), 0.0
+        for stratum in self.stratum.unique():
+            of = (self.stratum == stratum).nonzero().flatten().tolist()
+            counts = torch.stack([held[group].flatten() for group in of]).unique(dim=0, return_counts=True)[1]
+            logarithm += math.lgamma(len(of) + 1) - float(torch.lgamma(counts.double() + 1).sum())
+        return round(math.exp(min(logarithm, 700)), 6)
 
     def following(self, goes: Tensor, column: Column, answers: Tensor, profile: Tensor) -> Following:
         """Of a column, without its p value.

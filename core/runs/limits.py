@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contracts.run_info import AxisScore
 from ..errors import ConfigError, UnknownNameError, VladaptError, did_you_mean, shortened
+from .sections import MEASURES
 
 if TYPE_CHECKING:
     from ..contracts.judgement import Findings, Judgement
@@ -69,8 +70,8 @@ def check_asked(
         falls: as `Task.falls`.
 
     Raises:
-        ConfigError: a limit of what is made where it is asked for, and is not. UnknownNameError: a name that neither
-            the fit nor a judgement has.
+        ConfigError: a limit of what is made where it is asked for, and is not, or above 1 of a share.
+            UnknownNameError: a name that neither the fit nor a judgement has.
     """
     scores, axes = _rising(metrics or {}, falls), {name for each in judgements for name in each.record.axes}
     for name in (limit.name for limit in limits if scores):
@@ -79,6 +80,11 @@ def check_asked(
         if name not in scores and name not in axes:
             cure = did_you_mean(name, [*scores, *axes])
             raise UnknownNameError(f"--fail-under {shortened(name)}: this run has no such score; {cure}")
+    for limit in limits:
+        if limit.least > 1 and (limit.name in axes or limit.name.partition("/")[0] in MEASURES):
+            raise ConfigError(
+                f"--fail-under {limit.name}={limit.least:g}: no score is above 1; give a share, such as 0.8 for 80%"
+            )
     named = {limit.name for limit in limits}
     for judgement in judgements:
         for name, cure in judgement.record.axes.items():

@@ -41,6 +41,6 @@ def test_an_evaluation_is_made_where_it_is_asked_for(vladapt, colours, small_cli
     assert ("Wrong most often when corrupted" in page) == bool(worst)
     refused = vladapt("eval", folder, "--holistic-images", "9").err
     assert "--holistic-images: only with --holistic; give both, or omit it" in refused
-    failing = vladapt("eval", folder, "--fail-under", "accuracy=1.1,accuracy.point=-1")
-    assert failing.code == 1 and "--fail-under: accuracy is " in failing.err and "below 1.1" in failing.err
+    failing = vladapt("eval", folder, "--fail-under", "accuracy=1,accuracy.point=-1")
+    assert failing.code == 1 and "--fail-under: accuracy is " in failing.err and "below 1\n" in failing.err
     assert vladapt("eval", folder, "--fail-under", "accuracy.point=0").code == 0

@@ -36,7 +36,7 @@ def test_images_of_other_things_are_compared_without_copies(vladapt, run, colour
     assert set(of["zero_shot"]) == set(of["scores"]) - {"distance"} | {"gl_mcm/t1", "gl_mcm/own"}
     assert of["scores"]["mcm/t1"] != of["scores"]["mcm/own"]
     assert made["without"].startswith("GL-MCM is given of zero-shot alone, since the answers of this run are not")
-    failing = vladapt(*how, "--holistic-images", "7", "--fail-under", "unlike=1.1", "--out", "seen")
+    failing = vladapt(*how, "--holistic-images", "7", "--fail-under", "unlike=1", "--out", "seen")
     fewer = json.loads(failing.out)["unlike"]
     assert fewer["images"] == 7 and fewer["sets"]["noise"]["images"] <= 7
     assert failing.code == 1 and "--fail-under: unlike is " in failing.err
@@ -77,6 +77,9 @@ def test_what_cannot_be_compared_is_refused(vladapt, run, colours, noise):
 
     refused(asked("absent"), "--unlike near=absent: no such folder or file; check the path")
     refused(asked(colours), f"near={colours}: all 36 images are images of the run's own data")
+    for place, cure in (("near", "is not usable; give NAME=FOLDER"), (f"a={noise},a={noise}", "has a twice")):
+        outcome = vladapt("eval", run, "--holistic", "--unlike", place)
+        assert outcome.code == 2 and f"option unlike={place} of judgement 'out-of-distribution': {cure}" in outcome.err
     (noise / "rows.npz").write_bytes(b"")
     refused(asked(noise / "rows.npz"), "this run is of images and encodes them itself; give a folder of images")
 

@@ -10,8 +10,10 @@ import torch
 from vladapt.core.contracts.corruption import Corruption
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.judgements import corruptions as module
+from vladapt.core.judgements._condition import in_points
 from vladapt.core.judgements.corruptions import Corruptions, CorruptionScores
 from vladapt.core.metrics.intervals import paired_shares
+from vladapt.core.runs.sections import Cell
 from vladapt.core.runtime import process
 
 KINDS = (
@@ -109,8 +111,9 @@ def test_what_is_written_is_read_again_and_shown(right):
     again = CorruptionScores.from_json(json.loads(json.dumps(made.to_json())))
     assert again.to_json() == json.loads(json.dumps(made.to_json())) and list(again.rows()) == list(made.rows())
     assert [row[0] for row in made.rows()] == ["rain", "haze"] and made.table().row_count == 2
-    assert "1 of 2 kinds cost more than 5 points, rain the most" in made.note()
+    assert "1 of 2 kinds costs more than 5 points, rain the most" in made.note()
     assert "severity 3" in {row[-1] for row in made.section().rows}
+    assert in_points(-1e-9, [-0.0001, 0.2]) == Cell("+0.0", "+0.0 to +20.0")
 
 
 def test_mce_is_given_for_imagenet_with_all_its_kinds_alone(right, monkeypatch):
@@ -140,5 +143,5 @@ def test_a_package_that_lacks_is_told_before_anything_is_read(monkeypatch):
 
 @pytest.mark.parametrize("value", ["none of them", "0", "-3", "1.5"])
 def test_a_number_of_images_is_a_number_or_all(value):
-    with pytest.raises(ConfigError, match="--holistic-images"):
+    with pytest.raises(ConfigError, match="give a number of test images"):
         Corruptions(holistic=True, holistic_images=value)

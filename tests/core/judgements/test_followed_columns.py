@@ -132,7 +132,7 @@ def test_numbers_are_cut_at_the_quartiles_of_the_support(places, cheat):
 def test_groups_move_together_and_the_column_that_says_them_is_none(places, cheat):
     groups = [f"herd {n // 4}" for n in range(TEST)]
     herd = [f"learned {n % 5}" for n in range(SUPPORT)] + groups
-    few = [f"herd {n // 40}" for n in range(TEST)]
+    few, fewest = ([f"herd {n // size}" for n in range(TEST)] for size in (20, 40))
     record = made(data_of({"place": places, "herd": herd}), cheat, groups)
     assert [each.column for each in record.columns] == ["place"] and record.grouped
     assert (
@@ -140,6 +140,7 @@ def test_groups_move_together_and_the_column_that_says_them_is_none(places, chea
     )
     fewer = made(data_of({"place": places}), cheat, few)
     assert fewer.columns[0].following.p_value > record.columns[0].following.p_value
+    assert made(data_of({"place": places}), cheat, fewest).not_judged == {"place": module.FEW_WAYS}  # six ways
 
 
 def test_classes_may_have_another_order_than_the_data(places, cheat):
@@ -179,6 +180,8 @@ def test_data_without_columns_or_that_are_gone_say_so(places, cheat):
     bare = data_of({"place": places})
     bare.columns = None
     assert "photos has no columns; give a table with a row per image" in made(bare, cheat).lacking
+    named = data_of({"patient": places, "split": places})
+    assert "photos has no columns besides label, split and group; give a table" in made(named, cheat).lacking
     bare.has_images = False
     assert "a features file with an array per column" in made(bare, cheat).lacking
 

@@ -102,6 +102,14 @@ def test_a_misspelt_name_is_refused_before_anything_is_computed():
     check_asked(parse_limits("auroc=0.5"), judged, undefined)
 
 
+def test_a_share_above_one_is_refused_before_anything_is_computed():
+    judged = [BySubgroup(by="site"), Corruptions(holistic=True)]
+    for limit in ("accuracy=80", "accuracy.point=1.5", "corruptions=50", "worst_group.point=60"):
+        with pytest.raises(ConfigError, match=r"no score is above 1; give a share, such as 0\.8 for 80%"):
+            check_asked(parse_limits(limit), judged, METRICS)
+    check_asked(parse_limits("accuracy=1,rmse_gain=4"), judged, {"adapted": {"accuracy": 0.9, "rmse_gain": 0.4}})
+
+
 @pytest.mark.parametrize(
     ("domain", "task", "falling", "rising"),
     [
