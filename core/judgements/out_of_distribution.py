@@ -184,8 +184,7 @@ class UnlikeScores(Record):
         if not self.sets:
             return None
         table = Table(title="Unlike images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        words = [word for name in self.sets for word in name.split()]
-        table.add_column("", overflow="fold", min_width=min(max(map(len, words)), 20))
+        table.add_column("", overflow="fold")
         for number, title in enumerate(HEADER):
             table.add_column(title, justify="right" if number else "left")
         for name, _, rows in self.rows((self.headline, f"{MCM}/{PUBLISHED}", f"{GL_MCM}/{PUBLISHED}")):

@@ -68,7 +68,7 @@ def test_sets_are_named():
 
 @pytest.mark.parametrize("value", ["folder", "near=", "=folder", "near=a,near=b"])
 def test_other_words_are_refused(value):
-    with pytest.raises(ConfigError, match="--unlike"):
+    with pytest.raises(ConfigError, match=r"option unlike=.*(give NAME=FOLDER|has near twice)"):
         OutOfDistribution(holistic=True, unlike=value)
 
 
