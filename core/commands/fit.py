@@ -182,7 +182,7 @@ def evaluate(
     from ..runs.sections import worded, words_of_task
 
     limits = parse_limits(fail_under) if fail_under is not None else ()
-    opened = opened_run(run)
+    opened = opened_run(run, backbone)
     task = task_of_run(opened)
     check_asked(limits, judges_at(task, EVAL, how), opened.metrics, task.falls)
     if out is None and "out" in task.at_evaluation:
@@ -275,7 +275,7 @@ def predict(
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
     how = {**how, "explain": explain_method or explain}
-    opened = opened_run(run)
+    opened = opened_run(run, backbone)
     task = task_of_run(opened)
     words = words_of_task(task, opened.info.recipe.get("data") or {})
     places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}

@@ -375,7 +375,7 @@ def test_a_stopped_fit_with_towers_prints_the_command_that_continues_it(
         with monkeypatch.context() as patch:
             patch.setattr(ResumeHook, "after_train_iter", stopped_after(2, ResumeHook.after_train_iter))
             patch.setattr(PairTextHead, "_report", interrupt)
-            last = ended(start, 1, capsys)
+            last = ended(start, 130, capsys)
         told, _, command = last.partition("this continues from there: ")
         assert (bool(command), "the same command continues" in told) == (continued, not continued), last
         again = shlex.split(command)[1:] if continued else start

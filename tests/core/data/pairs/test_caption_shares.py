@@ -16,7 +16,7 @@ from vladapt.core.data.pairs.captions import CaptionSampler, check_columns, colu
 from vladapt.core.data.pairs.code_switch import CodeSwitch, read_dictionary
 from vladapt.core.data.pairs.pair_set import Pair
 from vladapt.core.data.pairs.reading import read_pairs
-from vladapt.core.data.pairs.shard_reader import Run
+from vladapt.core.data.pairs.shard_reader import ShardRun
 from vladapt.core.tasks.pretraining.pairs import read_pair_splits
 from vladapt.core.tasks.pretraining.pretrain import _captions
 from vladapt.core.training.settings import TrainingSettings
@@ -92,7 +92,7 @@ def test_rewrites_in_shards_are_drawn_by_their_share(tmp_path, monkeypatch, orde
     check_columns(mode, train)
     source = (StreamedSource if order == "shards" else PairSource)(train, CaptionSampler(mode, seed=1))
     if order == "shards":
-        run = Run(0, int(train.firsts[0]), 30)
+        run = ShardRun(0, int(train.firsts[0]), 30)
         source = source.part(dict(enumerate(train.reader().read(run))))
     texts = [source.text("caption", row, epoch) for row in range(30) for epoch in range(20)]
     share = sum(text.startswith("rewritten") for text in texts) / len(texts)

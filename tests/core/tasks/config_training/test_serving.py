@@ -88,7 +88,7 @@ def served(monkeypatch, tmp_path):
     monkeypatch.setattr(serving.KeptModel, "load", lambda kept, device: nn.Linear(1, 1))
     monkeypatch.setattr(serving, "load_backbone", lambda spec, device: SimpleNamespace(device=torch.device("cpu")))
     info = SimpleNamespace(backbone=SimpleNamespace(spec="toy"), task="detection")
-    use = SimpleNamespace(run=SimpleNamespace(info=info, path=tmp_path / "run", shown="run"), device="cpu")
+    use = SimpleNamespace(run=SimpleNamespace(info=info, path=tmp_path / "run", shown="run", place=""), device="cpu")
     return ServedConfig(use, Cutting(), {}, lambda model: Echo(("cat", "dog"), made), Serving()), made
 
 

@@ -292,7 +292,7 @@ def test_masks_of_a_series_are_written_in_its_geometry(fitted, volume_files, wri
     assert set(structures.names) == {name for name, number in numbers.items() if (labels == number).any()} != set()
     for name, mask in zip(structures.names, structures.masks.numpy()):
         assert np.array_equal(mask, labels == numbers[name])
-    with pytest.raises(DataError, match="--as dicom-seg: none of the 1 images is a DICOM file"):
+    with pytest.raises(DataError, match="--as dicom-seg: none of the 1 volumes is a DICOM file"):
         vladapt.predict(fitted.run, [volume_files[3]], out=str(tmp_path / "no"), outputs="dicom-seg", device="cpu")
 
 
