@@ -28,7 +28,7 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runs.folder import Run
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.inference.predictions import OVERLAP, overlaps
-from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw
+from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw_shapes
 
 RECIPE, BATCH = "open-vocab/retinanet", 4
 NARROW = {
@@ -94,7 +94,7 @@ def _written(folder: Path, splits: dict[str, Sequence[int]]) -> Path:
     for split, numbers in splits.items():
         images, annotations = [], []
         for number in numbers:
-            picture, things = draw(number)
+            picture, things = draw_shapes(number)
             name = f"scene-{number:06d}.png"
             Image.fromarray(picture).save(folder / "images" / name)
             images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})

@@ -33,7 +33,7 @@ def prepare(kind: str, folder: Path, side: int) -> None:
     """The model's folder, and images with their boxes as one COCO file."""
     from PIL import Image
 
-    from vladapt.domains.open_vocab.shapes import draw
+    from vladapt.domains.open_vocab.shapes import draw_shapes
 
     tiny = tiny_models()
     model, processor = getattr(tiny, kind)(COLOURS, **(PLAIN if kind.startswith("rt_detr") else {}))
@@ -42,7 +42,7 @@ def prepare(kind: str, folder: Path, side: int) -> None:
     for split, numbers in _splits():
         listed, annotations = [], []
         for number in numbers:
-            picture, things = draw(number)
+            picture, things = draw_shapes(number)
             name = f"{number:03d}.png"
             Image.fromarray(picture).resize((side, side)).save(folder / "data" / name)
             listed.append({"id": number, "file_name": name, "width": side, "height": side})

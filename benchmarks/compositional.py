@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from scipy.special import stdtrit
 
 from vladapt.core.contracts.recipe import Recipe
-from vladapt.core.data.pairs.compositions import KINDS, compositions, draw_composition
+from vladapt.core.data.pairs.compositions import KINDS, draw_composition, drawn_compositions
 from vladapt.core.engine.bench import bench
 from vladapt.core.tasks.pretraining.options import plan_of
 from vladapt.core.tasks.pretraining.pretrain import pretrain
@@ -85,8 +85,8 @@ def write_pairs(folder: Path, count: int, seed: int) -> None:
     (folder / "images").mkdir()
     pairs, both = [], []
     for kind in KINDS:
-        test = compositions(kind, QUESTIONS, seed)
-        for number, shown in enumerate(compositions(kind, count // len(KINDS), seed + 1000, without=test)):
+        test = drawn_compositions(kind, QUESTIONS, seed)
+        for number, shown in enumerate(drawn_compositions(kind, count // len(KINDS), seed + 1000, without=test)):
             names = []
             for side, each in enumerate((shown, shown.partner)):
                 name = f"images/{kind}-{number}-{side}.png"

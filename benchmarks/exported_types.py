@@ -37,7 +37,7 @@ from vladapt.domains.open_vocab.exporting.detectors import BoxForm
 from vladapt.domains.open_vocab.exporting.run import sizes_by_strides
 from vladapt.domains.open_vocab.exporting.segmentors import Maps, _upsampled
 from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
-from vladapt.domains.open_vocab.plans.pipelines import mapped, testing_pipeline
+from vladapt.domains.open_vocab.plans.pipelines import mapped_values, testing_pipeline
 from vladapt.domains.open_vocab.stack.packaged_configs import packaged_config
 from vladapt.domains.open_vocab.tasks._by_names import RECIPES
 from vladapt.registry import MODELS
@@ -97,9 +97,9 @@ def built(name: str, spec: str) -> tuple[nn.Module, type]:
     file = packaged_config(PACKAGED[name]) if name in PACKAGED else RECIPES / f"{name.replace('-', '_')}.py"
     config = Config.fromfile(str(file)).to_dict()
     kind = DETECTION if config["default_scope"] == "mmdet" else SEGMENTATION
-    model = mapped(config["model"], lambda value: "BN" if value in ("SyncBN", "naiveSyncBN") else value)
+    model = mapped_values(config["model"], lambda value: "BN" if value in ("SyncBN", "naiveSyncBN") else value)
     if name in TOKENS:
-        model = mapped(model, lambda value: spec if value == "embedded" else value)
+        model = mapped_values(model, lambda value: spec if value == "embedded" else value)
     init_default_scope(kind.scope)
     torch.manual_seed(0)
     made = MODELS.build(Config(_without_weights(model))).eval()

@@ -94,11 +94,11 @@ def _coco(folder: Path, numbers) -> dict:
     import numpy as np
     from PIL import Image
 
-    from vladapt.domains.open_vocab.shapes import draw
+    from vladapt.domains.open_vocab.shapes import draw_shapes
 
     listed, annotations = [], []
     for number in numbers:
-        picture, things = draw(number)
+        picture, things = draw_shapes(number)
         scale = SIDE / picture.shape[0]
         name = f"{number}.png"
         Image.fromarray(picture).resize((SIDE, SIDE)).save(folder / "images" / name)

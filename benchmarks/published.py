@@ -35,7 +35,7 @@ from vladapt.core.engine.fit import fit
 from vladapt.core.errors import VladaptError
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.protocols import ELEVEN, PROTOCOLS, are_eleven, rows_of
+from vladapt.core.tasks.classification.protocols import ELEVEN, PROTOCOLS, are_eleven, rows_of_backbone
 
 COLUMNS = ("protocol", "set", "method", "shots", "ours", "std", "published", "difference", "source")
 ANY = "any"
@@ -92,7 +92,7 @@ def published_rows(
 ) -> list[dict[str, Any]]:
     """The published rows that these sets can meet, each with the shots that are asked for."""
     means, found = are_eleven(sets), []
-    for row in rows_of(backbone):
+    for row in rows_of_backbone(backbone):
         wanted = {k: of for k, of in row["accuracy"].items() if k == ANY or not shots or int(k) in shots}
         here = row["set"] in sets or (means and row["set"] == ELEVEN)
         if here and wanted and (not methods or row["method"] in methods):
@@ -189,7 +189,7 @@ def unlabelled_table(given: argparse.Namespace) -> str:
     """Each method's mean over the sets beside its published one; written after each method."""
     header = ("method", "sets", "zero-shot", "ours", "gain", "published on", "zero-shot", "published", "gain", "source")
     lines = [header, ("---", "---", *("---:",) * 3, "---", *("---:",) * 3, "---")]
-    known = {row["method"]: row for row in rows_of(given.alias, "means")}
+    known = {row["method"]: row for row in rows_of_backbone(given.alias, "means")}
     for method in given.unlabelled:
         try:
             pairs = [unlabelled_accuracy(method, name, given) for name in given.sets]

@@ -25,7 +25,7 @@ from vladapt import Item, Label
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.contracts.backbone import Backbone
 from vladapt.core.metrics.intervals import share_interval
-from vladapt.core.robustness.apgd import fooled_by_apgd, log_odds
+from vladapt.core.robustness.apgd import fooled_by_apgd, log_odds_against
 from vladapt.core.robustness.pgd import LEVELS, drawn_offsets, pgd
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource
@@ -104,7 +104,7 @@ def judged(tower: Backbone, seed: int) -> Tensor:
         rows = [logits(images).argmax(dim=1) == labels]
     for radius in PGD:
         how = {"eps": radius / LEVELS, "step": 1 / LEVELS, "steps": 10, "start": radius / LEVELS * offsets}
-        attacked = pgd(lambda at: log_odds(logits(at), labels), images, **how)
+        attacked = pgd(lambda at: log_odds_against(logits(at), labels), images, **how)
         with torch.no_grad():
             rows.append(rows[0] & (logits(attacked).argmax(dim=1) == labels))
     how = {"eps": APGD / LEVELS, "start": offsets, "steps": APGD_STEPS}

@@ -219,11 +219,11 @@ def workers_of(process: int) -> list[int]:
 def bare(model: Path, images: Path) -> None:
     """Answer files in batches: a number of images per line of stdin."""
     from vladapt.core.contracts.serving import Serving
-    from vladapt.core.engine.serve import load_export, load_run
+    from vladapt.core.engine.serve import load_export, load_served
     from vladapt.core.export.folder import is_export
     from vladapt.core.serving.batching import best_batch
 
-    ready = (load_export if is_export(model) else load_run)(model, Serving())
+    ready = (load_export if is_export(model) else load_served)(model, Serving())
     size, cores = best_batch(ready), len(os.sched_getaffinity(0))
     paths = files_of(images)
     for line in sys.stdin:

@@ -43,7 +43,7 @@ from transformers import (
 
 from vladapt import load_backbone
 from vladapt.core.backbones.join import JoinedBackbone
-from vladapt.core.backbones.lexical import encoded_texts
+from vladapt.core.backbones.lexical import encoded_by_tower
 from vladapt.core.backbones.shared_spaces import LinearSpace, TextHead
 from vladapt.core.backbones.text_towers import text_side
 from vladapt.core.backbones.tower_maps import choose_map
@@ -210,7 +210,7 @@ def written_tokenizer(folder: Path, texts: list[str]) -> PreTrainedTokenizerFast
 def joined(clip, side, texts: list[tuple[str, str]], seed: int) -> JoinedBackbone:
     """What `join --sentences` makes, of all the sentences."""
     target = clip.encode_text([english for english, _ in texts]).double()
-    source = F.normalize(encoded_texts(side, [other for _, other in texts]).double(), dim=1)
+    source = F.normalize(encoded_by_tower(side, [other for _, other in texts]).double(), dim=1)
     groups = np.unique(np.array([english for english, _ in texts]), return_inverse=True)[1]
     fitted, _ = choose_map(source, target, groups, seed)
     return JoinedBackbone(clip, side, LinearSpace.of_texts(fitted), float(clip.logit_scale), "joined")

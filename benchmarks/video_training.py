@@ -30,7 +30,7 @@ from vladapt import build_adapter, load_backbone
 from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.fitting import fit_adapter
-from vladapt.domains.video.adapters.testa import AggregatingFrames, cost_of
+from vladapt.domains.video.adapters.testa import AggregatingFrames, tower_cost
 
 HEADS = ("mean-pool", "temporal-adapter", "clip4clip", "action-clip", "pllava-pool")
 END_TO_END = "vifi-clip"
@@ -63,7 +63,7 @@ def merging(spec: str) -> None:
         backbone = load_backbone(spec, device="cpu")
         AggregatingFrames(backbone, frames).attach(backbone)
         backbone.to("meta")
-        whole, less = (cost_of(backbone, aggregates) for aggregates in (False, True))
+        whole, less = (tower_cost(backbone, aggregates) for aggregates in (False, True))
         products = [cost.flops / 2e9 for cost in (whole, less)]
         print(f"| {frames} | {whole.tokens:,} | {less.tokens:,} | {products[0]:.0f} | {products[1]:.0f} |", flush=True)
 

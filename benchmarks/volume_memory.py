@@ -46,7 +46,7 @@ def measure(size: tuple[int, int, int]) -> dict[str, float]:
     from prompt_memory import peak_gb
 
     from vladapt.domains.medical.segmenting import CLASSES, Preprocessing, ScoreRule, write_labels
-    from vladapt.domains.medical.segmenting.saving import write_nifti
+    from vladapt.domains.medical.segmenting.saving import write_label_volume
     from vladapt.domains.medical.volumes import Slabs
 
     def network(patches: torch.Tensor) -> torch.Tensor:
@@ -60,7 +60,7 @@ def measure(size: tuple[int, int, int]) -> dict[str, float]:
         decide, device = ScoreRule(CLASSES, (1, 2)), torch.device("cpu")
         with torch.no_grad():
             labels = write_labels(volume, how, PATCH, network, decide, Path(folder) / "labels.raw", device)
-        write_nifti(volume, labels, Path(folder) / "labels.nii.gz")
+        write_label_volume(volume, labels, Path(folder) / "labels.nii.gz")
         return {"gb": peak_gb(), "seconds": time.perf_counter() - started}
 
 

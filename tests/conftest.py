@@ -123,7 +123,7 @@ def forked_workers():
 
     processes.start_with(lambda command, env: start(command, env=env, stdin=PIPE))
     yield
-    processes.stop()
+    processes._stop()
 
 
 @pytest.fixture(scope="session")

@@ -172,7 +172,7 @@ class VilaMil(BagHead):
         support, classifier = (each if backbone is None else each.to(backbone.device) for each in (support, classifier))
         val = val if val is None or backbone is None else val.to(backbone.device)
         described = resources.get("descriptions")
-        sentences = sentences_of(self.class_names_, support.bags.scales, described)
+        sentences = class_sentences(self.class_names_, support.bags.scales, described)
         how = {"val": val, "unlabeled": unlabeled, "backbone": backbone, "resources": resources, "seed": seed}
         self._start, note = self._texts(classifier, backbone, sentences, described, seed)
         try:
@@ -230,7 +230,9 @@ class VilaMil(BagHead):
         return self._net.of_slide.weights(bag)
 
 
-def sentences_of(class_names: Sequence[str], scales: int, described: Sequence[Sequence[str]] | None) -> list[list[str]]:
+def class_sentences(
+    class_names: Sequence[str], scales: int, described: Sequence[Sequence[str]] | None
+) -> list[list[str]]:
     """The sentence about each class at each scale, the finest first, without a full stop.
 
     Args:

@@ -169,8 +169,8 @@ class ProKeR(CacheModel):
         return search
 
     def _problem(self, support: FeatureSet, taken: int, rows: Rows) -> Problem:
-        compared, (unit, labels) = rows(support), rows_of(support, taken)
-        keys = unit if compared is support else rows_of(compared, taken)[0]
+        compared, (unit, labels) = rows(support), support_rows(support, taken)
+        keys = unit if compared is support else support_rows(compared, taken)[0]
         return Problem.of(keys, labels, unit @ self.text.T, self.weighting.class_weights(labels, len(self.text)))
 
     def _taken(self, support: FeatureSet) -> int:
@@ -198,7 +198,7 @@ class ProKeR(CacheModel):
         return self.logit_scale * example_logits(queries, self.rows, self.coefficients, self.beta_, classes)
 
 
-def rows_of(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:
+def support_rows(support: FeatureSet, taken: int) -> tuple[Tensor, Tensor]:
     """(N, D) unit rows and their (N,) labels: so many views of each image, or with 0 the image itself."""
     if not taken:
         return support.unit, support.labels

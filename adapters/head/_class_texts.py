@@ -57,7 +57,7 @@ def checked_synonyms(synonyms, classifier: TextClassifier, backbone):
     return synonyms
 
 
-def texts_of(classifier: TextClassifier) -> ClassTexts:
+def classifier_texts(classifier: TextClassifier) -> ClassTexts:
     """The classifier's own texts."""
     return ClassTexts(classifier.weights, *_together(classifier.prototypes), classifier.weights)
 

@@ -71,5 +71,5 @@ def relative_scale(classifier: TextClassifier) -> float:
     return classifier.logit_scale / REFERENCE_SCALE
 
 
-def unit_rows(rows: Tensor) -> Tensor:
+def normalised_rows(rows: Tensor) -> Tensor:
     return torch.nn.functional.normalize(rows, dim=-1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, StoredViews, has, option, require
 from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..dassl_options import dassl_warmup
-from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, relative_scale, text_base, unit_rows
+from ._text_rows import REFERENCE_LENGTH, Frame, frame_of, normalised_rows, relative_scale, text_base
 
 CONSTRAINTS = ("l2", "cosine", "none")
 MULTIPLIERS = ("zero-shot", "corrected", "constant", "balanced")
@@ -107,7 +107,7 @@ class Clap(Adapter):
         self.logit_scale, self.offset, self.negative = frame.logit_scale, frame.offset, frame.negative
         base, notes = text_base(classifier, REFERENCE_LENGTH * math.sqrt(relative_scale(classifier)))
         unit, labels = training_rows(support, self.pool.views)
-        self.penalties = self._penalties(frame.logits(unit, unit_rows(base)), labels)
+        self.penalties = self._penalties(frame.logits(unit, normalised_rows(base)), labels)
         self.prototypes = self._first(base, relative_scale(classifier), seed)
         history = self._train(unit, labels, base, len(support), resources.get("batch_order"), seed)
         return FitReport(self.name, history=history, notes=[self.pool.views_note(support), *notes])
@@ -168,7 +168,7 @@ class Clap(Adapter):
         return distance
 
     def _scores(self, unit: Tensor) -> Tensor:
-        return Frame(self.logit_scale, self.offset, self.negative).logits(unit, unit_rows(self.prototypes))
+        return Frame(self.logit_scale, self.offset, self.negative).logits(unit, normalised_rows(self.prototypes))
 
     def _logits(self, batch: Batch) -> Tensor:
         return self._scores(batch.unit)

@@ -30,8 +30,8 @@ from ...core.contracts import (
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
 from ...core.training import LearningRates, train_epochs
-from ._class_texts import texts_of
-from ._text_rows import has_lengths, unit_rows
+from ._class_texts import classifier_texts
+from ._text_rows import has_lengths, normalised_rows
 from .real_linear import endless_batches
 
 RATES, DECAYS, BATCH_SIZES = (1e-3, 1e-4), (0.0, 1e-2, 1e-4), (8, 32)
@@ -135,11 +135,11 @@ class CrossModal(Adapter):
     def _samples(self, support: FeatureSet, classifier: TextClassifier) -> _Samples:
         images, labels = support.unit, support.labels
         if self.pool.views and support.views is not None:
-            further = unit_rows(support.views[:, : self.pool.views].float()).transpose(0, 1)  # (V, N, D)
+            further = normalised_rows(support.views[:, : self.pool.views].float()).transpose(0, 1)  # (V, N, D)
             images, labels = torch.cat([images, *further]), labels.repeat(1 + len(further))
         if not self.prompts:
             return _Samples(images, labels, images[:0], labels[:0], len(classifier))
-        texts = texts_of(classifier)
+        texts = classifier_texts(classifier)
         return _Samples(images, labels, texts.prompts, texts.classes, len(classifier))
 
     def _axes(self, samples: _Samples, searched: bool) -> dict[str, tuple[float, ...]]:
@@ -267,7 +267,7 @@ class _Run:
 
 def _zero_shot(classifier: TextClassifier) -> Tensor:
     """(C, D) unit means of text features as the tower gives them; of unit ones where their lengths are gone."""
-    return unit_rows(classifier.unnormalized.float()) if has_lengths(classifier) else classifier.weights
+    return normalised_rows(classifier.unnormalized.float()) if has_lengths(classifier) else classifier.weights
 
 
 def _random(like: Tensor, seed: int) -> Tensor:

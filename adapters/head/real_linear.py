@@ -17,7 +17,7 @@ from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitRep
 from ...core.errors import DataError
 from ...core.training import LearningRates, epoch_batches, label_loss, train_epochs
 from ..support_folder import support_folder_images
-from ._class_texts import ClassTexts, checked_synonyms, spoken_of, texts_of, texts_of_synonyms
+from ._class_texts import ClassTexts, checked_synonyms, classifier_texts, spoken_of, texts_of_synonyms
 
 ASSUMED_IMAGES = 100  # a class, in the published number of iterations
 PASSES, LONGEST = 10, 32_000
@@ -90,7 +90,7 @@ class RealLinear(Adapter):
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias
         synonyms = checked_synonyms(resources.get("synonyms"), classifier, backbone)
         if synonyms is None:
-            texts = texts_of(classifier)
+            texts = classifier_texts(classifier)
         else:
             texts = texts_of_synonyms(synonyms, backbone, resources.get("templates"), support.features.device)
         images, labels, notes = self._images(support, classifier, resources, texts)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, FeatureSet, FitReport, TextClassifier, option
-from ._text_rows import has_lengths, unit_rows
+from ._text_rows import has_lengths, normalised_rows
 from .clap import class_confidence
 
 VARIANTS = ("ss-text", "plus", "confidence", "fixed", "images")
@@ -78,7 +78,7 @@ class SSText(Adapter):
             share = self._share(text, images, support.labels, counts)
             self.weights = text + (self.logit_scale * share)[:, None] * sums
         if self.variant == "plus" if self.repel is None else self.repel:
-            self.weights = self.weights - unit_rows(2 * self.weights - self.weights.mean(dim=0))
+            self.weights = self.weights - normalised_rows(2 * self.weights - self.weights.mean(dim=0))
             notes += _of_few(counts)
         return FitReport(self.name, {"variant": self.variant}, "nothing to choose", notes=notes)
 
@@ -86,7 +86,7 @@ class SSText(Adapter):
         """(C,) 1 / (N lambda_c)."""
         total = len(labels)
         if self.variant == "confidence":
-            cosines = unit_rows(images) @ unit_rows(text).T
+            cosines = normalised_rows(images) @ normalised_rows(text).T
             inverse = 1 / class_confidence(self.logit_scale * cosines, labels).clamp(min=torch.finfo(text.dtype).tiny)
         elif self.variant == "plus":
             inverse = counts
@@ -95,7 +95,7 @@ class SSText(Adapter):
         return (inverse.clamp(max=1 / self.least_lambda) if self.least_lambda else inverse) / total
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self.logit_scale * batch.unit @ unit_rows(self.weights).T + self.logit_bias
+        return self.logit_scale * batch.unit @ normalised_rows(self.weights).T + self.logit_bias
 
 
 def _of_one_length(classifier: TextClassifier, support: FeatureSet) -> tuple[Tensor, Tensor, list[str]]:

@@ -15,7 +15,7 @@ from ...core.contracts import Adapter, Batch, ClassWeighting, FitReport, Trainin
 from ...core.training import dassl_epochs, label_loss, views_of_training
 from ..dassl_options import dassl_batch_size, dassl_warmup
 from ..published_sets import SETS, preset_option
-from ._text_rows import Frame, frame_of, text_base, unit_rows
+from ._text_rows import Frame, frame_of, normalised_rows, text_base
 
 EPOCHS_FROM_SHOTS = ((8, 200), (1, 100))
 
@@ -118,7 +118,7 @@ class Taskres(Adapter):
         return history
 
     def _scores(self, unit: Tensor) -> Tensor:
-        rows = unit_rows(self.base + self.alpha_ * self.residual)  # (C, D)
+        rows = normalised_rows(self.base + self.alpha_ * self.residual)  # (C, D)
         return Frame(self.logit_scale, self.offset, self.negative).logits(unit, rows)
 
     def _logits(self, batch: Batch) -> Tensor:

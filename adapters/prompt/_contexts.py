@@ -18,7 +18,7 @@ COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""
 
 
-def check_named(adapter: Adapter) -> None:
+def check_class_names(adapter: Adapter) -> None:
     """ConfigError where classes have no names to write prompts around."""
     if not adapter.class_names_:
         raise ConfigError(

@@ -27,7 +27,7 @@ from ..dassl_options import dassl_batch_size, dassl_warmup
 from ..head._text_rows import Frame, frame_of
 from ._contexts import (
     COST_OPTIONS,
-    check_named,
+    check_class_names,
     check_transfer,
     fit_context,
     half_where_asked,
@@ -144,7 +144,7 @@ class SharedContext(Adapter):
         return other
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_named(self)
+        check_class_names(self)
         device = support.features.device
         support, classifier = support.to(backbone.device), classifier.to(backbone.device)
         frame = frame_of(classifier, support)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...core.contracts import FitReport, option
 from ...core.errors import DataError
 from ..text_pools import encode_sentences
-from ._contexts import check_named
+from ._contexts import check_class_names
 from ._shared_context import SharedContext, Step
 
 BASE_TO_NEW = "-base-to-new"
@@ -126,7 +126,7 @@ class BiomedCoop(SharedContext):
     )
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_named(self)
+        check_class_names(self)
         rows = encode_sentences(backbone, resources["descriptions"], self.class_names_)
         _check_equal_counts(self.class_names_, [len(of) for of in rows])
         about = replace(classifier, prototypes=tuple(of.to(classifier.weights.device) for of in rows), texts=None)
@@ -147,7 +147,7 @@ class BiomedCoop(SharedContext):
         sentences = torch.stack(step.classifier.prototypes)  # (C, P, D)
         sccm, kdsp, tau = self._settings()
         logits = self._scores(step.unit, text)
-        kept = kept_sentences(sentence_scores(step.unit, sentences, self.logit_scale), tau, self.select)
+        kept = kept_sentences(mean_sentence_logits(step.unit, sentences, self.logit_scale), tau, self.select)
         return (
             step.label_loss(logits, step.labels)
             + sccm * F.mse_loss(text, F.normalize(sentences.mean(dim=1), dim=-1))
@@ -155,7 +155,7 @@ class BiomedCoop(SharedContext):
         )
 
 
-def sentence_scores(unit: Tensor, sentences: Tensor, logit_scale: float) -> Tensor:
+def mean_sentence_logits(unit: Tensor, sentences: Tensor, logit_scale: float) -> Tensor:
     """(P,) means over images (B, D) of the largest logit among the classes, of unit sentences (C, P, D)."""
     return (logit_scale * torch.einsum("bd,cpd->bcp", unit, sentences)).amax(dim=1).mean(dim=0)
 

@@ -20,7 +20,7 @@ from ..dassl_options import dassl_batch_size, dassl_warmup
 from ._contexts import (
     COST_OPTIONS,
     PromptsAtPrediction,
-    check_named,
+    check_class_names,
     fit_context,
     half_where_asked,
 )
@@ -97,7 +97,7 @@ class Cocoop(PromptsAtPrediction):
     amp: str | None = option(None, "precision of the text tower in training; none: float32", choices=("bf16",))
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_named(self)
+        check_class_names(self)
         device = support.features.device
         support = support.to(backbone.device)
         self.logit_scale, self.logit_bias = classifier.logit_scale, classifier.logit_bias

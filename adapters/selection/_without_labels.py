@@ -105,7 +105,7 @@ def check(method: Adapter) -> None:
         )
 
 
-def report_of(
+def _report_of(
     name: str, chosen: FitReport, judged: Sequence[JudgedCandidate], taken: JudgedCandidate | None
 ) -> FitReport:
     """The report of the fit that took one of the candidates, or zero-shot."""

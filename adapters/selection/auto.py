@@ -173,7 +173,7 @@ class Auto(Adapter):
         adapter, report = trial.zero_shot() if taken is None else (taken.adapter, taken.report)
         self._take(adapter)
         report = replace(report, notes=trial.without_advice(report.notes, adapter))
-        return without_labels.report_of(self.name, report, judged, taken)
+        return without_labels._report_of(self.name, report, judged, taken)
 
     def _absent_classes(self, classifier: TextClassifier, unlabeled: FeatureSet, base) -> list[str]:
         """Nothing: the method that was taken has said it, and methods were judged on these very images."""

@@ -37,13 +37,13 @@ def votes_of(clusters: Tensor, words: Tensor, vocabulary: int) -> Tensor:
     return counts / sizes[:, None]
 
 
-def assigned(votes: Tensor) -> Tensor:
+def words_of_clusters(votes: Tensor) -> Tensor:
     """(K,) a word for each cluster, no two alike, with the most votes in all. There are K words at least."""
     cost = votes.cpu().double().numpy()
     return torch.from_numpy(linear_sum_assignment(cost.max() - cost)[1]).to(votes.device)
 
 
-def moved(features: Tensor, text: Tensor, words: Tensor) -> Tensor:
+def nearest_word_of(features: Tensor, text: Tensor, words: Tensor) -> Tensor:
     """(N,) the nearest of some words to each image."""
     some = words.unique()
     return some[(features @ text[some].T).argmax(dim=1)]
@@ -54,7 +54,7 @@ def renumbered(labels: Tensor) -> Tensor:
     return labels.unique(return_inverse=True)[1]
 
 
-def aligned(features: Tensor, text: Tensor, clusters: Tensor, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
+def aligned_words(features: Tensor, text: Tensor, clusters: Tensor, rounds: int) -> tuple[Tensor, Tensor, Tensor]:
     """Vote, assign and move, some times.
 
     Args:
@@ -68,7 +68,7 @@ def aligned(features: Tensor, text: Tensor, clusters: Tensor, rounds: int) -> tu
     for _ in range(rounds):
         clusters = renumbered(clusters)
         votes = votes_of(clusters, named, len(text))
-        words = moved(features, text, assigned(votes))
+        words = nearest_word_of(features, text, words_of_clusters(votes))
         voted, clusters = clusters, words
     return words, voted, votes
 
@@ -88,7 +88,7 @@ def realigned(
     a candidate's score is how often its sentences were named, on average over these.
 
     Args:
-        clusters, votes: as `aligned` returns them.
+        clusters, votes: as `aligned_words` returns them.
         sentences: words -> of each the (n, D) unit features of its sentences.
         candidates: words of a cluster.
         nearest: sentences that an image names.
@@ -102,7 +102,7 @@ def realigned(
         counts = named.bincount(minlength=len(owners)).to(scores)
         sums = scores.new_zeros(len(rows)).index_add_(0, owners.to(scores.device), counts)
         scores[cluster, words] = sums / torch.tensor([len(some) for some in rows]).to(sums)
-    return moved(features, text, assigned(scores))
+    return nearest_word_of(features, text, words_of_clusters(scores))
 
 
 @cache

@@ -179,7 +179,7 @@ class DualPrototypes(Loss):
             by_images = (self.scale * weak @ self.centres.T).softmax(dim=1)
             now = by_text.mean(dim=0)
             labels = pseudo_labels(by_text, by_images, self._mean_with(now), self.terms["share"])
-            weights = confidence(by_text, labels) * confidence(by_images, labels)
+            weights = label_share(by_text, labels) * label_share(by_images, labels)
         self._noted = out["index"], weak, labels, now
         parts = loss_terms(self.scale * strong @ text.T, labels, weights, self.centres, text, self.terms)
         return {"loss": sum(parts.values()), **parts, "weight": weights.mean()}
@@ -199,17 +199,17 @@ class DualPrototypes(Loss):
 
 def pseudo_labels(by_text: Tensor, by_images: Tensor, mean: Tensor, share: float) -> Tensor:
     """(B,) of the mixture of both predictions, that of the texts with the mean prediction divided out."""
-    return mixture(by_text, by_images, mean, share)[0].argmax(dim=1)
+    return prediction_mixture(by_text, by_images, mean, share)[0].argmax(dim=1)
 
 
-def mixture(by_text: Tensor, by_images: Tensor, mean: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def prediction_mixture(by_text: Tensor, by_images: Tensor, mean: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """(B, C) the mixture, and (B, C) what is left of the texts' predictions."""
     aligned = by_text / mean.clamp_min(torch.finfo(mean.dtype).tiny)
     aligned = aligned / aligned.sum(dim=1, keepdim=True)
     return share * by_images + (1 - share) * aligned, aligned
 
 
-def confidence(predictions: Tensor, labels: Tensor) -> Tensor:
+def label_share(predictions: Tensor, labels: Tensor) -> Tensor:
     """(B,) what each prediction gives to its label, as a share of the most it gives."""
     return predictions.gather(1, labels[:, None])[:, 0] / (predictions.amax(dim=1) + TINY)
 

@@ -18,7 +18,7 @@ from ...core.errors import CapabilityError
 from ...core.prompts import build_classifier, fill
 from ...core.training import GlobalBatches, TowerLayers, image_features
 from ._towers import SelfTrained, as_tested
-from ._words import aligned, broad_vocabulary, realigned
+from ._words import aligned_words, broad_vocabulary, realigned
 
 RATE_OF = 256
 """Images of the batch that the published rates are for."""
@@ -115,7 +115,7 @@ class S3a(SelfTrained):
         words = _with_classes(resources.get("vocabulary") or broad_vocabulary(), self.class_names_)
         text = build_classifier(backbone, words, images.templates).weights.to(unlabeled.unit)
         clusters = self._clustered(unlabeled.unit, len(classifier), len(words), seed)
-        labels, voted, votes = aligned(unlabeled.unit, text, clusters, self.rounds)
+        labels, voted, votes = aligned_words(unlabeled.unit, text, clusters, self.rounds)
         said = resources.get("realign_prompts")
         if said is not None:
             sentences = _Sentences(backbone, words, said, images.templates)
@@ -232,7 +232,7 @@ class Structural(Loss):
         """The words of the clusters, by the features of the teacher."""
         if int(self.begun) >= self.fixed_epochs:
             features = extract(["teacher.image"])["teacher.image"].to(self.text)
-            self.labels.copy_(aligned(features, self.text, self.first, self.rounds)[0])
+            self.labels.copy_(aligned_words(features, self.text, self.first, self.rounds)[0])
         self.begun += 1
 
     def compute(self, out, progress: float) -> dict[str, Tensor]:

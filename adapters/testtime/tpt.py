@@ -16,7 +16,7 @@ from torch import Tensor
 from ...core.contracts import Batch, FitReport, has, option
 from ...core.errors import ConfigError
 from ...core.prompts import PromptLearner
-from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_named, half_where_asked
+from ..prompt._contexts import COST_OPTIONS, PromptsAtPrediction, check_class_names, half_where_asked
 from ._bags import RandomViews
 
 
@@ -89,7 +89,7 @@ class Tpt(PromptsAtPrediction):
     amp: str | None = option(None, "precision of both towers; none: float32", choices=("bf16",))
 
     def _fit(self, support, classifier, *, val, unlabeled, backbone, resources, seed) -> FitReport:
-        check_named(self)
+        check_class_names(self)
         given = resources.get("ctx")
         if given is not None and given.ndim != 2:
             raise ConfigError(

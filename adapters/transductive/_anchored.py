@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ._mixture import EMPTY, FLOOR, QueryImages, assign
+from ._mixture import EMPTY, FLOOR, QueryImages, mixture_assignments
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def solve_anchored(queries: QueryImages, z: Tensor, anchor: Anchor, settings: Se
 
     def assigned(z: Tensor, gaussians: Gaussians) -> Tensor:
         likelihood = gaussians.log_likelihood(queries.features, centre)
-        return assign(queries, likelihood, z, settings.inner_iterations, settings.temperature)
+        return mixture_assignments(queries, likelihood, z, settings.inner_iterations, settings.temperature)
 
     for _ in range(settings.iterations):
         z = assigned(z, gaussians).exp()

@@ -134,7 +134,9 @@ def solve(
     z, mixture = start.assignments, start.mixture
 
     def assigned(z: Tensor, mixture: GaussianMixture) -> Tensor:
-        return assign(queries, mixture.log_likelihood(sums.centred, sums.centre), z, inner_iterations, temperature)
+        return mixture_assignments(
+            queries, mixture.log_likelihood(sums.centred, sums.centre), z, inner_iterations, temperature
+        )
 
     for _ in range(iterations):
         z = assigned(z, mixture).exp()
@@ -143,7 +145,9 @@ def solve(
     return Solution(log_z.exp(), mixture, log_z)
 
 
-def assign(queries: QueryImages, log_likelihood: Tensor, z: Tensor, steps: int, temperature: float) -> Tensor:
+def mixture_assignments(
+    queries: QueryImages, log_likelihood: Tensor, z: Tensor, steps: int, temperature: float
+) -> Tensor:
     """(Q, C) log z after some updates: the pull of text and support, the likelihood, and what the neighbours are.
 
     Args:

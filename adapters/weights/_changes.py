@@ -39,7 +39,7 @@ def interpolated(start: Weights, end: Weights, alpha: float, fishers: tuple[Weig
     return made
 
 
-def best_alpha(score: Callable[[float], float]) -> tuple[float, float]:
+def best_interpolation(score: Callable[[float], float]) -> tuple[float, float]:
     """The alpha of the best score, and that score; of several the one nearest to 0.5, then the smaller."""
     scores = {alpha: score(alpha) for alpha in ALPHAS}
     best = min(ALPHAS, key=lambda alpha: (-scores[alpha], abs(alpha - DEFAULT_ALPHA)))

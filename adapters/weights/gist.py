@@ -146,8 +146,8 @@ class Gist(TowerAdapter):
 
     def _with_probe(self, report: FitReport, images: TrainingImages, captions: Sequence[str], seed: int) -> FitReport:
         """Train the linear probe on the towers as they are now; the report of both."""
-        seen = encoded(self._made, images, images.items)
-        val = encoded(self._made, images, images.val) if images.val else None
+        seen = _encoded(self._made, images, images.items)
+        val = _encoded(self._made, images, images.val) if images.val else None
         self.head, self.head_bias, epoch, score = trained_probe(
             seen,
             len(self.class_names_),
@@ -206,7 +206,7 @@ def matched_texts(
 
 
 @torch.no_grad()
-def encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> FeatureSet:
+def _encoded(towers: Backbone, images: TrainingImages, items: Sequence[Item]) -> FeatureSet:
     """Labelled features of images as they are, not normalised."""
     features = []
     with ThreadPoolExecutor(images.workers or cores()) as threads:

@@ -33,7 +33,7 @@ from ._changes import (
     DEFAULT_ALPHA,
     HEAD,
     Weights,
-    best_alpha,
+    best_interpolation,
     fisher_information,
     interpolated,
     trained_parts,
@@ -219,7 +219,7 @@ class WiseFt(TowerAdapter):
         elif score is None:
             self._now.choice = ("published choice without val", DEFAULT_ALPHA, None)
         else:
-            self._now.choice = (words, *best_alpha(score))
+            self._now.choice = (words, *best_interpolation(score))
 
     def _report(self, done: TrainingResult, settings, notes: list[str]) -> FitReport:
         report = super()._report(done, settings, notes)

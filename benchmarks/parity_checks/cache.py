@@ -14,7 +14,7 @@ from torch import Tensor
 from vladapt import FeatureSet, TextClassifier
 from vladapt.adapters.cache import tip_x as tip_x_file
 from vladapt.adapters.cache.ape import channel_criterion, channel_similarity, select_channels
-from vladapt.adapters.cache.proker import Problem, rows_of
+from vladapt.adapters.cache.proker import Problem, support_rows
 from vladapt.adapters.cache.x_more import confidence, mixture
 
 from .comparison import compares, published
@@ -190,7 +190,7 @@ def proker(ref: Reference, f: Fixtures) -> Iterator[Check]:
         yield ref.check([report.chosen[name] for name in ("beta", "penalty")], f"{case}_best", f"searched, {case}")
         yield ref.check(adapter.logits(f.test_set), f"{case}_searched", f"logits there, {case}")
         yield ref.check([*right[:2], f.accuracy(adapter)], f"{case}_acc")
-        rows, labels = rows_of(support, options["views"])
+        rows, labels = support_rows(support, options["views"])
         problem = Problem.of(rows, labels, rows @ text.weights.T)
         val, grids = f.val.unit, [axis.grid for axis in adapter._axes(support)]
         score = partial(adapter.weighting.val_score, labels=f.val.labels)

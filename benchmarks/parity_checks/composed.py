@@ -89,7 +89,7 @@ def composed_queries(ref: Reference, f: Fixtures) -> Iterator[Check]:
         if f"{name}.ranking" in ref:
             yield ref.check(scores.argsort(dim=1, descending=True), f"{name}.ranking")
         ranks = metrics.target_ranks(scores, places)
-        precision = metrics.average_precision(ranks)
+        precision = metrics.composed_average_precision(ranks)
         yield ref.check(precision.float(), f"{name}.ap")
         ks = [int(k) for k in ref.setting("at")]
         shares = [precision.mean(), *(of(ranks, k).mean() for of in (metrics.recall, metrics.precision) for k in ks)]

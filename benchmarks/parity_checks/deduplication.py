@@ -48,7 +48,7 @@ def density_pruning(ref: Reference, f: Fixtures) -> Iterator[Check]:
         most = int(re.match(r"min\((\d+)", ref.setting("neighbours"))[1])
         inter = density.centroid_distances(centroids, most)
         yield ref.check(inter, f"{case}.d_inter")
-        share = density.shares(inter * ref[f"{case}.d_intra"].numpy(), temperature)
+        share = density.cluster_shares(inter * ref[f"{case}.d_intra"].numpy(), temperature)
         yield ref.check(share, f"{case}.probability")
         total = int(ref[f"{case}.target"])
         yield ref.check(int(round(keep, 6) * sizes.sum()), f"{case}.target")

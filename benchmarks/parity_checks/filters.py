@@ -23,14 +23,14 @@ from .fixtures import Check, Fixtures, Reference
 def s_cliploss_(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """With the released permutations and their short last batch; the second step is NormSim's."""
     image, text, orders = (ref[name].numpy() for name in ("image", "text", "permutation"))
-    passes = (s_cliploss.cut(order, int(ref.setting("batch")), as_released=True) for order in orders)
+    passes = (s_cliploss.cut_batches(order, int(ref.setting("batch")), as_released=True) for order in orders)
     by_text, by_image = s_cliploss.norms_of_batches(
         lambda rows: (image[rows], text[rows]), passes, ref.setting("temperature"), len(image)
     )
     yield ref.check(by_text, "norm_text")
     yield ref.check(by_image, "norm_image")
     pairs = PairTable.of([f"{number:06d}" for number in range(len(image))], image_features=image, caption_features=text)
-    cosines = clip_score.cosines(pairs)
+    cosines = clip_score._cosines(pairs)
     yield ref.check(cosines, "clip_score")
     scores = cosines - by_text - by_image
     yield ref.check(scores, "s_cliploss")
@@ -103,12 +103,12 @@ def hype_(ref: Reference, f: Fixtures) -> Iterator[Check]:
     names = ("image", "text", "reference_image", "reference_text")
     image, text, images, texts = (hype.exponential_map(ref[name].numpy(), c) for name in names)
     yield ref.check(image, "image_space")
-    yield ref.check(hype.times(image, c), "image_time")
-    yield ref.check(hype.violations(text, image, c, aperture), "entail")
+    yield ref.check(hype._times(image, c), "image_time")
+    yield ref.check(hype.cone_violations(text, image, c, aperture), "entail")
     rows = [-hype.distances_of_pairs(np.broadcast_to(each, text.shape), text, c) for each in image]
     yield ref.check(np.stack(rows), "similarity")
-    yield ref.check(hype.violations(texts, image, c, aperture).mean(axis=0), "specificity_image")
-    yield ref.check(hype.violations(text, images, c, aperture).mean(axis=1), "specificity_text")
+    yield ref.check(hype.cone_violations(texts, image, c, aperture).mean(axis=0), "specificity_image")
+    yield ref.check(hype.cone_violations(text, images, c, aperture).mean(axis=1), "specificity_text")
 
 
 def similarity(ref: Reference, norm: str) -> np.ndarray:

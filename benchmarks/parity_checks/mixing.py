@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from vladapt.core.data.pairs.code_switch import CodeSwitch
-from vladapt.core.training.mixing import Mixture, MixtureCounts, MixtureStage, shares_of
+from vladapt.core.training.mixing import Mixture, MixtureCounts, MixtureStage, source_shares
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -21,7 +21,7 @@ def mixing_sources(ref: Reference, f: Fixtures) -> Iterator[Check]:
     of_shard = ref["source_of_shard"]
     sizes = of_shard.bincount().tolist()
     factors = [float(each) for each in ref.setting("upsampling_factors").split("::")]
-    shares = shares_of(factors, sizes, factors=True)
+    shares = source_shares(factors, sizes, factors=True)
     yield ref.check(torch.tensor(factors)[of_shard], "weights")
     yield ref.check(torch.tensor(shares), "expected_share")
     names = tuple(map(str, range(len(sizes))))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vladapt import Adapter, Backbone, FeatureSet, FitReport, TextClassifier, build_adapter, build_classifier
 from vladapt.adapters.prompt._shared_context import Step
-from vladapt.adapters.prompt.biomed_coop import divergence, kept_sentences, sentence_scores, teacher_of
+from vladapt.adapters.prompt.biomed_coop import divergence, kept_sentences, mean_sentence_logits, teacher_of
 from vladapt.adapters.prompt.cocoop import META, conditional_contexts
 from vladapt.adapters.prompt.pomp import local_logits
 from vladapt.adapters.testtime._memory import entropy_of
@@ -158,7 +158,7 @@ def biomed_coop(ref: Reference, f: Fixtures) -> Iterator[Check]:
     """From the features on: the fixture has no towers, so that its text features stand for those of the prompts."""
     scale, labels = ref.setting("scale"), ref["label"]
     unit, sentences = F.normalize(ref["image"], dim=-1), F.normalize(ref["fixed_embeddings"], dim=-1)
-    scores = sentence_scores(unit, sentences, scale)
+    scores = mean_sentence_logits(unit, sentences, scale)
     yield ref.check(scores, "selection.scores")
     for key, select in (("keep", "zscore"), ("keep_by_mad_only", "mad")):
         kept = kept_sentences(scores, ref.setting("tau"), select)

@@ -9,8 +9,8 @@ import torch
 
 from vladapt import build_adapter
 from vladapt.adapters.selftraining._projected import Propagation, projection_of
-from vladapt.adapters.selftraining._words import assigned, moved, nearest_words, renumbered, votes_of
-from vladapt.adapters.selftraining.dpa import confidence, loss_terms, mixture, prototypes, pseudo_labels
+from vladapt.adapters.selftraining._words import nearest_word_of, nearest_words, renumbered, votes_of, words_of_clusters
+from vladapt.adapters.selftraining.dpa import label_share, loss_terms, prediction_mixture, prototypes, pseudo_labels
 from vladapt.adapters.transductive.gta_clip import confused_pairs, count_threshold, multi_positive
 
 from .comparison import compares
@@ -56,12 +56,12 @@ def dpa(ref: Reference, f: Fixtures) -> Iterator[Check]:
     by_text, by_images = ((scale * weak @ rows.T).softmax(dim=1) for rows in (text, centres))
     yield ref.check(by_images, "centre_probs", "predictions by image prototypes")
     mean = torch.stack([ref["previous_batch_mean"], by_text.mean(dim=0)]).mean(dim=0)
-    mixed, aligned = mixture(by_text, by_images, mean, ref.setting("a"))
+    mixed, aligned = prediction_mixture(by_text, by_images, mean, ref.setting("a"))
     yield ref.check(aligned, "text_probs_aligned", "predictions by text prototypes, aligned")
     yield ref.check(mixed, "refined_probs", "their mixture")
     labels = pseudo_labels(by_text, by_images, mean, ref.setting("a"))
     yield ref.check_choice(labels, "pseudo_labels", mixed, "pseudo-labels")
-    weights = confidence(by_text, labels) * confidence(by_images, labels)
+    weights = label_share(by_text, labels) * label_share(by_images, labels)
     yield ref.check(weights, "weights", "weights")
     rows = text.clone().requires_grad_()
     terms = {"fairness": ref.setting("reg"), "alignment": ref.setting("align"), "sharpness": ref.setting("w")}
@@ -105,14 +105,14 @@ def s3a(ref: Reference, f: Fixtures) -> Iterator[Check]:
     for key, count in ref.keys(r"votes_top(\d+)"):
         votes = votes_of(clusters, top[:, : int(count)], len(text))
         yield ref.check(votes, key, f"votes for {count} words")
-        words = assigned(votes)
+        words = words_of_clusters(votes)
         theirs = ref[f"assigned_word_per_cluster_top{count}"]
         rows = torch.arange(len(votes))
         alike = torch.isclose(votes[rows, words].sum(), votes[rows, theirs].sum())
         words = theirs if alike else words  # of assignments with as many votes any will do
         yield ref.check(words, f"assigned_word_per_cluster_top{count}", f"{count} words, assignment")
         yield ref.check(words[clusters], f"image_label_top{count}", f"{count} words, word of each image")
-        after = moved(features, text, words)
+        after = nearest_word_of(features, text, words)
         yield ref.check(after, f"reassigned_word_top{count}", f"{count} words, word after the move")
         yield ref.check(renumbered(after), f"reassigned_cluster_top{count}", f"{count} words, cluster after the move")
 

@@ -20,7 +20,7 @@ from .fixtures import Check, Fixtures, Reference
 @compares("clipcov", "clipcov")
 def clipcov(ref: Reference, f: Fixtures) -> Iterator[Check]:
     image, caption, names, latent = (ref[key].numpy() for key in ("image", "text", "label_text", "latent_class"))
-    members = clipcov_.members_of(latent, len(names))
+    members = clipcov_._members_of(latent, len(names))
     sizes = np.array([len(rows) for rows in members])
     means = [np.stack([each[rows].mean(axis=0) for rows in members]) for each in (image, caption)]
     cross = np.zeros(len(latent))
@@ -101,7 +101,7 @@ def got_d(ref: Reference, f: Fixtures) -> Iterator[Check]:
     yield ref.check(1 - pool @ target.T, "cost")
     cut = len(pool) // 3  # three blocks and a rest
     blocks = [pool[first : first + cut] for first in range(0, len(pool), cut)]
-    transport = got_d_.sinkhorn(lambda: blocks, target, ref.setting("regularisation"), 1000, 1e-6)
+    transport = got_d_.log_sinkhorn(lambda: blocks, target, ref.setting("regularisation"), 1000, 1e-6)
     yield ref.check(transport.cost, "entropic_plan_cost")
     yield ref.check(transport.pool - transport.pool.mean(), "potential.entropic_centred")
     gradient = got_d_.calibrated(transport.pool)

@@ -185,7 +185,7 @@ def widen(model: nn.Module, spec: str, channels: InputChannels, further: Tensor 
 # they know; the further ones stand beside it, with `InputChannels.facts` in the header.
 
 
-def divided(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Tensor]:
+def divided_channels(state: Mapping[str, Tensor], layer: str, name: str) -> dict[str, Tensor]:
     """A state dict whose `layer` has three channels; the further ones are under `name`."""
     weight = state[f"{layer}.weight"]
     return {**state, f"{layer}.weight": weight[:, :RGB], name: weight[:, RGB:]}

@@ -40,7 +40,7 @@ from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess
 from .shared_spaces import CONSE_NAMES, CONSE_TEMPERATURE, Alignment, fit_alignment
-from .specs import check_packages
+from .specs import check_family_packages
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
 
@@ -70,7 +70,7 @@ def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize |
         raise UnknownNameError(f"unknown backbone '{spec}'; the only embedded backbone is 'embedded'")
     if image_size is not None and min(height_and_width(image_size)) < SMALLEST_IMAGE:
         raise ConfigError(f"image_size={image_size} is too small for 'embedded'; give {SMALLEST_IMAGE} or more")
-    check_packages(spec, "embedded")
+    check_family_packages(spec, "embedded")
     return EmbeddedBackbone(device=device, image_size=image_size or IMAGE_SIZE)
 
 

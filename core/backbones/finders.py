@@ -93,7 +93,7 @@ class FinderBackbone(SeenTowers):
     """Towers seen through the loss that they were trained by (`Loss.finds`)."""
 
     def __init__(self, base: Backbone, spec: str | None = None):
-        super().__init__(base, base.finder.found_dim, digest_of(weights_of_loss(base.finder)))
+        super().__init__(base, base.finder.found_dim, weights_digest(weights_of_loss(base.finder)))
         self.spec = spec or base.spec
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
@@ -185,7 +185,7 @@ def take_kept(backbone: Backbone, state: dict[str, Tensor]) -> None:
         tensor.copy_(state.pop(name))
 
 
-def digest_of(weights: Mapping[str, Tensor]) -> str:
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
     """Hex digits that tell of tensors on the CPU and their names."""
     digest = hashlib.sha256()
     for name in sorted(weights):

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..contracts.adapter import Adapter
 from ..contracts.backbone import Backbone
 from ..errors import CapabilityError
-from .finders import SeenTowers, digest_of
+from .finders import SeenTowers, weights_digest
 
 FAMILY = "heads"
 
@@ -35,7 +35,7 @@ class HeadBackbone(SeenTowers):
 
     def __init__(self, base: Backbone, head: Any, spec: str | None = None):
         super().__init__(
-            base, head.found_dim, f"{head.name} {sorted(head.options.items())} {digest_of(_learned(head))}"
+            base, head.found_dim, f"{head.name} {sorted(head.options.items())} {weights_digest(_learned(head))}"
         )
         self.head, self.frozen = head, not head.changed
         self.spec = base.spec if spec is None else spec

@@ -66,7 +66,7 @@ def lexical_space(
     if header is not None:
         fitted = {name.removeprefix("alignment."): value for name, value in state.items()}
         return _built(classes, **fitted, phi=phi), header
-    texts = F.normalize(encoded_texts(side, classes.names), dim=-1)
+    texts = F.normalize(encoded_by_tower(side, classes.names), dim=-1)
     fitted, held_out = fit_alignment(classes.rows, texts), _held_out(classes, texts, phi)
     scale = best_scale(held_out.seen, held_out.read)
     about = {"scale": scale, "found": held_out.found, "held_out": len(held_out.read)}
@@ -155,7 +155,7 @@ def _held_out(classes: _Classes, texts: Tensor, phi: float) -> _HeldOut:
 
 
 @torch.no_grad()
-def encoded_texts(side: TextSide, texts: Sequence[str]) -> Tensor:
+def encoded_by_tower(side: TextSide, texts: Sequence[str]) -> Tensor:
     """(N, T) features of texts, not normalised, on the CPU."""
     module, tokens = side.module().eval(), side.tokenizer()(list(texts))
     lengths = side.token_mask(tokens).sum(dim=1)

@@ -24,7 +24,7 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..registry import build_backbone, catalogue, load_adapter
 from ..runtime.files import replacing
 from ..runtime.reading import read_json
-from .channels import divided, input_layer
+from .channels import divided_channels, input_layer
 from .checkpoints import file_digests
 from .finders import ANSWERS, FINDER, FinderBackbone, KeptLoss, kept_tensors, loss_in_words
 from .heads import FAMILY as HEADS
@@ -33,7 +33,7 @@ from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
 from .spec_options import MERGE, OPTIONS, PATCHES, Patches, Reduction, Resolution, SpecOption, split_options
-from .specs import FILE, alias_of, family_of, find_published, is_fine_tuned, licence_line, missing_package
+from .specs import FILE, alias_of, find_published, is_fine_tuned, licence_line, missing_package, spec_family
 
 
 def load_backbone(
@@ -71,7 +71,7 @@ def load_backbone(
     if spec in OFFERED:
         return _widened(given_again(spec, resolve_device(device), image_size), channels)
     trained, entry = is_fine_tuned(spec), find_published(spec)
-    family, rest = ("", "") if trained else family_of(spec)
+    family, rest = ("", "") if trained else spec_family(spec)
     target = resolve_device(device)
     try:
         if trained:
@@ -249,7 +249,7 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         state = {}  # what was learned is in the adapter's own file
     elif backbone.channels is not None and backbone.input_layer() is not None:
         layer, _ = input_layer(backbone.model, backbone.spec, len(backbone.channels))
-        state = divided(state, layer, FURTHER)
+        state = divided_channels(state, layer, FURTHER)
     state = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     if getattr(backbone, "text_prefix", None) is not None:
         state[PREFIX] = backbone.text_prefix.detach().cpu().contiguous().clone()

@@ -50,7 +50,7 @@ def check_spec(spec: str) -> None:
     """
     spec = bare(spec)
     if spec not in OFFERED and not is_fine_tuned(spec):
-        check_packages(spec, family_of(spec)[0])
+        check_family_packages(spec, spec_family(spec)[0])
 
 
 def with_own_code(spec: str | None) -> str | None:
@@ -81,7 +81,7 @@ def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
     return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
 
 
-def family_of(spec: str) -> tuple[str, str]:
+def spec_family(spec: str) -> tuple[str, str]:
     """(family, what it makes of the rest), of a spec that is no training's.
 
     Raises:
@@ -101,7 +101,7 @@ def family_of(spec: str) -> tuple[str, str]:
     return family, rest
 
 
-def check_packages(spec: str, family: str) -> None:
+def check_family_packages(spec: str, family: str) -> None:
     """Raise the CapabilityError of the first package of a family that is not installed."""
     for package in FAMILIES[family]["packages"] if family in FAMILIES else ():
         if find_spec(package) is None:

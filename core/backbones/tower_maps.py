@@ -227,7 +227,7 @@ def split_groups(groups: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]
     return next(_folds(groups, seed))
 
 
-def check_enough(groups: int) -> None:
+def check_groups(groups: int) -> None:
     """Raise the ConfigError of fewer than `LEAST_ROWS` groups."""
     if groups < LEAST_ROWS:
         raise ConfigError(
@@ -249,7 +249,7 @@ def _reciprocal_ranks(similarity: Tensor, true: Tensor) -> Tensor:
 def _folds(groups: np.ndarray, seed: int):
     """(rows to learn from, rows held out) of each fold."""
     numbers, place = np.unique(groups, return_inverse=True)
-    check_enough(len(numbers))
+    check_groups(len(numbers))
     drawn = np.random.default_rng(seed).permutation(len(numbers))
     fold = np.empty(len(numbers), dtype=int)
     fold[drawn] = np.arange(len(numbers)) % FOLDS

@@ -110,7 +110,7 @@ class ImageTower:
         if self.reduction is not None:
             return MergedTokens(self.reduction, self.prefix).through(self.blocks, x, stops)
         for stop in stops:
-            x, start = run(self.blocks[start:stop], x), stop
+            x, start = run_through(self.blocks[start:stop], x), stop
             made.append(x)
         return made
 
@@ -189,7 +189,7 @@ class TextTower(ABC):
         """(N, L, W) after the last block -> (N, D)."""
 
 
-def run(blocks: Sequence[Block], x: Tensor, **kwargs) -> Tensor:
+def run_through(blocks: Sequence[Block], x: Tensor, **kwargs) -> Tensor:
     for block in blocks:
         x = block(x, **kwargs)
     return x

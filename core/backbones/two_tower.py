@@ -26,7 +26,7 @@ from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .prompted import CoupledTokens, PromptTokens, TowerPrompts
 from .spec_options import Reduction
-from .tower_steps import ImageTower, TextTower, run, unsized
+from .tower_steps import ImageTower, TextTower, run_through, unsized
 
 OPEN_INSIDE = frozenset({"image_blocks", "feature_maps"})
 """What an image tower that merges tokens does not have."""
@@ -469,7 +469,7 @@ class TwoTower(Backbone):
     def _run(self, blocks, x: Tensor, mask: Tensor | None, tower) -> Tensor:
         masked = getattr(tower, "masked", False) and mask is not None
         causal = getattr(tower, "causal", False)
-        return run(blocks, x, mask=mask.to(x.device) if masked and mask is not None else None, causal=causal)
+        return run_through(blocks, x, mask=mask.to(x.device) if masked and mask is not None else None, causal=causal)
 
     @property
     def image_tower(self) -> ImageTower:

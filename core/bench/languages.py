@@ -134,6 +134,6 @@ def means_over(of_language: Mapping[str, list[tuple[BenchScore, Tensor]]]) -> li
     return made
 
 
-def listed(names: Sequence[str]) -> str:
+def names_in_note(names: Sequence[str]) -> str:
     """Some names, for a note."""
     return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")

@@ -11,7 +11,7 @@ import typer
 from ..contracts.recipe import DATA, OUTPUT, SAMPLE, check_data_place
 from ..registry.catalogue import benchmarks
 from .options import FromRecipe, Given, Json
-from .tables import echo, echo_notes, echo_skipped, markdown_of, print_json, reporter, show_table, signed, table_of
+from .tables import echo, echo_notes, echo_skipped, markdown_of, named_table, print_json, reporter, show_table, signed
 
 ENCODED = "domain task device amp batch_size workers tolerate sets protocol preset language seed"
 """How images are encoded, and how folders of the user's own are read."""
@@ -110,7 +110,7 @@ def _show(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]])
         if title:  # it names the set
             cells = [[part or WHOLE, *line] for _, part, *line in cells]
         of = f"{title}: zero-shot" if title else "Zero-shot"
-        show_table(table_of(f"{of} in %, with 95 % intervals", cells, NAMES))
+        show_table(named_table(f"{of} in %, with 95 % intervals", cells, NAMES))
 
 
 def bench_cells(rows: Sequence[Mapping[str, Any]], gains: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -47,7 +47,7 @@ def compare(
 
     Example: vladapt compare ./photos, or vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16
     """
-    from ..recipes.resolve import check_names, check_places
+    from ..recipes.resolve import check_places, check_recipe_names
     from .tables import (
         comparison_markdown,
         comparison_table,
@@ -62,7 +62,7 @@ def compare(
     else:
         sources = [{"data": path} for path in data or ()] + [{"features": file} for file in features or ()]
     resolved = given.recipe()
-    check_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
+    check_recipe_names(resolved, axes.get("adapters") or (), axes.get("backbones") or ())
     for on in [resolved.with_source(**source) for source in sources] or [resolved]:
         check_places(on)
     from ..engine.compare import STATE, folder_of

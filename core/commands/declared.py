@@ -154,7 +154,7 @@ def doctor_options() -> list[Declared]:
     return [each for index in _here().values() for each in index.options if each.kind == DOCTOR]
 
 
-def folders() -> list[Path]:
+def option_folders() -> list[Path]:
     """Folders that have an index."""
     listed = [*(PACKAGE_ROOT / "domains").glob("*/__init__.py"), *(PACKAGE_ROOT / "core/tasks").glob("*/task.py")]
     return sorted(file.parent for file in listed)
@@ -173,7 +173,7 @@ def index_text(folder: Path) -> str:
 @functools.cache
 def _here() -> dict[str, Index]:
     """Folder's name -> its index, of this package."""
-    return {kebab(folder.name): index for folder in folders() if (index := _read(folder)) is not None}
+    return {kebab(folder.name): index for folder in option_folders() if (index := _read(folder)) is not None}
 
 
 def _read(folder: Path) -> Index | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Device, FromDoctors, Given, Json, Sets
-from .tables import backbone_lines, echo, print_json, reporter, show_table
+from .tables import echo, print_json, published_backbone_lines, reporter, show_table
 
 
 def list_names(
@@ -33,17 +33,17 @@ def list_names(
 
     Example: vladapt list backbones --domain medical
     """
-    from ..engine.listing import backbones, listing
+    from ..engine.listing import backbone_rows, listing
     from ..errors import ConfigError
 
     if what != "backbones" and (domain or can):
         raise ConfigError(f"--{'domain' if domain else 'can'}: for `list backbones` only; omit it")
-    rows = backbones(domain, can) if what == "backbones" else listing(what)
+    rows = backbone_rows(domain, can) if what == "backbones" else listing(what)
     if as_json:
         print_json({what: rows})
         return
     if what == "backbones":
-        echo("\n".join(backbone_lines(rows)))
+        echo("\n".join(published_backbone_lines(rows)))
         return
     width = max((len(row["name"]) for row in rows), default=0)
     for row in rows:
@@ -70,7 +70,7 @@ def show(
 
     Example: vladapt show tip-adapter
     """
-    from ..engine.listing import SINGULAR, only_kind, shown
+    from ..engine.listing import SINGULAR, name_facts, only_kind
     from ..errors import ConfigError, UnknownNameError, did_you_mean
 
     kind, name = (only_kind(what), what) if name is None else (what, name)
@@ -81,7 +81,7 @@ def show(
         return
     if sets:
         raise ConfigError("--set: only for recipes; omit it")
-    description = shown(kind, name)
+    description = name_facts(kind, name)
     if as_json:
         print_json(description.to_dict())
         return

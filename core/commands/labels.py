@@ -90,7 +90,7 @@ def label(
         return
     if todo is None or out is None:
         raise ConfigError("give the table of images and --out labels.csv, or --merge A B")
-    from ..labelling.serve import serve
+    from ..labelling.serve import serve_labels
 
     count = 0
 
@@ -103,7 +103,7 @@ def label(
         echo(f"Label {images} images ({done} done): {address}")
         echo(f"Each answer is written to {out} at once. Stop with Ctrl-C; the same command continues.")
 
-    done = serve(todo, out, LabelOptions(**how), opened)
+    done = serve_labels(todo, out, LabelOptions(**how), opened)
     if not as_json:
         echo(f"{done} of {count} images labelled: {out}" + (f". Fit: vladapt fit --data {out}" if done else ""))
 

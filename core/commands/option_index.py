@@ -18,7 +18,7 @@ from typing import Any
 from ..contracts.options import Option, annotation
 from ..contracts.recipe import GROUPS, KEYS
 from ..registry.catalogue import PACKAGE, PACKAGE_ROOT
-from .declared import declared_options, folders, index_text, judgement_options, write_index
+from .declared import declared_options, index_text, judgement_options, option_folders, write_index
 from .options import JUDGED
 
 FILE, API_FILE = PACKAGE_ROOT / "__init__.pyi", PACKAGE_ROOT / "api.pyi"
@@ -154,7 +154,7 @@ def _defining(value: Any, listed: str) -> str:
 
 
 if __name__ == "__main__":
-    for folder in folders():
+    for folder in option_folders():
         write_index(folder, index_text(folder))
     FILE.write_text(stub_text(), encoding="utf-8")
     API_FILE.write_text(api_stub_text(), encoding="utf-8")

@@ -22,13 +22,13 @@ class SlurmArray(ParameterSource):
 
     def flags(self, arguments: Sequence[str], taken: Collection[str]) -> Flags:
         def made(given: dict[str, Any]) -> list[str] | None:
-            return lines_of(arguments, given["slurm"]) if given else None
+            return _lines_of(arguments, given["slurm"]) if given else None
 
         help = "Print the lines that submit this command as an array of N Slurm jobs, and run nothing."
         return Flags({"slurm": Annotated[int | None, typer.Option("--slurm", min=1, metavar="N", help=help)]}, made)
 
 
-def lines_of(arguments: Sequence[str], jobs: int) -> list[str]:
+def _lines_of(arguments: Sequence[str], jobs: int) -> list[str]:
     """The lines of a shell.
 
     Args:

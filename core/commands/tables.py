@@ -44,7 +44,7 @@ def comparison_table(summary: Sequence[Mapping[str, Any]], published: Sequence[M
     means = "mean ± std over " if any(row["std"] is not None for row in summary) else ""
     title = f"{WORDS.get(metric, metric.replace('_', ' '))}{arrow}{unit}, {means}{spread}"
     title += f", {_shots(*shots)}" if len(shots) == 1 and None not in shots and not counts else ""
-    return table_of(title, comparison_cells(summary, published))
+    return named_table(title, comparison_cells(summary, published))
 
 
 def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -52,7 +52,7 @@ def comparison_markdown(summary: Sequence[Mapping[str, Any]], published: Sequenc
     return markdown_of(comparison_cells(summary, published))
 
 
-def table_of(title: str, cells: Sequence[Sequence[str]], names: Collection[str] = ()) -> Table:
+def named_table(title: str, cells: Sequence[Sequence[str]], names: Collection[str] = ()) -> Table:
     """Names on the left, values on the right, below a header.
 
     Args:
@@ -78,7 +78,7 @@ def markdown_of(cells: Sequence[Sequence[str]]) -> str:
 def front_table(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> Table:
     """What the image towers of compared backbones cost, beside what is reached with them."""
     title = "Cost of an image in its tower; * no faster one is as good"
-    return table_of(title, front_cells(front, method))
+    return named_table(title, front_cells(front, method))
 
 
 def front_markdown(front: Sequence[Mapping[str, Any]], method: str = "adapter") -> str:
@@ -454,7 +454,7 @@ def print_json(value: Any) -> None:
         typer.echo(json_text(value, default=str, ensure_ascii=True))
 
 
-def backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def published_backbone_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Families as they are given, then three lines per published model: name, facts, and how it comes here."""
     families = [row for row in rows if "id" not in row]
     width = max((len(row["name"]) for row in families), default=0)

@@ -325,7 +325,7 @@ def of_groups(scores: Mapping[str, Any]) -> str:
     return f"each of {scores['groups']} groups counted once, " if "groups" in scores else ""
 
 
-def words_of(scores: Mapping[str, Any]) -> str:
+def coverage_sentence(scores: Mapping[str, Any]) -> str:
     """Coverage and size in a sentence."""
     (low, high), per = scores["interval"], " of each class" if scores.get("per") == "class" else ""
     return (

@@ -19,7 +19,7 @@ from ..runtime.process import threads_for
 from ..runtime.progress import followed
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, require, settle
-from .part_views import averaged
+from .part_views import averaged_views
 from .parts import parts_of, put_options
 from .resources import OF_TOWERS, REQUIRED
 from .shown import in_short
@@ -226,7 +226,7 @@ class Adapter(ABC):
         logits = [self._logits(view) for view in batch.by_view()]
         if batch.part_views is None or len(logits) == 1:
             return logits[0]
-        return averaged(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
+        return averaged_views(torch.stack(logits), batch.part_views.average, getattr(self, "multilabel_", False))
 
     def predict(self, batch: Batch | FeatureSet | TensorLike) -> Tensor:
         """(B,) class indices, or (B, C) probabilities of each label where an image may have several."""

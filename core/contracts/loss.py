@@ -121,7 +121,7 @@ class Loss(nn.Module, ABC):
 
         lacking = sorted(name for name in self.needs if out.get(name) is None)
         if lacking:
-            wanted = ", ".join(in_words(name, self.outputs) for name in lacking)
+            wanted = ", ".join(output_in_words(name, self.outputs) for name in lacking)
             raise CapabilityError(f"{self.title} needs {wanted}; the model gives {sorted(out)}")
         present = {name: value for name, value in out.items() if value is not None}
         return self.of_rank_batch(rank_batch(present, shared_of(self.outputs)), progress)
@@ -266,7 +266,7 @@ Extract = Callable[[list[str]], dict[str, Tensor]]
 """What `before_epoch` is given: names of outputs -> (N, ...) of the training set, on the CPU."""
 
 
-def in_words(name: str, brought: Mapping[str, Output] | None = None) -> str:
+def output_in_words(name: str, brought: Mapping[str, Output] | None = None) -> str:
     """A name of an output with its meaning, for messages.
 
     Args:

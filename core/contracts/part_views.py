@@ -102,7 +102,7 @@ class PartViews:
         return (view + keys) / self.count
 
 
-def averaged(logits: Tensor, average: str, several: bool) -> Tensor:
+def averaged_views(logits: Tensor, average: str, several: bool) -> Tensor:
     """(V, B, C) -> (B, C), the logits of averaged probabilities, or averaged logits."""
     if average == SCORES:
         return logits.mean(dim=0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..runtime.remote import is_url, shown
+from ..runtime.remote import is_url, printed_name
 from .options import option, options_from, settle
 
 FACTOR, SHARE = "factor", "share"
@@ -77,11 +77,11 @@ def parse_sources(texts: Sequence[str]) -> list[NamedSource]:
     sources = [_parsed(str(text)) for text in texts]
     for number, source in enumerate(sources):
         if len(sources) > 1 and any(_place(source.path) == _place(other.path) for other in sources[:number]):
-            raise ConfigError(f"--data {shown(source.path)}: named twice; give its weight as --data PATH=WEIGHT")
+            raise ConfigError(f"--data {printed_name(source.path)}: named twice; give its weight as --data PATH=WEIGHT")
     return sources
 
 
-def weights_of(sources: Sequence[NamedSource], sizes: Sequence[int], options: SourceOptions) -> list[float]:
+def source_weights(sources: Sequence[NamedSource], sizes: Sequence[int], options: SourceOptions) -> list[float]:
     """The weight of each source. Shares of which none is given are the sizes; a weight that is not given among others
     is 1."""
     if options.weights == SHARE and all(source.weight is None for source in sources):
@@ -99,7 +99,7 @@ def _parsed(text: str) -> NamedSource:
     except ValueError:
         return NamedSource(text)
     if not (math.isfinite(number) and number > 0):
-        raise ConfigError(f"--data {shown(text)}: the weight of a source is a number above 0")
+        raise ConfigError(f"--data {printed_name(text)}: the weight of a source is a number above 0")
     return NamedSource(path, number)
 
 

@@ -7,7 +7,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "decide": "DecisionStage survey_pairs tally",
         "facts": "PairFacts",
-        "lists": "KeptPairs parts_of read_part write_list write_uids",
+        "lists": "KeptPairs decision_files read_part write_list write_uids",
         "peers": "PeerFiles",
         "recipes": "CurationRecipe RECIPES curation_recipe",
         "record": "StageDone chain_of last_of record_of stages_of write_record",

@@ -19,7 +19,7 @@ from ..shards import Stage, Unreadable
 from ..shards.sources import ShardRow
 from .facts import eight_bits
 from .match import ITC, ITM, SCORER, Matcher, MatchStage
-from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
+from .pretrained import OFFLINE, loading, model_fingerprint, pretrained_folder, whole_model
 
 if TYPE_CHECKING:
     import pyarrow
@@ -95,7 +95,7 @@ class CaptionStage(Stage):
         """
         folder = pretrained_folder(model)
         judge = None if matcher is None else MatchStage.of(matcher, device=device, precision=precision)
-        return cls(str(folder), fingerprint_of(folder), writing or Writing(), device, precision, judge)
+        return cls(str(folder), model_fingerprint(folder), writing or Writing(), device, precision, judge)
 
     @property
     def settings(self) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from ..registry import build_curator
 from ..shards import Manifest, Stage
 from ..shards.sources import ShardRow, Source
 from ..shards.task import settings_hash
-from .stored import readable
+from .stored import readable_table
 from .table import open_table, whole_folder
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def tally(folder: Path) -> _Tally:
 
     made = _Tally()
     for file in sorted(folder.glob("part-*.parquet")):
-        with readable(file), pq.ParquetFile(file) as opened:
+        with readable_table(file), pq.ParquetFile(file) as opened:
             names = {"reason", "weight", CAPTION} & set(opened.schema_arrow.names)
             table = opened.read(sorted(names))
         made.pairs += len(table)

@@ -17,7 +17,7 @@ from PIL import Image
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..data.images import decode_picture, upright_size
 from ..data.perceptual_hash import perceptual_hashes
-from ..data.thumbnails import pictures_of, thumbnail
+from ..data.thumbnails import thumbnail, thumbnail_pictures
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
 from ..shards.sources import ParquetSource, ShardRow
@@ -139,7 +139,7 @@ class PairFacts(Stage):
             pixels = eight_bits(content, row.id)
             made["pixels_sha256"] = hashlib.sha256(f"{pixels.size}".encode() + pixels.tobytes()).hexdigest()
             small = thumbnail(np.asarray(pixels))
-            made["phash"] = None if small is None else int(perceptual_hashes(pictures_of(small[None]).grey)[0])
+            made["phash"] = None if small is None else int(perceptual_hashes(thumbnail_pictures(small[None]).grey)[0])
         return {name: value for name, value in made.items() if name in self.measured}
 
 

@@ -223,7 +223,7 @@ def _kept_by(decisions: ShardPlace) -> KeptPairs:
 
     kind = pa.large_string()
     ids, captions, weights = list[Any](), list[Any](), [np.empty(0, np.float32)]
-    for name in parts_of(decisions):
+    for name in decision_files(decisions):
         table = read_part(decisions, name, ("id", "keep", "weight"), (CAPTION,))
         chosen = table.filter(table["keep"])
         ids += chosen["id"].cast(kind).chunks
@@ -241,7 +241,7 @@ def _kept_by(decisions: ShardPlace) -> KeptPairs:
     return kept
 
 
-def parts_of(decisions: ShardPlace) -> list[str]:
+def decision_files(decisions: ShardPlace) -> list[str]:
     """Names of the files of a folder of decisions, in order.
 
     Raises:

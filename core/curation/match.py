@@ -17,7 +17,7 @@ from ..errors import CapabilityError, ConfigError, DataError
 from ..shards import Stage, Unreadable
 from ..shards.sources import ShardRow
 from .facts import eight_bits
-from .pretrained import OFFLINE, fingerprint_of, loading, pretrained_folder, whole_model
+from .pretrained import OFFLINE, loading, model_fingerprint, pretrained_folder, whole_model
 
 if TYPE_CHECKING:
     import pyarrow
@@ -61,7 +61,7 @@ class MatchStage(Stage):
         if tokens < 3:
             raise ConfigError("tokens: give 3 or more; the first and the last are no words")
         folder = pretrained_folder(model)
-        return cls(str(folder), fingerprint_of(folder), tokens, device, precision)
+        return cls(str(folder), model_fingerprint(folder), tokens, device, precision)
 
     @property
     def settings(self) -> Mapping[str, Any]:

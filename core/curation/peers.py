@@ -24,7 +24,7 @@ import numpy as np
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..errors import ConfigError, DataError, did_you_mean
 from ..runtime.files import replacing
-from ..shards.manifest import labels_of
+from ..shards.manifest import id_prefixes
 from ..shards.task import settings_hash
 from .facts import plain_columns
 
@@ -127,7 +127,7 @@ class PeerFiles:
         there = [(str(source), each) for source in sources if (each := cls.of(source, encoder)) is not None]
         own = {file: os.path.join(source, f"{file.label}.tar") for source, each in there for file in each.files}
         tars = {file: name for file, name in own.items() if file.label}
-        labels = labels_of(list(tars.values()))
+        labels = id_prefixes(list(tars.values()))
         return [
             replace(each, files=tuple(replace(f, label=labels[tars[f]]) if f in tars else f for f in each.files))
             for _, each in there

@@ -34,7 +34,7 @@ def pretrained_folder(model: str) -> Path:
     return folder
 
 
-def fingerprint_of(folder: Path) -> str:
+def model_fingerprint(folder: Path) -> str:
     """Of all that changes what a model gives: configurations, tokenizer, weights."""
     hashes, digest = FileHashes(), hashlib.sha256()
     for path in sorted(folder.iterdir()):

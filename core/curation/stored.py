@@ -51,7 +51,7 @@ class PairFeatures:
         import pyarrow.parquet as pq
 
         files = shards_below(Path(folder), "features", "vladapt embed SOURCES --as parquet")
-        with readable(files[0]):
+        with readable_table(files[0]):
             schema = pq.read_schema(files[0])
         names = schema.names
         endings = [name.removeprefix("encoder") for name in names if name.startswith("encoder")]
@@ -110,7 +110,7 @@ class StoredColumns:
         import pyarrow.parquet as pq
 
         files = shards_below(Path(folder), "columns", "vladapt curate score")
-        with readable(files[0]):
+        with readable_table(files[0]):
             schema = pq.read_schema(files[0])
         names = tuple(name for name in plain_columns(schema) if name not in ("id", TEXT))
         if "id" not in schema.names or not names:
@@ -123,7 +123,7 @@ class StoredColumns:
         return [[file, os.path.getsize(file), os.stat(file).st_mtime_ns] for file in self.files]
 
 
-def joined(facts: str, columns: Sequence[StoredColumns]) -> tuple[str, list[list[str]]]:
+def joined_query(facts: str, columns: Sequence[StoredColumns]) -> tuple[str, list[list[str]]]:
     """A query for pairs with further columns, NULL where a pair has none and need not have them; and the files that it
     reads behind those of `facts`.
 
@@ -173,7 +173,7 @@ def _is_rows(kind: pyarrow.DataType) -> bool:
 
 
 @contextmanager
-def readable(place: object) -> Iterator[None]:
+def readable_table(place: object) -> Iterator[None]:
     """A block that reads Parquet or Arrow.
 
     Raises:

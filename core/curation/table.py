@@ -25,7 +25,7 @@ from ..contracts.curator import PairTable
 from ..errors import DataError
 from ..runtime.files import MARKER, PARTIAL, claimed, remove_abandoned
 from ..runtime.process import need_package
-from .stored import PARQUET, PairFeatures, StoredColumns, database, joined, readable
+from .stored import PARQUET, PairFeatures, StoredColumns, database, joined_query, readable_table
 
 if TYPE_CHECKING:
     import duckdb
@@ -113,13 +113,13 @@ def _gather(
     with database(folder) as base:
         path = str(folder / SORTED)
         own, files = ("*", list(facts)) if facts else ("id", list(features.files if features else ()))
-        query, further = joined(f"SELECT {own} FROM {PARQUET}", columns)
+        query, further = joined_query(f"SELECT {own} FROM {PARQUET}", columns)
         base.execute(f"COPY ({query} ORDER BY f.id) TO '{_quoted(path)}'", [files, *further])
         names, rows = _write_columns(folder, path)
         encoder = ""
         if features is not None:
             encoder = features.encoder
-            with readable(os.path.dirname(features.files[0])):
+            with readable_table(os.path.dirname(features.files[0])):
                 _write_features(folder, base, path, features, rows, names)
     (folder / SORTED).unlink()
     shutil.rmtree(folder / "sorting", ignore_errors=True)
@@ -283,7 +283,7 @@ def decided(folder: str) -> list[str]:
     if not files:
         raise DataError(f"{folder}: no decisions in it; give the folder that `vladapt curate` printed")
     for file in files:
-        with readable(file):
+        with readable_table(file):
             if not {"id", "keep"} <= set(pq.read_schema(file).names):
                 raise DataError(f"{file}: no decisions in it; give the folder that `vladapt curate` printed")
     return files

@@ -21,7 +21,7 @@ from ..data.pairs.shard_index import TEXT_EXTENSIONS
 from ..data.pairs.shard_list import SIZES
 from ..data.pairs.shard_reader import members_of
 from ..errors import ConfigError, DataError
-from ..runtime.remote import shown
+from ..runtime.remote import printed_name
 from ..shards import ShardPlace
 from ..shards.place import STATE
 from ..shards.sources import ShardRow, parquet_source
@@ -160,8 +160,8 @@ def _samples(source: str, keys: set[str]) -> Iterator[tuple[str, tarfile.TarInfo
                 return
     if missing:
         raise DataError(
-            f"{shown(source)}: {len(missing)} samples that are kept are not in it ({min(missing)}); it has changed "
-            "since the decisions: restore it"
+            f"{printed_name(source)}: {len(missing)} samples that are kept are not in it ({min(missing)}); it has "
+            "changed since the decisions: restore it"
         )
 
 

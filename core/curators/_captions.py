@@ -88,7 +88,7 @@ def fasttext_tokens(text: str) -> int:
     return sum(1 for _ in FASTTEXT_TOKEN.finditer(text))
 
 
-def words_of(path: str, what: str) -> list[str]:
+def word_list(path: str, what: str) -> list[str]:
     """A list of words: one per line, or a JSON list.
 
     Raises:
@@ -103,7 +103,7 @@ def words_of(path: str, what: str) -> list[str]:
     return words
 
 
-def table_of(path: str, what: str) -> dict[str, Any]:
+def word_table(path: str, what: str) -> dict[str, Any]:
     """What stands beside each word: lines of a word, a tab and the rest, or a JSON object.
 
     Raises:

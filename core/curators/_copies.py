@@ -60,7 +60,7 @@ def plain_sum(text: str) -> str:
     return text.strip().lower()
 
 
-def digests_of(pairs: PairTable, name: str, as_written: Callable[[str], str] = lambda text: text) -> np.ndarray:
+def content_digests(pairs: PairTable, name: str, as_written: Callable[[str], str] = lambda text: text) -> np.ndarray:
     """(N, 2) uint64 `digests` of a column of strings, read some at a time.
 
     Args:

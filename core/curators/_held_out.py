@@ -77,7 +77,7 @@ def read_tables(places: Iterable[str]) -> list[HeldOutTable]:
     return [_read_table(Path(place)) for place in places]
 
 
-def normalised(text: str) -> str:
+def normalised_caption(text: str) -> str:
     """A caption without case, punctuation, and differences of spelling that Unicode calls compatible.
 
     Combining marks stay, which are letters of many scripts, and "+" and "#": "C", "C++" and "C#" differ.

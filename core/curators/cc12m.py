@@ -17,7 +17,7 @@ from ..contracts.curator import TEXT, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, DataError
 from ..runtime.process import need_package
-from ._captions import CaptionFilter, table_of
+from ._captions import CaptionFilter, word_table
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 SEPARATORS = re.compile(r"\s*[,;|]\s*")
@@ -253,7 +253,7 @@ def _words_in(text: str) -> list[str]:
 
 def read_hypernyms(path: str) -> dict[tuple[str, ...], str]:
     """Words of a phrase -> what it stands for."""
-    table = table_of(path, "words or phrases and what they stand for")
+    table = word_table(path, "words or phrases and what they stand for")
     return {tuple(_words_in(phrase)): str(general) for phrase, general in table.items()}
 
 

@@ -53,19 +53,19 @@ class CLIPScore(Curator):
         if self.threshold is not None:
             lowest = np.float64(self.threshold)
         else:
-            lowest = score_at(pair_scores(pairs, self.column), 0.3 if self.fraction is None else self.fraction)
+            lowest = score_at(column_scores(pairs, self.column), 0.3 if self.fraction is None else self.fraction)
         note = (
             f"CLIP score of {encoder}: pairs with {lowest:.4f} or more are kept; other encoders need another threshold"
         )
         return Survey(whole={"lowest": np.array([lowest])}, notes=(note,))
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
-        scores = pair_scores(pairs, self.column)
+        scores = column_scores(pairs, self.column)
         low = ~(scores >= scores.dtype.type(survey.whole["lowest"][0]))  # NaN too
         return Decision.of({"CLIP score below the threshold": low}, scores={"clip_score": scores.astype(np.float32)})
 
 
-def cosines(pairs: PairTable) -> np.ndarray:
+def _cosines(pairs: PairTable) -> np.ndarray:
     """(N,) float32 cosines of image and caption."""
     made = [
         np.einsum("nd,nd->n", pairs.unit(IMAGE_FEATURES, rows), pairs.unit(CAPTION_FEATURES, rows))
@@ -74,10 +74,10 @@ def cosines(pairs: PairTable) -> np.ndarray:
     return np.concatenate(made)
 
 
-def pair_scores(pairs: PairTable, column: str = "") -> np.ndarray:
+def column_scores(pairs: PairTable, column: str = "") -> np.ndarray:
     """(N,) scores of a column, with all their digits, or float32 cosines where none is named."""
     if not column:
-        return cosines(pairs)
+        return _cosines(pairs)
     scores = pairs.numbers(column)
     return scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(np.float64)
 

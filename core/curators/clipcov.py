@@ -82,7 +82,7 @@ class Clipcov(Curator):
         array = CAPTION_FEATURES if Path(str(self.classes)).is_dir() else "text_features"
         names = read_target(str(self.classes), pairs, CAPTION_FEATURES, array).features
         latent = self._latent_classes(pairs, names)
-        members = members_of(latent, len(names))
+        members = _members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
         start = rounded(start_scores(**terms))
         count = count_of(len(pairs), self.fraction)
@@ -120,7 +120,7 @@ def nearest_class(rows: np.ndarray, names: np.ndarray) -> np.ndarray:
     return (rows @ names.T).argmax(axis=1)
 
 
-def members_of(classes: np.ndarray, count: int) -> list[np.ndarray]:
+def _members_of(classes: np.ndarray, count: int) -> list[np.ndarray]:
     """Positions of each of `count` classes, ascending; (N,) class indices."""
     order = np.argsort(classes, kind="stable")
     return np.split(order, np.searchsorted(classes[order], np.arange(1, count)))

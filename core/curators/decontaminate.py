@@ -16,7 +16,7 @@ import numpy as np
 from ..contracts.curator import IMAGE_FEATURES, TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import ConfigError, DataError
-from ._copies import digests, digests_of, equal_rows, plain_sum
+from ._copies import content_digests, digests, equal_rows, plain_sum
 from ._held_out import (
     COMPARED,
     HASH,
@@ -25,7 +25,7 @@ from ._held_out import (
     HeldOutImages,
     HeldOutTable,
     has_features,
-    normalised,
+    normalised_caption,
     read_tables,
 )
 from ._kmeans import unit_rows
@@ -180,9 +180,11 @@ class Decontaminate(Curator):
         if name == HASH:
             at = nearest_hashes(pairs.numbers(HASH).astype(np.uint64), np.array(theirs, np.uint64), self.distance)
         elif name == TEXT:
-            at = equal_to(digests_of(pairs, TEXT, normalised), digests([normalised(text) for text in theirs]))
+            at = equal_to(
+                content_digests(pairs, TEXT, normalised_caption), digests([normalised_caption(text) for text in theirs])
+            )
         else:
-            at = equal_to(digests_of(pairs, name, plain_sum), digests([plain_sum(digest) for digest in theirs]))
+            at = equal_to(content_digests(pairs, name, plain_sum), digests([plain_sum(digest) for digest in theirs]))
         return np.where(at == NOWHERE, NOWHERE, at + first)
 
     def _images_of_captions(self, images: HeldOutImages) -> dict[int, list[int]]:
@@ -194,7 +196,7 @@ class Decontaminate(Curator):
         for table in self._tables:
             texts = table.columns.get(TEXT) or [""] * len(table.ids)
             for text, id_, own in zip(texts, table.ids, table.named):
-                first = first_with.setdefault(caption, number) if (caption := normalised(text)) else NOWHERE
+                first = first_with.setdefault(caption, number) if (caption := normalised_caption(text)) else NOWHERE
                 if first != NOWHERE and own and id_ in by_id:
                     rows.setdefault(first, []).extend(by_id[id_])
                 number += 1

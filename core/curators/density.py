@@ -65,7 +65,7 @@ class Density(Curator):
         distance, of, sizes = 1 - clusters.similarity, clusters.nearest[:, 0], clusters.sizes
         intra = np.bincount(of, weights=distance, minlength=len(sizes)) / np.maximum(sizes, 1)
         inter = centroid_distances(clusters.centroids, self.neighbours)
-        share = shares(np.where(sizes > 0, intra * inter, np.nan), self.temperature)
+        share = cluster_shares(np.where(sizes > 0, intra * inter, np.nan), self.temperature)
         counts = counts_to_keep(share, sizes, max(1, int(len(pairs) * self.fraction)), self.balance)
         return Survey(
             {"centroids": clusters.centroids, "size": sizes, "d_intra": intra, "d_inter": inter, "kept": counts},
@@ -94,7 +94,7 @@ def centroid_distances(centroids: np.ndarray, neighbours: int = 20) -> np.ndarra
     return 1 - nearest.mean(axis=1)
 
 
-def shares(complexity: np.ndarray, temperature: float = 0.5) -> np.ndarray:
+def cluster_shares(complexity: np.ndarray, temperature: float = 0.5) -> np.ndarray:
     """(K,) softmax of the complexities; one that is not known counts as the mean of the others."""
     complexity = np.asarray(complexity, np.float64)
     known = ~np.isnan(complexity)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..contracts.curator import TEXT, Curator, Decision, PairTable, Progress, Survey
 from ..contracts.options import option
-from ._copies import best_of, digests_of, equal_rows, groups_of, plain_sum, preference, score_option, ties
+from ._copies import best_of, content_digests, equal_rows, groups_of, plain_sum, preference, score_option, ties
 
 BYTES, PIXELS = "sha256", "pixels_sha256"
 """Columns of hex digests: of the file, and of the decoded pixels."""
@@ -41,9 +41,9 @@ class Exact(Curator):
         return (*self._digests, *([TEXT] if self.same_caption else []), *([self.score] if self.score else []))
 
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
-        numbers = [equal_rows(digests_of(pairs, name, plain_sum)) for name in self._digests]
+        numbers = [equal_rows(content_digests(pairs, name, plain_sum)) for name in self._digests]
         if self.same_caption:
-            captions = digests_of(pairs, TEXT)
+            captions = content_digests(pairs, TEXT)
             numbers = [_both(each, captions) for each in numbers]
         groups = groups_of(len(pairs), map(ties, numbers))
         best = best_of(groups, preference(pairs, self.score))

@@ -78,7 +78,7 @@ class GotD(Curator):
         def blocks() -> Iterable[np.ndarray]:
             return (unit_rows(pairs, self.features, rows) for rows in pairs.blocks(size))
 
-        transport = sinkhorn(
+        transport = log_sinkhorn(
             blocks,
             target.features,
             self.regularisation,
@@ -125,7 +125,7 @@ class Transport:
     iterations: int
 
 
-def sinkhorn(
+def log_sinkhorn(
     blocks: Callable[[], Iterable[np.ndarray]],
     target: np.ndarray,
     regularisation: float,

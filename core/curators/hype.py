@@ -96,7 +96,7 @@ class Hype(Curator):
         return Decision.of({rule: ~survey.rows["chosen"]}, scores=scores)
 
     def _violations(self, texts: np.ndarray, images: np.ndarray) -> np.ndarray:
-        return violations(texts, images, self.curvature, self.aperture)
+        return cone_violations(texts, images, self.curvature, self.aperture)
 
     def _violations_by_image(self, texts: np.ndarray, images: np.ndarray) -> np.ndarray:
         return self._violations(texts, images).T
@@ -124,12 +124,12 @@ def exponential_map(tangent: np.ndarray, curvature: float) -> np.ndarray:
     return np.sinh(np.minimum(safe, LONGEST)) / safe * tangent
 
 
-def times(space: np.ndarray, curvature: float) -> np.ndarray:
+def _times(space: np.ndarray, curvature: float) -> np.ndarray:
     """(N, D) -> (N,): the part of points in time."""
     return np.sqrt(1 / curvature + (space**2).sum(axis=1))
 
 
-def violations(texts: np.ndarray, images: np.ndarray, curvature: float, aperture: float = APERTURE) -> np.ndarray:
+def cone_violations(texts: np.ndarray, images: np.ndarray, curvature: float, aperture: float = APERTURE) -> np.ndarray:
     """How far images lie outside the cones of texts, as angles; negative where a cone holds an image.
 
     Args:
@@ -139,9 +139,9 @@ def violations(texts: np.ndarray, images: np.ndarray, curvature: float, aperture
     Returns:
         (T, I).
     """
-    text_times, lengths = times(texts, curvature)[:, None], np.linalg.norm(texts, axis=1)[:, None]
-    inner = curvature * (texts @ images.T - text_times * times(images, curvature))  # (T, I), at most -1
-    above = times(images, curvature) + inner * text_times
+    text_times, lengths = _times(texts, curvature)[:, None], np.linalg.norm(texts, axis=1)[:, None]
+    inner = curvature * (texts @ images.T - text_times * _times(images, curvature))  # (T, I), at most -1
+    above = _times(images, curvature) + inner * text_times
     below = lengths * np.sqrt(np.maximum(inner**2 - 1, MARGIN**2))
     angles = np.arccos(np.clip(above / np.maximum(below, MARGIN**2), -1 + MARGIN, 1 - MARGIN))
     apertures = np.arcsin(np.clip(2 * aperture / (np.sqrt(curvature) * np.maximum(lengths, MARGIN)), 0, 1 - MARGIN))
@@ -150,5 +150,5 @@ def violations(texts: np.ndarray, images: np.ndarray, curvature: float, aperture
 
 def distances_of_pairs(images: np.ndarray, texts: np.ndarray, curvature: float) -> np.ndarray:
     """(N, D) and (N, D) in space -> (N,): the Lorentzian distance of each image and its text."""
-    inner = (images * texts).sum(axis=1) - times(images, curvature) * times(texts, curvature)
+    inner = (images * texts).sum(axis=1) - _times(images, curvature) * _times(texts, curvature)
     return np.arccosh(np.maximum(-curvature * inner, 1 + MARGIN)) / np.sqrt(curvature)

@@ -11,7 +11,7 @@ from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, Decision, Pair
 from ..contracts.options import option
 from ..errors import ConfigError
 from ._captions import CaptionFilter
-from .clip_score import encoder_of_scores, pair_scores
+from .clip_score import column_scores, encoder_of_scores
 
 NOT_DONE = (
     "not done here: hash lists of images known to be illegal (`vladapt curate remove --hashes`), and classifiers of "
@@ -70,7 +70,7 @@ class Laion(CaptionFilter):
         return Survey(notes=(note, NOT_DONE))
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
-        texts, scores = pairs.strings("text"), pair_scores(pairs, self.column)
+        texts, scores = pairs.strings("text"), column_scores(pairs, self.column)
         fails = {
             self.rule_of_language: self.in_another_language(pairs, texts),
             f"fewer than {self.characters} characters": np.array([len(t) < self.characters for t in texts], bool),

@@ -182,7 +182,7 @@ class M4(Curator):
         useful = np.ones(len(pairs)) if self.utility is None else pairs.numbers(self.utility).astype(np.float64)
         if not (np.isfinite(useful) & (useful >= 0)).all():
             raise DataError(f"column '{self.utility}': a utility is negative or not finite; give numbers from 0 on")
-        return flags, rounded(useful) if rounds else useful
+        return flags, rounded_weights(useful) if rounds else useful
 
     def _solved(self, table: np.ndarray, share: np.ndarray) -> Survey:
         """The survey of (L, m + c + 1) kinds of pairs and their shares: what the weights reach and what they do not."""
@@ -224,7 +224,7 @@ class M4(Curator):
         return np.where(both[:, None], sides[0] - sides[1], 0.0)
 
 
-def rounded(utility: np.ndarray) -> np.ndarray:
+def rounded_weights(utility: np.ndarray) -> np.ndarray:
     """(N,) of the same size within 0.05 %, so that there are few kinds of pairs."""
     mantissa, exponent = np.frexp(utility)
     return np.ldexp(np.round(mantissa * 1024) / 1024, exponent)

@@ -99,7 +99,7 @@ class SCLIPLoss(Curator):
         )
         by_text, by_image = norms_of_batches(
             lambda rows: _features(pairs, rows),
-            (cut(np.argsort(drawn, kind="stable"), self.batch) for drawn in draws),
+            (cut_batches(np.argsort(drawn, kind="stable"), self.batch) for drawn in draws),
             self.temperature,
             len(pairs),
             lambda done: progress(done, passes * len(pairs)),
@@ -129,7 +129,7 @@ def _features(pairs: PairTable, rows: np.ndarray | slice) -> tuple[np.ndarray, n
     return unit_rows(pairs, IMAGE_FEATURES, rows), unit_rows(pairs, CAPTION_FEATURES, rows)
 
 
-def cut(order: np.ndarray, batch: int, as_released: bool = False) -> list[np.ndarray]:
+def cut_batches(order: np.ndarray, batch: int, as_released: bool = False) -> list[np.ndarray]:
     """An order of N rows as batches of at most `batch`.
 
     Args:

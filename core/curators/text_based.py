@@ -12,7 +12,7 @@ import numpy as np
 from ..contracts.curator import Decision, PairTable, Progress, Survey
 from ..contracts.options import option
 from ..errors import CapabilityError, DataError
-from ._captions import CaptionFilter, table_of, words_of
+from ._captions import CaptionFilter, word_list, word_table
 
 
 @dataclass(eq=False, kw_only=True)
@@ -57,7 +57,7 @@ class TextBased(CaptionFilter):
 
     @cached_property
     def _entities(self) -> frozenset[int]:
-        return frozenset(offset_of(each, self.entities) for each in words_of(self.entities, "WordNet offsets"))
+        return frozenset(offset_of(each, self.entities) for each in word_list(self.entities, "WordNet offsets"))
 
     @cached_property
     def _first_synset(self) -> Callable[[str], int | None]:
@@ -95,7 +95,7 @@ def offset_of(value: object, place: str) -> int:
 
 
 def _of_table(path: str) -> Callable[[str], int | None]:
-    table = {word: offset_of(value, path) for word, value in table_of(path, "words and offsets").items()}
+    table = {word: offset_of(value, path) for word, value in word_table(path, "words and offsets").items()}
     return lambda word: table.get(word, table.get(word.lower()))
 
 

@@ -15,7 +15,7 @@ from .class_folders import Layout, read_class_folders
 from .coco import CocoFile, read_coco_crops
 from .files import Format, visible, with_max_pixels
 from .images import IMAGE
-from .manifests import has_labels, read_manifest
+from .manifests import has_label_columns, read_manifest
 from .tables import Table
 from .voc import VocSet, read_voc_crops
 from .zhou_split import is_zhou_split, read_zhou_split
@@ -108,4 +108,4 @@ def _kind_of_folder(path: Path, formats: Sequence[Format], labels_named: bool) -
 
 def _has_the_labels(table: Path, folder: Path, formats: Sequence[Format]) -> bool:
     """Whether the labels stand in a table, and not in the names of folders beside it."""
-    return Layout.of(folder, formats) is None or has_labels(table)
+    return Layout.of(folder, formats) is None or has_label_columns(table)

@@ -81,12 +81,12 @@ def decode_image(path: str | Path, decode: dict[str, Any]) -> Decoded:
     path = Path(path)
     if "offset" in decode:
         return decode_bytes(
-            read_part(path, decode["offset"], decode.get("size")), f"{path} at byte {decode['offset']}", decode
+            read_span(path, decode["offset"], decode.get("size")), f"{path} at byte {decode['offset']}", decode
         )
     return _decode(path, path, check_regular(path), decode)
 
 
-def read_part(path: str | Path, offset: int | None, size: int | None) -> bytes:
+def read_span(path: str | Path, offset: int | None, size: int | None) -> bytes:
     """A file, or the bytes of it from one place on. Nothing stays open, so that workers may be forked.
 
     Raises:

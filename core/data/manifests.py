@@ -93,7 +93,7 @@ def data_of_table(
     return check_items(replace(data, columns=Table.columns_reader([(path, row_of, taken)])), path)
 
 
-def has_labels(path: Path) -> bool:
+def has_label_columns(path: Path) -> bool:
     """Whether a table says anything of classes or captions. One that cannot be read counts: its reader says why."""
     try:
         table = read_table(path)

@@ -91,7 +91,7 @@ def sample_numbers(items: Sequence[Item], values: Sequence[float], shots: int | 
     return [item for part in drawn for item in part]
 
 
-def draw_shots(
+def draw_scenario(
     items: Sequence[Item], shots: int | None, seed: int, *, num_classes: int, scenario: str | None = None
 ) -> list[Item]:
     """K per class as `sample_shots` has it, or as unequal as a scenario wants them.
@@ -254,7 +254,7 @@ def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> S
         return Selection(support, None, "defaults: no validation")
     if val is not None and _scorable(val):
         return Selection(support, val, f"val ({len(val)} images)")
-    parts = hold_out(support, seed)
+    parts = hold_out_support(support, seed)
     if parts is None or not _scorable(parts[1]):
         return Selection(
             support, None, f"defaults: no val, and fewer than {MIN_SHOTS} shots per class, too few to hold some out"
@@ -263,7 +263,7 @@ def selection_split(support: FeatureSet, val: FeatureSet | None, seed: int) -> S
     return Selection(rest, held, f"{len(held)} images held out of the support", held_out=True)
 
 
-def hold_out(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | None:
+def hold_out_support(support: FeatureSet, seed: int) -> tuple[FeatureSet, FeatureSet] | None:
     """Split the support into (rest, held): floor(K/4) images of each class of K are held.
 
     With several labels per image K counts a label's positives, and images without any count as one more class. Groups

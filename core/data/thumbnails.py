@@ -132,10 +132,10 @@ class Thumbnails:
     def find(self, keys: Collection[str]) -> Iterator[tuple[list[str], Pictures]]:
         """Keys and their thumbnails, some thousands at a time; keys that have none are passed over."""
         for found, rows in self._folder.find({bytes.fromhex(key) for key in keys}):
-            yield [key.hex() for key in found], pictures_of(rows)
+            yield [key.hex() for key in found], thumbnail_pictures(rows)
 
 
-def pictures_of(rows: np.ndarray) -> Pictures:
+def thumbnail_pictures(rows: np.ndarray) -> Pictures:
     """Of N rows of `thumbnail`."""
     values = np.ascontiguousarray(rows).view(np.uint8)  # (n, 1160)
     grey, colour, sizes = np.split(values, [GREY_BYTES, GREY_BYTES + COLOUR_BYTES], axis=1)

@@ -47,7 +47,7 @@ from ..runs.sections import plural
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
-from .index_pairs import check_alone, check_encoder
+from .index_pairs import check_alone, check_pair_encoder
 from .options import OF_SHARDS, IndexOptions, ShardOptions
 
 if TYPE_CHECKING:
@@ -241,7 +241,7 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         old.check_backbone(backbone)
         old.check_transform(reader, backbone)
     if pairs is not None:
-        check_encoder(backbone, pairs, str(asked.features))
+        check_pair_encoder(backbone, pairs, str(asked.features))
     made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
     asked = replace(asked, fast_decode=fast)
     to_shard = None
@@ -351,7 +351,7 @@ def _add_shards(
     Args:
         old: the index that is added to, or None.
     """
-    from .index_shards import features_of, write_segments
+    from .index_shards import shard_features, write_segments
 
     if old is not None and old.segments[0].has_parts:
         raise DataError(f"{old.path}: was made by another method than what is added, which has no features of parts")
@@ -359,7 +359,7 @@ def _add_shards(
     if before is not None and to_shard.data is not None:
         data, made.already_there = _only_new(to_shard.data, reader, before)
         to_shard = replace(to_shard, data=data)
-    features = features_of(recipe, made.index, to_shard, asked, reader, backbone, reporter)
+    features = shard_features(recipe, made.index, to_shard, asked, reader, backbone, reporter)
     path, file = None if before is None else before.path, quantiser.get("file", "")
     segments = None if writer is None else writer.segments
     there = write_segments(segments, features, made.kind, asked, reporter, path, file)

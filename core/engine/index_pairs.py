@@ -29,7 +29,7 @@ def check_alone(recipe: Recipe, images: Sequence[str | Path], asked: IndexOption
         )
 
 
-def check_encoder(backbone: Backbone, pairs: StoredPairs, path: str) -> None:
+def check_pair_encoder(backbone: Backbone, pairs: StoredPairs, path: str) -> None:
     """Raise the CapabilityError of a backbone that stands on other features than a file of pairs."""
     towers = towers_in(backbone)
     if towers.family != STORED:

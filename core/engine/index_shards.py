@@ -126,7 +126,7 @@ def _is_shard(path: str) -> bool:
     return is_url(path) or holds_shards(path)
 
 
-def features_of(
+def shard_features(
     recipe: Recipe,
     out: Path,
     images: ImagesToShard,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..backbones.join import FILE, JoinedBackbone
-from ..backbones.lexical import encoded_texts, lexical_space
+from ..backbones.lexical import encoded_by_tower, lexical_space
 from ..backbones.load import load_backbone
 from ..backbones.shared_spaces import LinearSpace, SideBySide, TextHead
 from ..backbones.text_towers import TextSide, text_side
@@ -18,7 +18,7 @@ from ..backbones.tower_maps import (
     LEAST_ROWS,
     Choice,
     TowerMap,
-    check_enough,
+    check_groups,
     choose_map,
     fit_map,
     held_out_scale,
@@ -113,7 +113,7 @@ def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, repor
     recipe = recipe.with_source(data=asked.pairs).with_(task="retrieval")
     task: Any = task_of(recipe)
     data: RetrievalData = task.read(recipe)
-    check_enough(_few_groups(data.part("train")))
+    check_groups(_few_groups(data.part("train")))
     running = recipe.batch_size, recipe.workers, recipe.amp, reporter, FeatureStore(), recipe.tolerate
     how = PairEncoding(towers.preprocess(False), *running)
     beside = JoinedBackbone(towers, side, SideBySide(towers.embed_dim, side.width), 1.0, "join")
@@ -168,7 +168,7 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
 
 def _features(side: TextSide, texts: list[str]) -> torch.Tensor:
     """(N, T) unit rows in float64."""
-    return torch.nn.functional.normalize(encoded_texts(side, texts).double(), dim=1)
+    return torch.nn.functional.normalize(encoded_by_tower(side, texts).double(), dim=1)
 
 
 def _fitted(source, target, groups, asked: JoinOptions) -> tuple[TowerMap, list[Choice]]:

@@ -61,7 +61,7 @@ def listing(what: str) -> list[dict[str, str]]:
     if what not in KINDS:
         raise UnknownNameError(f"cannot list '{what}'; {did_you_mean(what, KINDS)}")
     if what == "backbones":
-        return backbones()
+        return backbone_rows()
     if what == "recipes":
         return [{"name": name, "what": _first_line(path)} for name, path in catalogue.recipes().items()]
     if what == "curations":
@@ -69,7 +69,7 @@ def listing(what: str) -> list[dict[str, str]]:
     return [_row(name, entry) for name, entry in sorted(_entries(what).items())]
 
 
-def backbones(domain: str | None = None, can: str | None = None) -> list[dict[str, Any]]:
+def backbone_rows(domain: str | None = None, can: str | None = None) -> list[dict[str, Any]]:
     """Rows of the families of backbones, {"name", "what"}, and of the published models, with all that the table says of
     each, whether it lies in the local cache and the command that brings it there.
 
@@ -117,7 +117,7 @@ def kinds_of(name: str) -> list[str]:
     return kinds
 
 
-def shown(kind: str, name: str) -> NameFacts:
+def name_facts(kind: str, name: str) -> NameFacts:
     """The description, options and facts of an adapter, selector, curator, benchmark, loss, metric, judgement, domain,
     task or backbone.
 

@@ -11,7 +11,7 @@ from ..recipes.resolve import task_of_run
 from ..runs.folder import Run
 from ..sharing.card import PublisherWords
 from ..sharing.push import Pushed
-from ..sharing.push import push as push_run
+from ..sharing.push import push_folder as push_run
 from .options import PushOptions
 
 

@@ -115,10 +115,10 @@ class SearchResult:
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict per hit: rank, score, id, source, decode, captions; where they are known, about and cluster."""
-        return rows_of(self.hits)
+        return _rows_of(self.hits)
 
 
-def rows_of(hits: Sequence[Hit]) -> list[dict[str, Any]]:
+def _rows_of(hits: Sequence[Hit]) -> list[dict[str, Any]]:
     """As `SearchResult.rows`."""
     return [
         {
@@ -396,7 +396,7 @@ def _written(lines: Lines, hits: Sequence[Sequence[Hit]], out: Path, first: bool
     asked = [{"query": query.text, **({"image": query.image} if with_images else {})} for _, query in lines]
     if out.suffix.lower() == ".jsonl":
         objects = (
-            {"line": number, **query, "hits": rows_of(some)} for (number, _), query, some in zip(lines, asked, hits)
+            {"line": number, **query, "hits": _rows_of(some)} for (number, _), query, some in zip(lines, asked, hits)
         )
         return "".join(f"{json_text(each)}\n" for each in objects)
     rows = (

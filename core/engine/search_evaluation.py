@@ -228,7 +228,7 @@ class _Measured:
         if self._set.name == DOMAINS:
             shares = {f"R@{k}": metrics.recall(ranks.every, k) for k in self._at}
             shares |= {f"P@{k}": metrics.precision(ranks.every, k) for k in self._at}
-            return {"mAP": metrics.average_precision(ranks.every), **shares}
+            return {"mAP": metrics.composed_average_precision(ranks.every), **shares}
         recalls = {f"R@{k}": metrics.is_found(ranks.first, k) for k in self._at}
         if self._set.name == CIRCO:
             return {**{f"mAP@{k}": metrics.average_precision_at(ranks.every, k) for k in self._at}, **recalls}

@@ -13,7 +13,7 @@ from ..contracts.options import keywords, options_from
 from ..contracts.serving import Served, Serving
 from ..errors import ConfigError
 from ..export.folder import is_export
-from ..serving.server import ServerSettings, check_token, listening, require_server, run
+from ..serving.server import ServerSettings, check_token, listening, require_server, serve_socket
 from ..serving.uploads import Limits
 from .options import ServeOptions
 
@@ -73,8 +73,8 @@ def serve(
         name = f"[{host}]" if ":" in host else host
         address = f"http://{name}:{made.getsockname()[1]}/"
         opened(address)
-        load = partial(load_export, folder) if exported else partial(load_run, folder, backbone=backbone)
-        run(
+        load = partial(load_export, folder) if exported else partial(load_served, folder, backbone=backbone)
+        serve_socket(
             ServerSettings(load, serving, token, loopback, asked.workers, asked.batch_size, limits, address), made, told
         )
     finally:
@@ -93,7 +93,7 @@ def load_export(folder: Path, serving: Serving) -> Served:
     return kind(folder, serving)
 
 
-def load_run(folder: Path, serving: Serving, backbone: str | None = None) -> Served:
+def load_served(folder: Path, serving: Serving, backbone: str | None = None) -> Served:
     """A run, by its task."""
     from ..contracts.task import Use
     from ..recipes.resolve import task_of_run

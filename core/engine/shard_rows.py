@@ -17,7 +17,7 @@ from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError
 from ..runtime.remote import is_url
 from ..shards import Manifest, ShardPlace
-from ..shards.manifest import listing
+from ..shards.manifest import written_listing
 from ..shards.sources import ShardRow
 
 OF_ITEMS = dict.fromkeys(("path", "id", "decode", "split", "groups", "version"), "string")
@@ -64,7 +64,7 @@ def manifest_of_items(
         further: column -> what it says of a sample.
     """
     columns = {**OF_ITEMS, **dict.fromkeys(further or {}, "string")}
-    return Manifest(tuple(listing(place, _rows_of(data, further or {}), columns, "items")), tuple(data.skipped))
+    return Manifest(tuple(written_listing(place, _rows_of(data, further or {}), columns, "items")), tuple(data.skipped))
 
 
 class RowReader:

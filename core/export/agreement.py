@@ -80,10 +80,10 @@ class Agreement:
     @property
     def words(self) -> str:
         """A sentence without its end."""
-        return words_of(self.facts)
+        return agreement_sentence(self.facts)
 
 
-def words_of(facts: Mapping[str, Any]) -> str:
+def agreement_sentence(facts: Mapping[str, Any]) -> str:
     """The facts of an agreement in a sentence without its end."""
     values, share = next((name[3:-6], share) for name, share in facts.items() if name.startswith("of_"))
     answers, same = next((name[5:], same) for name, same in facts.items() if name.startswith("same_"))

@@ -159,7 +159,7 @@ class Session:
         return dict(zip(self.outputs, self._session.run(None, inputs), strict=True))
 
 
-def as_picture(image: np.ndarray | Image.Image) -> Image.Image | list[Image.Image]:
+def script_picture(image: np.ndarray | Image.Image) -> Image.Image | list[Image.Image]:
     """A decoded image as predict.py takes it: Pillow's image, or deeper than 8 bits a list of 3 bands."""
     if isinstance(image, Image.Image):
         return image

@@ -17,7 +17,7 @@ from ..contracts.use import Exported, ExportWishes
 from ..errors import DataError
 from ..runtime.files import write_whole, writing_to
 from ..runtime.reading import json_text, sha256_in
-from .agreement import Agreement, words_of
+from .agreement import Agreement, agreement_sentence
 from .folder import FACTS, FORMAT, SCRIPT, Session, library
 from .graph import Graph, check_opset
 
@@ -109,7 +109,7 @@ class NewExport:
 
     def exported(self, facts: dict[str, Any], notes: Iterable[str] = ()) -> Exported:
         """What was written, with a line for each thing that was compared."""
-        lines = [f"{CHECKED[name]}: {words_of(check)}" for name, check in facts["checks"].items()]
+        lines = [f"{CHECKED[name]}: {agreement_sentence(check)}" for name, check in facts["checks"].items()]
         return Exported(self.wishes.out, facts, list(notes), lines)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..contracts.items import Item
 from ..data.images import IMAGE
-from .folder import as_picture
+from .folder import script_picture
 
 AT_ONCE = 16
 """Images of a batch."""
@@ -61,6 +61,6 @@ class PreparedPictures:
         made = []
         for item in items:
             file = not item.decode.keys() - UNDECODED and item.source.suffix.lower() in IMAGE.suffixes
-            picture = script.decoded(item.source) if file else as_picture(self.load(item))
+            picture = script.decoded(item.source) if file else script_picture(self.load(item))
             made.append(script.pixels(picture, self.transform.spec)[0])
         return np.stack(made)

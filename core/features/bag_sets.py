@@ -292,10 +292,10 @@ def _by_patient(data: DomainData, bags: dict[str, Bag]) -> tuple[DomainData, dic
 def _picture(path: Path, decode: dict[str, Any]) -> np.ndarray:
     """Where the tiles of a slide lie, grey on white; (H, W, 3) uint8."""
     bag = open_bag(path)
-    return tile_map(bag.coords(0), bag.count, bag.attributes.get("level0_side"))
+    return tile_layout(bag.coords(0), bag.count, bag.attributes.get("level0_side"))
 
 
-def tile_map(coords: Tensor | None, count: int, side: float | None) -> np.ndarray:
+def tile_layout(coords: Tensor | None, count: int, side: float | None) -> np.ndarray:
     """(H, W, 3) uint8, a pixel or more per tile; a square where nothing says where tiles lie.
 
     Args:

@@ -16,7 +16,7 @@ from ..contracts.features import PRE_PROJECTION, PROJECTED, Batch, Detection, Fe
 from ..contracts.items import Decoded, Item
 from ..errors import CapabilityError, DataError
 from .extract import cores
-from .patch_tokens import padded
+from .patch_tokens import padded_parts
 
 ROWS_AT_ONCE = 4096
 WITH_PARTS_AT_ONCE = 256
@@ -104,7 +104,7 @@ class Extras:
         some = features.select(list(rows))
         tokens = self.patches(self._behind(some.ids)).to(features.features.device)  # (n, T, h, w, D)
         if some.parts is not None:
-            tokens = padded(tokens, some.parts.shape[1])
+            tokens = padded_parts(tokens, some.parts.shape[1])
         if some.parts_order is not None:
             tokens = tokens.gather(1, some.parts_order[..., None, None, None].expand_as(tokens))
         return {"patch_tokens": tokens}

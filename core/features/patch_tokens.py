@@ -69,7 +69,7 @@ class PatchTokenReader:
         check_space(size, self.store.root)
         reporter.info(
             f"Patch tokens of {pieces:,} images or parts, {height} x {width} patches of {dim} numbers each: "
-            f"{in_words(size)} to store in {self.store.root}"
+            f"{bytes_in_words(size)} to store in {self.store.root}"
         )
         todo = [items[position] for position in lacking]
         at_once = max(1, AT_ONCE_BYTES * len(todo) // size)
@@ -122,10 +122,10 @@ class _StoredPatchTokens(PatchTokens):
         return self._held[index.to(self._held.device)]
 
     def _read(self, items: Sequence[Item]) -> Tensor:
-        return padded(self._reader.read(items), self._parts)
+        return padded_parts(self._reader.read(items), self._parts)
 
 
-def padded(tokens: Tensor, parts: int) -> Tensor:
+def padded_parts(tokens: Tensor, parts: int) -> Tensor:
     """(n, T', h, w, D) with zeros behind, up to T = `parts`."""
     return F.pad(tokens, (0, 0, 0, 0, 0, 0, 0, parts - tokens.shape[1]))
 
@@ -144,11 +144,11 @@ def check_space(size: int, root: Path) -> None:
     free = shutil.disk_usage(there).free
     if size > free:
         raise DataError(
-            f"{root}: patch tokens need {in_words(size)}, and {in_words(free)} are free; free some, set "
+            f"{root}: patch tokens need {bytes_in_words(size)}, and {bytes_in_words(free)} are free; free some, set "
             "VLADAPT_CACHE to a folder on another disk, or give fewer samples or parts of each"
         )
 
 
-def in_words(size: int) -> str:
+def bytes_in_words(size: int) -> str:
     """Bytes as GB, small ones as MB."""
     return f"{size / 1e9:,.2f} GB" if size >= 1e8 else f"{size / 1e6:,.2f} MB"

@@ -70,14 +70,14 @@ def places_in(value: Any) -> dict[str, str]:
     return places
 
 
-def check_places(places: Mapping[str, str]) -> None:
+def check_set_places(places: Mapping[str, str]) -> None:
     """Raise the DataError of a folder or file that there is not."""
     for name, path in places.items():
         if not Path(path).exists():
             raise DataError(f"--unlike {name}={path}: no such folder or file; check the path")
 
 
-def sets_at(places: Mapping[str, str], fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str, UnlikeSet]]:
+def unlike_sets(places: Mapping[str, str], fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str, UnlikeSet]]:
     """The user's sets, by name.
 
     Args:

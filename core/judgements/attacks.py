@@ -24,7 +24,7 @@ from ..contracts.judgement import JudgedClassifier
 from ..contracts.options import option
 from ..contracts.run_info import AxisScore, Record
 from ..errors import ConfigError
-from ..robustness.apgd import fooled_by_apgd, log_odds
+from ..robustness.apgd import fooled_by_apgd, log_odds_against
 from ..robustness.pgd import LEVELS, ascent, drawn_offsets, pgd
 from ..runs.sections import Cell, TableSection, plural
 from ._condition import SHARE, ConditionScores, printed
@@ -249,7 +249,7 @@ def _slopes(logits_of: Logits, images: Tensor, labels: Tensor) -> Tensor | None:
     with torch.enable_grad():
         if not logits_of(images[:1].requires_grad_()).requires_grad:
             return None
-    _, gradient = ascent(lambda at: log_odds(logits_of(at), labels), images.detach())
+    _, gradient = ascent(lambda at: log_odds_against(logits_of(at), labels), images.detach())
     return gradient.flatten(1).abs().amax(dim=1)
 
 
@@ -272,6 +272,6 @@ def _fooled(logits_of: Logits, images: Tensor, labels: Tensor, offsets: Tensor, 
     if attack == "apgd":
         return fooled_by_apgd(logits_of, images, labels, eps=eps, start=offsets)
     how = {"eps": eps, "step": STEP / LEVELS, "steps": STEPS, "start": eps * offsets}
-    attacked = pgd(lambda at: log_odds(logits_of(at), labels), images, **how)
+    attacked = pgd(lambda at: log_odds_against(logits_of(at), labels), images, **how)
     with torch.no_grad():
         return logits_of(attacked).argmax(dim=1) != labels

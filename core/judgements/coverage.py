@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..confidence.calibration import uncalibrated_words
-from ..confidence.conformal import check_coverage, held_by_class, least_words, words_of, words_of_labels
+from ..confidence.conformal import check_coverage, coverage_sentence, held_by_class, least_words, words_of_labels
 from ..confidence.selective import Selective, check_max_error
 from ..contracts.adapter import Adapter
 from ..contracts.judgement import EVAL, PREDICT, JudgedClassifier, JudgedPredictions, Judgement, Place
@@ -187,7 +187,7 @@ class Coverage(Judgement):
             conformal = calibration.conformal(self.coverage, self.set_method, self._per_class)
             sets = conformal.scores(probs, labels, groups)
             sets["by_class"] = held_by_class(conformal.sets(probs), labels, calibration.class_names, groups)
-            notes.append((words_of_labels if calibration.multilabel else words_of)(sets))
+            notes.append((words_of_labels if calibration.multilabel else coverage_sentence)(sets))
             notes += [note for note in (least_words(sets["by_class"]), conformal.note) if note]
         if self.max_error is not None:
             left = calibration.selective(probs, labels, self.max_error, groups)

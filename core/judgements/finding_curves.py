@@ -198,11 +198,11 @@ class FindingCurves(Judgement):
 
     def check(self, adapter: Adapter, class_names: Sequence[str]) -> None:
         if self.finding is not None:
-            check_finding(self.finding, adapter.class_names_, adapter.multilabel_)
+            check_finding_option(self.finding, adapter.class_names_, adapter.multilabel_)
 
     def check_fit(self, adapter: Adapter, prepared: PreparedData, shots: int | None, given: Mapping[str, Any]) -> None:
         if self.finding is not None:
-            check_finding(self.finding, prepared.class_names, several_in(prepared))
+            check_finding_option(self.finding, prepared.class_names, several_in(prepared))
 
     def compute(self, fit: JudgedClassifier) -> FindingScores | None:
         """None where no image, of the test set or of the fit, has a label."""
@@ -231,7 +231,7 @@ def _cell(value: float | None, interval: Sequence[float] | None) -> Cell:
     return Cell(NUMBER.text(value).replace("-", "−"), NUMBER.between(interval).replace("-", "−"))
 
 
-def check_finding(option: str, class_names: Sequence[str], several: bool, flag: str = "--finding") -> None:
+def check_finding_option(option: str, class_names: Sequence[str], several: bool, flag: str = "--finding") -> None:
     """Raise the ConfigError of an option of findings where there are none, or of a finding that is no class."""
     flagged = f"{flag} {option}"
     if not several and len(class_names) != 2:

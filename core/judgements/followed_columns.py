@@ -28,7 +28,7 @@ from ..metrics.subgroups import quartiles
 from ..runs.sections import Measure, TableSection, plural
 from ._condition import in_points
 from ._holistic import WORST, HolisticJudgement
-from .subgroups import values_of
+from .subgroups import column_cells
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -212,7 +212,7 @@ def _judged(fit: JudgedClassifier, taught: DomainData, ids: Sequence[str], label
         if name not in there.names:
             not_judged[name] = NOT_THERE
             continue
-        values, support = values_of(here, name, fit.test.ids or ()), values_of(there, name, ids)
+        values, support = column_cells(here, name, fit.test.ids or ()), column_cells(there, name, ids)
         if groups is not None and _is_group(values, groups):
             continue
         quarters = quartiles([*support, *values], cut_by=support)

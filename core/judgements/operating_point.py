@@ -33,7 +33,7 @@ from ..metrics.operating_point import (
 )
 from ..runs.sections import Measure, TableSection, plural
 from .calibration import expensive
-from .finding_curves import FindingScores, check_finding, finding_in, present_of, probabilities_of, several_in
+from .finding_curves import FindingScores, check_finding_option, finding_in, present_of, probabilities_of, several_in
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -251,7 +251,7 @@ class OperatingPoint(Judgement):
 
     def _check(self, class_names: Sequence[str], several: bool) -> None:
         if self.operating_point is not None:
-            check_finding(self.operating_point, class_names, several, "--operating-point")
+            check_finding_option(self.operating_point, class_names, several, "--operating-point")
         elif self.prevalence is not None or self.assured:
             flag = "--assured" if self.prevalence is None else f"--prevalence {self.prevalence:g}"
             raise ConfigError(f"{flag}: is of an operating point; give --operating-point too, or omit it")

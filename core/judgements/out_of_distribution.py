@@ -44,7 +44,7 @@ from ..metrics.classification import auroc
 from ..metrics.intervals import share_interval
 from ..runs.sections import Cell, Measure, TableSection, plural
 from ._holistic import ALL, WORST, HolisticJudgement
-from ._unlike_sets import UnlikeSet, check_places, drawn_samples, places_in, sets_at
+from ._unlike_sets import UnlikeSet, check_set_places, drawn_samples, places_in, unlike_sets
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -251,13 +251,13 @@ class OutOfDistribution(HolisticJudgement):
 
     def check_read(self, data: DomainData) -> None:
         if self.unlike is not None:
-            check_places(places_in(self.unlike))
+            check_set_places(places_in(self.unlike))
 
     def compute(self, fit: JudgedClassifier) -> UnlikeScores:
         most = None if self.holistic_images == ALL else int(self.holistic_images or self.images)
         rows = self.rows_of(fit)
         if self.unlike is not None:
-            sets = dict(sets_at(places_in(self.unlike), fit, most))
+            sets = dict(unlike_sets(places_in(self.unlike), fit, most))
         elif fit.before is None:
             return UnlikeScores(0, "unlike images: not tested, since a features file holds no images; give --unlike")
         else:

@@ -198,7 +198,7 @@ class BySubgroup(Judgement):
         for name in names:
             if name not in factors:
                 of_table = _columns_of(columns, fit.prepared.data, name)
-                values[name] = values_of(of_table, name, fit.test.ids or ())
+                values[name] = column_cells(of_table, name, fit.test.ids or ())
             column, part_of = _by_values(fit, name, values[name], computed=name in factors)
             made.append(column)
             parts.append(part_of)
@@ -249,7 +249,7 @@ def _column_named(columns: Columns, name: str, factors: Sequence[str]) -> str:
     return column
 
 
-def values_of(columns: Columns, name: str, ids: Iterable[str]) -> list[str]:
+def column_cells(columns: Columns, name: str, ids: Iterable[str]) -> list[str]:
     """The cell of each sample, or of the picture that it is a window of; "" where it says nothing. -1 is a number where
     the column has others below 0, and else says nothing."""
     cells = columns.cells(name)

@@ -134,7 +134,7 @@ def open_labelling(todo: str | Path, out: str | Path, how: LabelOptions) -> Labe
         raise
 
 
-def serve(
+def serve_labels(
     todo: str | Path,
     out: str | Path,
     how: LabelOptions,

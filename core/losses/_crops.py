@@ -75,7 +75,7 @@ def hidden_places(grid: tuple[int, int], share: tuple[float, float], probability
             down.
     """
     patches = grid[0] * grid[1]
-    places = torch.full((masked_crops(probability), most_hidden(patches, share)), -1)
+    places = torch.full((masked_crops(probability), most_hidden_patches(patches, share)), -1)
     count = int(GLOBAL * probability + float(torch.rand(())))
     for row, crop in enumerate(torch.randperm(GLOBAL)[:count].tolist()):
         hidden = block_mask(grid, int(patches * _uniform(*share))).flatten().nonzero().flatten()
@@ -88,7 +88,7 @@ def masked_crops(probability: float) -> int:
     return math.ceil(GLOBAL * probability)
 
 
-def most_hidden(patches: int, share: tuple[float, float]) -> int:
+def most_hidden_patches(patches: int, share: tuple[float, float]) -> int:
     """M, how many patches of a crop are hidden at most."""
     return max(1, int(patches * share[1]))
 

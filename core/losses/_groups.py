@@ -20,7 +20,7 @@ def same_label_option() -> Any:
     return option(False, "images and texts of one class or identity are positives; needs labels")
 
 
-def groups_of(labels: Tensor) -> Tensor:
+def label_groups(labels: Tensor) -> Tensor:
     """(B,) numbers from 0, equal where labels are equal and 0 or above; a sample with another label is alone."""
     alone = -1 - torch.arange(len(labels), device=labels.device)
     return torch.where(labels >= 0, labels, alone).unique(return_inverse=True)[1]
@@ -44,7 +44,7 @@ def further_partners(rows: Tensor, labels: Tensor, ranks: Ranks) -> tuple[Tensor
     Returns:
         (n, D) the sum of the rows of its label, less its own row, and (n,) how many rows its label has.
     """
-    columns, groups = ranks.columns(rows), groups_of(ranks.columns(labels))  # (N, D), (N,)
+    columns, groups = ranks.columns(rows), label_groups(ranks.columns(labels))  # (N, D), (N,)
     sizes = torch.bincount(groups, minlength=len(groups))[groups]  # (N,)
     sums = torch.zeros_like(columns).index_add(0, groups, columns)[groups]
     others = torch.where(sizes[:, None] > 1, sums - columns, 0.0)

@@ -59,8 +59,8 @@ class MomentumQueue(Loss):
         images, texts = out["teacher.image"].detach(), out["teacher.text"].detach()
         self._seen = (images, texts)
         scale = out["logit_scale"]
-        to_text = contrast(out["image_features"], texts, self.texts.rows, scale)
-        to_image = contrast(out["text_features"], images, self.images.rows, scale)
+        to_text = _contrast(out["image_features"], texts, self.texts.rows, scale)
+        to_image = _contrast(out["text_features"], images, self.images.rows, scale)
         return {"loss": (to_text + to_image) / 2, "image_to_text": to_text, "text_to_image": to_image}
 
     def teacher_momentum(self, progress: float) -> float:
@@ -75,7 +75,7 @@ class MomentumQueue(Loss):
             self._seen = None
 
 
-def contrast(queries: Tensor, keys: Tensor, negatives: Tensor, scale: Tensor) -> Tensor:
+def _contrast(queries: Tensor, keys: Tensor, negatives: Tensor, scale: Tensor) -> Tensor:
     """Mean cross-entropy of each query's own key among itself and the negatives.
 
     Args:

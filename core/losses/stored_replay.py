@@ -69,7 +69,7 @@ class StoredReplay(Loss):
         self._probes: list[Tensor] = []
         if not self.files:
             return
-        parts = [read_stored(Path(file)) for file in self.files]
+        parts = [read_replay_file(Path(file)) for file in self.files]
         widths = {part["images"].shape[1] for part in parts}
         if widths != {(self.dims or {}).get("embed_dim", min(widths))}:
             raise CapabilityError(
@@ -117,7 +117,7 @@ class StoredReplay(Loss):
         return {"loss": (to_text + to_image) / 2, "image_to_text": to_text, "text_to_image": to_image}
 
 
-def read_stored(path: Path) -> dict[str, Tensor]:
+def read_replay_file(path: Path) -> dict[str, Tensor]:
     """ "images" (M, D) unit float32, "tokens" (M, L) and "probe" (1, L) of a file that a training wrote for replay.
 
     Raises:

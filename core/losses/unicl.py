@@ -13,7 +13,7 @@ from ..backbones.positions import insert_after_start
 from ..contracts.loss import OWN_EQUATIONS, RowLoss
 from ..contracts.options import option, require
 from ..runtime.ranks import Ranks
-from ._groups import groups_of, means_of_groups
+from ._groups import label_groups, means_of_groups
 from ._info_nce import log_sums
 from ._products import products_option
 
@@ -67,7 +67,7 @@ class Unicl(RowLoss):
         rows, columns, _ = log_sums(images, texts, scale, ranks, self.products)  # (n,)
         # The mean logit of an image with its positives is its logit with their mean, and as many texts share a label
         # as images do: averaged over the batch, both directions have one answer.
-        means = means_of_groups(ranks.columns(texts), groups_of(ranks.columns(out["labels"])))  # (N, D)
+        means = means_of_groups(ranks.columns(texts), label_groups(ranks.columns(out["labels"])))  # (N, D)
         answer = scale * (images * means[ranks.own(len(images))]).sum(dim=1).mean()
         return {"loss": ranks.average((rows.mean() + columns.mean()) / 2 - answer)}
 

@@ -72,7 +72,7 @@ def classification_metrics(logits: Tensor, labels: Tensor, num_classes: int) -> 
         "balanced_accuracy": float((right / images)[present].mean()),
         "macro_f1": float((2 * right / (images + answers))[present].mean()),
         "auroc": _one_vs_rest_auroc(logits.detach().double().cpu(), labels, present),
-        "ece": calibration_error(confidence, called == labels),
+        "ece": binned_calibration_error(confidence, called == labels),
     }
 
 
@@ -115,7 +115,7 @@ def multilabel_metrics(logits: Tensor, labels: Tensor, class_names: Sequence[str
         "mean_average_precision": _mean(precision),
         "macro_f1": _mean(f1),
         "accuracy": float((positive == labels)[labelled].sum() / labelled.sum()),
-        "ece": calibration_error(probs[labelled], labels[labelled]),
+        "ece": binned_calibration_error(probs[labelled], labels[labelled]),
         **aurocs,
     }
 
@@ -398,7 +398,7 @@ def ranking_curve(scores: Tensor, truth: Tensor, most: int = 100) -> RankingCurv
     return RankingCurve(sensitivity[places], false_positive_rate[places], (hits / (hits + alarms))[places])
 
 
-def calibration_error(confidence: Tensor, right: Tensor) -> float:
+def binned_calibration_error(confidence: Tensor, right: Tensor) -> float:
     """The expected calibration error over `BINS` equal bins (Guo et al., 2017, arXiv 1706.04599).
 
     Args:

@@ -6,8 +6,8 @@ equal scores what is no target comes first, so that nothing is found by luck.
 * R@k, mAP@k and R_s@k (within a set of images that are alike) are those of "Zero-Shot Composed Image Retrieval with
   Textual Inversion" (Baldrati et al. 2023, arXiv 2303.15247) and "Image Retrieval on Real-life Images with Pre-trained
   Vision-and-Language Models" (Liu et al. 2021, arXiv 2108.04024).
-* `average_precision`, `recall` and `precision` of many targets are those of "Composed Image Retrieval for Training-Free
-  Domain Conversion" (Efthymiadis et al. 2024, arXiv 2412.03297).
+* `composed_average_precision`, `recall` and `precision` of many targets are those of "Composed Image Retrieval for
+  Training-Free Domain Conversion" (Efthymiadis et al. 2024, arXiv 2412.03297).
 
 What a random order gives is worked out, not drawn: G places hold R targets, all orders alike.
 """
@@ -80,7 +80,7 @@ def average_precision_at(ranks: Tensor, k: int) -> Tensor:
     return precision.sum(dim=1) / (ranks > 0).sum(dim=1).clamp(max=k)
 
 
-def average_precision(ranks: Tensor) -> Tensor:
+def composed_average_precision(ranks: Tensor) -> Tensor:
     """(Q,) float64, by the trapezoid rule: the mean of the precision before and at each target."""
     places = torch.arange(1, ranks.shape[1] + 1).double()
     at, before = places / ranks, ((places - 1) / (ranks - 1)).where(ranks > 1, 1.0)
@@ -119,7 +119,7 @@ def random_average_precision_at(targets: Tensor, size: int, k: int) -> Tensor:
 
 
 def random_average_precision(targets: Tensor, size: int) -> Tensor:
-    """(Q,) mean of `average_precision` over all orders."""
+    """(Q,) mean of `composed_average_precision` over all orders."""
     rank = torch.arange(1, size + 1).double()[:, None]
     targets = targets.double()
     others = (targets - 1) / max(size - 1, 1)

@@ -9,7 +9,7 @@ from typing import Any
 from ..contracts.items import spoken
 from ..errors import DataError, did_you_mean
 from ..runtime.reading import json_values, read_bytes
-from .languages import key_of
+from .languages import name_key
 
 
 def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: bool = False) -> dict[str, list[str]]:
@@ -25,17 +25,17 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
     """
     path = Path(path)
     by_key = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
-    known = {key_of(name): name for name in class_names}
+    known = {name_key(name): name for name in class_names}
     for key, (name, _) in by_key.items():
         if key not in known and not others:
             raise DataError(f"{path}: describes '{name}', not a class of the data; {did_you_mean(name, class_names)}")
     described: dict[str, list[str]] = {}
     for name in class_names:
-        if key_of(name) not in by_key:
+        if name_key(name) not in by_key:
             there = [other for other, _ in by_key.values()]
             cure = f"in the file, {did_you_mean(name, there)}" if there else "add them"
             raise DataError(f"{path}: has no sentences for class '{name}'; {cure}")
-        described[name] = by_key[key_of(name)][1]
+        described[name] = by_key[name_key(name)][1]
     return described
 
 
@@ -46,9 +46,9 @@ def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[st
         usable = isinstance(sentences, list) and sentences and all(isinstance(s, str) and s.strip() for s in sentences)
         if not usable:
             raise DataError(f"{path}: class '{name}' needs a list of sentences, at least one and none of them empty")
-        if key_of(name) in by_key:
-            raise DataError(f"{path}: describes '{by_key[key_of(name)][0]}' and '{name}', the same class; keep one")
-        by_key[key_of(name)] = (name, [" ".join(s.split()) for s in sentences])
+        if name_key(name) in by_key:
+            raise DataError(f"{path}: describes '{by_key[name_key(name)][0]}' and '{name}', the same class; keep one")
+        by_key[name_key(name)] = (name, [" ".join(s.split()) for s in sentences])
     return by_key
 
 
@@ -82,13 +82,13 @@ def read_pair_attributes(path: str | Path, class_names: Sequence[str]) -> dict[s
         DataError: the file cannot be read, is not JSON or of another shape, or has no pair of the data's classes.
     """
     path = Path(path)
-    name_of, found = {key_of(name): name for name in class_names}, {}
+    name_of, found = {name_key(name): name for name in class_names}, {}
     for name, others in read_class_json(path, PAIRS).items():
         if not isinstance(others, dict):
             raise DataError(f"{path}: class '{name}' has no other classes; {PAIRS}")
         for other, (_, sentences) in _by_key(others, path).items():
-            if key_of(name) in name_of and other in name_of and key_of(name) != other:
-                found.setdefault(name_of[key_of(name)], {})[name_of[other]] = tuple(sentences)
+            if name_key(name) in name_of and other in name_of and name_key(name) != other:
+                found.setdefault(name_of[name_key(name)], {})[name_of[other]] = tuple(sentences)
     if not found:
         raise DataError(f"{path}: no two classes of the data are compared; {PAIRS}")
     return found
@@ -123,11 +123,11 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
     """
     path = Path(path)
     synonyms: dict[str, Synonyms] = {}
-    name_of = {key_of(name): name for name in class_names}
+    name_of = {name_key(name): name for name in class_names}
     for name, value in read_class_json(path, SHAPE).items():
-        if key_of(name) not in name_of:
+        if name_key(name) not in name_of:
             raise DataError(f"{path}: names '{name}', not a class of the data; {did_you_mean(name, class_names)}")
-        synonyms[name_of[key_of(name)]] = _counted(path, name, value)
+        synonyms[name_of[name_key(name)]] = _counted(path, name, value)
     return tuple(synonyms.get(name) or ((spoken(name), 0.0),) for name in class_names)
 
 

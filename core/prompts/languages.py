@@ -117,9 +117,9 @@ class ClassWords:
     def of(cls, content: Mapping[str, Any], kind: str = "") -> ClassWords:
         """What a language file says of one kind of images."""
         texts = {**content, **content.get("kinds", {}).get(kind, {})}
-        names = {key_of(name): spoken(word) for name, word in content.get("classes", {}).items()}
+        names = {name_key(name): spoken(word) for name, word in content.get("classes", {}).items()}
         named = {
-            names.get(key_of(name), spoken(name)): (list(yes), list(no))
+            names.get(name_key(name), spoken(name)): (list(yes), list(no))
             for name, (yes, no) in texts.get("sentences", {}).items()
         }
         facts = str(content.get("code", "")), str(content.get("language", ""))
@@ -127,7 +127,7 @@ class ClassWords:
 
     def name(self, class_name: str) -> str:
         """What a class is called; its own name where the language has none."""
-        return self.names.get(key_of(class_name), class_name)
+        return self.names.get(name_key(class_name), class_name)
 
     def applied(self, data: DomainData) -> DomainData:
         """The data whose classes are called so, with notes on those that keep their names.
@@ -145,14 +145,14 @@ class ClassWords:
                 "give each its own name in a FILE.json"
             )
         notes = [] if self.templates else [f"--language {self.code} has no templates: the domain's are used."]
-        words = {key_of(word) for word in self.names.values()}
-        own = [name for name in data.class_names if key_of(name) not in self.names and key_of(name) not in words]
+        words = {name_key(word) for word in self.names.values()}
+        own = [name for name in data.class_names if name_key(name) not in self.names and name_key(name) not in words]
         if own:
             listed = ", ".join(own[:LISTED]) + (", ..." if len(own) > LISTED else "")
             notes.append(f"Classes without a name in {self.language}, which keep theirs: {len(own)} ({listed}).")
         return replace(data, class_names=called, notes=[*data.notes, *notes])
 
 
-def key_of(class_name: str) -> str:
+def name_key(class_name: str) -> str:
     """A class name as it is compared."""
     return spoken(class_name).casefold()

@@ -127,7 +127,7 @@ def data_facts(data: DomainData, path: str) -> dict[str, Any]:
     return facts if data.possible_groups is None else {**facts, "grouping": data.possible_groups.facts}
 
 
-def words_of(recipe: Recipe, domain: Domain) -> ClassWords | None:
+def class_words(recipe: Recipe, domain: Domain) -> ClassWords | None:
     """What a recipe calls classes, and asks of them, in its language; None where it names none.
 
     Raises:
@@ -172,7 +172,7 @@ def classes_of_data(recipe: Recipe, domain: Domain, task: str) -> DomainData:
     """
     if recipe.language is not None:
         data = classes_of_data(recipe.with_(language=None), domain, task)
-        words = words_of(recipe, domain.of(data))
+        words = class_words(recipe, domain.of(data))
         return data if words is None else words.applied(data)
     names = listed_classes(recipe.classes)
     asked = names if recipe.protocol is None and (recipe.shots == 0 or not recipe.gave("shots")) else None

@@ -1,8 +1,8 @@
 """From a packaged recipe, a recipe file, `--set key=value` and named flags, merged in that order, to a `Recipe`.
 
 What is wrong with the names and places that a command line gives is said before torch is imported (`check_recipe`,
-`check_names`, `check_places`, `check_run`). Each is checked again where it is used, by the same function and so in the
-same words. The values of an adapter's options are not checked here: its class needs torch.
+`check_recipe_names`, `check_places`, `check_run`). Each is checked again where it is used, by the same function and so
+in the same words. The values of an adapter's options are not checked here: its class needs torch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, alternatives, check_given, did_you_mean
 from ..prompts.languages import read_language
 from ..registry import catalogue, check_packages, judging_options, load_domain, task_class
-from ..registry.catalogue import NameOrigin, find, is_place, literal_in
+from ..registry.catalogue import NameOrigin, find_entry, is_place, literal_in
 from ..runs.places import HUB, run_folder
 from ..runtime.progress import Reporter
 from ..runtime.reading import read_json, read_yaml
@@ -207,7 +207,7 @@ def check_recipe(recipe: Recipe) -> None:
         UnknownNameError, ConfigError, DataError, CapabilityError: as a fit does.
     """
     name = recipe.adapter_name
-    check_names(recipe, () if name is None else (name,))
+    check_recipe_names(recipe, () if name is None else (name,))
     check_places(recipe)
     if name is not None and not is_place(name) and not recipe.adapter_options:
         _check_packages_of("adapter", name, catalogue.adapters())
@@ -215,7 +215,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _check_packages_of(kind: str, name: str, entries: dict[str, NameOrigin]) -> None:
     """Refuse a method or a task of which a package is missing, without importing it."""
-    check_packages(f"{kind} '{name}'", literal_in(find(name, entries, kind), "packages") or {})
+    check_packages(f"{kind} '{name}'", literal_in(find_entry(name, entries, kind), "packages") or {})
 
 
 def check_places(recipe: Recipe) -> None:
@@ -235,7 +235,7 @@ def check_places(recipe: Recipe) -> None:
         load_domain(recipe.domain)  # where its packages are missing
 
 
-def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str] = ()) -> None:
+def check_recipe_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str] = ()) -> None:
     """Refuse names that nothing has, and a task or a backbone of which a package is missing.
 
     Args:
@@ -245,14 +245,14 @@ def check_names(recipe: Recipe, adapters: Iterable[str], backbones: Iterable[str
         UnknownNameError, ConfigError, CapabilityError: as a fit does.
     """
     if recipe.domain:
-        find(recipe.domain, catalogue.domains(), "domain")
+        find_entry(recipe.domain, catalogue.domains(), "domain")
         if recipe.task:
             load_domain(recipe.domain).check_task(recipe.task)
     if recipe.task:
         _check_packages_of("task", recipe.task, catalogue.tasks())
     for name in adapters:
         if not is_place(name):
-            find(name, catalogue.adapters(), "adapter")
+            find_entry(name, catalogue.adapters(), "adapter")
     check_protocol(recipe.protocol)
     _check_language(recipe)
     of_recipe = recipe.backbone.split(",") if recipe.gave("backbone") and not recipe.features else ()
@@ -493,7 +493,7 @@ def _check_groups(values: Mapping[str, Any]) -> None:
     if not isinstance(path, (str, Path)) or not str(path):
         raise ConfigError(f"--data {path}: give a path, or 'sample'")
     for each in ([] if name is None or is_place(name) else [name]) + list(values["adapters"]):
-        find(str(each), catalogue.adapters(), "adapter")
+        find_entry(str(each), catalogue.adapters(), "adapter")
     for each, options in values["adapters"].items():
         if not isinstance(options, Mapping):
             raise ConfigError(f"--set adapters.{each}={options}: write --set adapters.{each}.OPTION=value")

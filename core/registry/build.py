@@ -21,7 +21,7 @@ from ..contracts.task import Task
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 from ..runtime.process import need_package
 from . import catalogue
-from .catalogue import PACKAGE, NameOrigin, find, is_place
+from .catalogue import PACKAGE, NameOrigin, find_entry, is_place
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -135,7 +135,7 @@ def load_domain(name: str) -> Domain:
     Raises:
         UnknownNameError: no domain has that name.
     """
-    domain = _load(find(name, catalogue.domains(), "domain"), Domain)
+    domain = _load(find_entry(name, catalogue.domains(), "domain"), Domain)
     domain = domain() if isinstance(domain, type) else domain
     if not domain.name:
         type(domain).name = name
@@ -238,7 +238,7 @@ def output_class(name: str) -> type[OutputKind]:
     Raises:
         UnknownNameError: no kind has that name.
     """
-    cls = _load(find(name, catalogue.outputs(), "kind of output"), OutputKind)
+    cls = _load(find_entry(name, catalogue.outputs(), "kind of output"), OutputKind)
     cls.name = name
     return cls
 
@@ -376,7 +376,7 @@ def check_judging(task: Task, at: str, given: Mapping[str, Any]) -> None:
         judges_at(task, at, given)
 
 
-def divided(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def divided_options(task: Task, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a fit's options are for: the task itself, as they were given, and its judgements, each value in its type.
 
     Raises:
@@ -395,7 +395,7 @@ def _class(name: str, entries: dict[str, NameOrigin], base: type) -> Any:
     Raises:
         UnknownNameError: nothing has that name.
     """
-    cls = _load(find(name, entries, base.__name__.lower()), base)
+    cls = _load(find_entry(name, entries, base.__name__.lower()), base)
     cls.name = name
     return cls
 
@@ -481,7 +481,7 @@ def benchmark_class(kind: str) -> type[BenchSet]:
     """
     from ..contracts.bench import BenchSet
 
-    cls = _load(find(kind, catalogue.benchmarks(), "benchmark"), BenchSet)
+    cls = _load(find_entry(kind, catalogue.benchmarks(), "benchmark"), BenchSet)
     cls.kind = kind
     return cls
 

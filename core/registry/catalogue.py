@@ -155,7 +155,7 @@ def is_place(name: object) -> bool:
     return text.startswith("hf:") or "/" in text or os.sep in text
 
 
-def find(name: str, entries: dict[str, NameOrigin], kind: str) -> NameOrigin:
+def find_entry(name: str, entries: dict[str, NameOrigin], kind: str) -> NameOrigin:
     """The entry of a name.
 
     Raises:

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from .build import check_shape, locked, written_to
 from .columns import rows_with
 from .entries import ENTRIES, OFFSETS, Entry
-from .head import SEGMENTS, WORK, IndexInfo, facts_of, read_head, synced, write_head
+from .head import SEGMENTS, WORK, IndexInfo, file_facts, read_head, synced, write_head
 from .index import RetrievalIndex
 from .segments import OLD_VECTORS, PART_COUNTS, PARTS, Segment
 from .wanted import Facts
@@ -214,7 +214,7 @@ def _written_bits(segment: Segment, live: np.ndarray) -> dict[str, Any]:
     path = segment.path / LIVE.format(int(live.sum()))
     np.packbits(live, bitorder="little").tofile(path)
     synced(path)
-    return {"file": path.name, "rows": int(live.sum()), **facts_of(path)}
+    return {"file": path.name, "rows": int(live.sum()), **file_facts(path)}
 
 
 def _listed(info: IndexInfo, name: str, more: Sequence[Any]) -> dict[str, Any]:

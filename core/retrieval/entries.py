@@ -16,13 +16,13 @@ import numpy as np
 from ..contracts.items import Captions, Item
 from ..data.group_columns import hashed
 from ..errors import DataError
-from ..runtime.reading import json_text, plain
+from ..runtime.reading import json_plain, json_text
 
 ENTRIES, OFFSETS = "entries.jsonl", "entries.offsets"
 OFFSET = np.dtype("<u8")
 ENCODING = ("utf-8", "surrogatepass")
 """Names of files may hold bytes that are no text; `json.loads` reads them so too."""
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=plain).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False, default=json_plain).encode
 
 
 @dataclass(frozen=True)

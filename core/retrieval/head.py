@@ -104,7 +104,7 @@ def read_head(path: Path) -> IndexInfo:
     if wrong:
         name = "files" if info["format"] == 1 and wrong[0] == "segments" else wrong[0]
         raise damaged(file, f"'{name}' is not usable")
-    if info["format"] == FORMAT and info.get(DIGEST) != digest_of(info):
+    if info["format"] == FORMAT and info.get(DIGEST) != head_digest(info):
         raise damaged(file, "not what was written")
     return IndexInfo.from_json(info)
 
@@ -125,19 +125,19 @@ def write_head(folder: Path, info: Mapping[str, Any]) -> None:
         if len(listed := info.get(name) or ()) > MOST_LISTED:
             info[name], info[f"all_{name}"] = listed[:MOST_LISTED], info.get(f"all_{name}") or len(listed)
     info = json.loads(json_text(info))
-    text = json_text({**info, DIGEST: digest_of(info)}, indent=2)
+    text = json_text({**info, DIGEST: head_digest(info)}, indent=2)
     with replacing(folder / HEAD) as partial:
         partial.write_bytes((text + "\n").encode(*ENCODING))
         synced(partial)
 
 
-def digest_of(info: Mapping[str, Any]) -> str:
+def head_digest(info: Mapping[str, Any]) -> str:
     """SHA-256 of what a head says, but for the digest itself."""
     rest = {name: value for name, value in info.items() if name != DIGEST}
     return hashlib.sha256(json_text(rest, sort_keys=True).encode(*ENCODING)).hexdigest()
 
 
-def facts_of(path: Path) -> dict[str, int]:
+def file_facts(path: Path) -> dict[str, int]:
     """{"bytes", "crc32", "beginning"} of a file, by which damage is found out: "beginning" is of its first bytes alone,
     which are checked whenever it is opened."""
     crc = size = beginning = 0
@@ -158,7 +158,7 @@ def check_file(path: Path, facts: Mapping[str, int], whole: bool = False) -> Non
         if path.stat().st_size != facts.get("bytes"):
             raise damaged(path, "not what was written")
         if whole:
-            now = facts_of(path)
+            now = file_facts(path)
             right = all(now[name] == facts[name] for name in now if name in facts)
         elif "beginning" in facts:
             with path.open("rb") as file:

@@ -21,7 +21,7 @@ import numpy as np
 from ..data.nearest import faiss_library
 from ..errors import SourceError
 from ..shards import Manifest, ShardPlace, Stage
-from ..shards.manifest import listing
+from ..shards.manifest import written_listing
 from ..shards.sources import OpenedParquet, ShardRow
 from .build import written_to
 from .entries import Entry
@@ -156,7 +156,7 @@ class SegmentStage(Stage):
         """One row per segment, listed in a place."""
         files = enumerate(self.features.segments(self.kind))
         rows = ({"path": names[0], "id": f"{number:08d}", "files": json.dumps(names)} for number, names in files)
-        return Manifest(tuple(listing(place, rows, OF_SEGMENTS, "segments")))
+        return Manifest(tuple(written_listing(place, rows, OF_SEGMENTS, "segments")))
 
     def start(self, threads: int | None) -> tuple[Any, RetrievalIndex | None]:
         if threads is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from ..data.nearest import faiss_library
 from ..errors import ConfigError
 from ..shards import Manifest, ShardPlace, Stage
-from ..shards.manifest import listing
+from ..shards.manifest import written_listing
 from ..shards.sources import OpenedParquet, ShardRow
 from .head import CHUNK_BYTES
 from .index import RetrievalIndex
@@ -90,7 +90,7 @@ class SearchStage(Stage):
             for start in range(0, queries, BLOCK)
             for first in range(0, segments, each)
         )
-        return Manifest(tuple(listing(place, rows, OF_TASKS, "searches")))
+        return Manifest(tuple(written_listing(place, rows, OF_TASKS, "searches")))
 
     def start(self, threads: int | None) -> tuple[RetrievalIndex, np.ndarray]:
         if threads is not None:

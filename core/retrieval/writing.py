@@ -17,7 +17,7 @@ import numpy as np
 from ..data.nearest import faiss_library
 from .columns import COLUMNS, ColumnWriter
 from .entries import ENTRIES, OFFSETS, Entry, EntryWriter
-from .head import SEGMENTS, facts_of, synced
+from .head import SEGMENTS, file_facts, synced
 from .kinds import QUANTISED, WHOLE, as_type, built, empty_flat, sampled_rows, trained, written_codes
 from .segments import PART_COUNTS, PARTS, ROWS, VECTORS
 from .wanted import Facts
@@ -94,7 +94,7 @@ class SegmentsWriter:
         self._made.append(path)
         faiss_library().write_index(self.shared, str(path))
         synced(path)
-        self.quantiser = {"file": path.name, "rows": total, **facts_of(path)}
+        self.quantiser = {"file": path.name, "rows": total, **file_facts(path)}
         return path.name
 
     def take(self, record: dict[str, Any], about: Mapping[str, Any]) -> None:
@@ -202,7 +202,7 @@ class SegmentWriter:
         names = [VECTORS, ENTRIES, OFFSETS, COLUMNS, *(name for name in self._files if name != SPOOL)]
         for path in (*(self.folder / name for name in names), self.folder):
             synced(path)
-        written = {name: facts_of(self.folder / name) for name in names}
+        written = {name: file_facts(self.folder / name) for name in names}
         return {"name": self.folder.name, "entries": self._entries.count, "files": written}
 
     def close(self) -> None:

@@ -120,7 +120,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, reduction="none")
 
 
-def log_odds(logits: Tensor, labels: Tensor) -> Tensor:
+def log_odds_against(logits: Tensor, labels: Tensor) -> Tensor:
     """Log odds against the right class, of which cross-entropy is the softplus: both grow together, along gradients of
     the same sign, and this one's does not vanish where an answer is sure."""
     right = logits.gather(1, labels[:, None]).squeeze(1)
@@ -161,8 +161,8 @@ def fooled_by_apgd(
     start: Tensor | None = None,
     steps: int = STEPS,
 ) -> Tensor:
-    """(B,) bool: cross-entropy first, as `log_odds`; then, of the images that it did not fool, the classes of the
-    highest logits one by one by `targeted_dlr`; with three classes `dlr`, with two nothing more.
+    """(B,) bool: cross-entropy first, as `log_odds_against`; then, of the images that it did not fool, the classes of
+    the highest logits one by one by `targeted_dlr`; with three classes `dlr`, with two nothing more.
 
     Args:
         As of `apgd`.
@@ -182,7 +182,7 @@ def fooled_by_apgd(
     def targeted(rank: int, left: Tensor) -> LogitsLoss:
         return targeted_dlr(order[left, rank])
 
-    attack(lambda left: log_odds)
+    attack(lambda left: log_odds_against)
     if classes == 3:
         attack(lambda left: dlr)
     for rank in range(1, min(TARGETS, classes - 1) + 1) if classes > 3 else ():

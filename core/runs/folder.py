@@ -31,9 +31,9 @@ from ..contracts.shown import in_short
 from ..errors import FULL, ConfigError, DataError
 from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
-from ..runtime.reading import check_unchanged, json_text, plain, sha256_in, sha256_of
-from .places import HUB, UNFINISHED, folder_of, run_folder
-from .redaction import check_backbone, cleaned, shareable
+from ..runtime.reading import check_unchanged, json_plain, json_text, sha256_in, sha256_of
+from .places import HUB, UNFINISHED, hub_run_folder, run_folder
+from .redaction import check_backbone, redacted_values, shareable
 from .sections import worded, words_of_run
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Run(FittedRun):
             DataError: no such folder, no run, unfinished, of another version, or a missing or damaged file.
         """
         place = str(path) if str(path).startswith(HUB) else ""
-        path = run_folder(Path(path) if not place else folder_of(place))
+        path = run_folder(Path(path) if not place else hub_run_folder(place))
         info = _read_json(path / "run.json")
         _check_version(path, info)
         missing = [key for key in KEYS if key not in info]
@@ -153,9 +153,9 @@ class Run(FittedRun):
         Raises:
             DataError: nothing can be written there.
         """
-        self.metrics = plain(metrics)
+        self.metrics = json_plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        kept = without_place(plain(info))
+        kept = without_place(json_plain(info))
         kept = {**stamp, **kept, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
         self.info = RunInfo.from_json(kept)
         write_whole(self.path / "run.json", dumped(kept))
@@ -248,7 +248,7 @@ def open_run(run: str | Path, backbone: str | Backbone | None = None) -> Run:
     if backbone:
         own = opened.info.backbone.spec  # a model's plan names it too
         parts = {part: opened.info[part] for part in ("backbone", "recipe", "plan") if part in opened.info}
-        opened.info = opened.info.with_(**cleaned(parts, lambda text: backbone if text == own else text))
+        opened.info = opened.info.with_(**redacted_values(parts, lambda text: backbone if text == own else text))
     check_backbone(opened.info, opened.shown)
     return opened
 

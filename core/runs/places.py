@@ -45,7 +45,7 @@ def run_folder(path: Path) -> Path:
     raise DataError(f"{path}: no run.json there; {cure}")
 
 
-def folder_of(place: str) -> Path:
+def hub_run_folder(place: str) -> Path:
     """The folder of a published run: one in the hub's cache, downloaded if it is not there, or the one that is named.
 
     Args:

@@ -182,13 +182,13 @@ def shareable(info: RunInfo) -> RunInfo:
     kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
     kept["skipped"] = []
     own = info.backbone.spec
-    shared = cleaned(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
+    shared = redacted_values(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.backbone:
         shared["recipe"]["backbone"] = shared_spec(own)
     return RunInfo.from_json({**shared, "published": {"counts": counts}})
 
 
-def cleaned(value: Any, text: Callable[[str], str]) -> Any:
+def redacted_values(value: Any, text: Callable[[str], str]) -> Any:
     """A nest of plain values whose texts are cleaned, but for words that the model is made of."""
     return mapped_texts(value, text, VERBATIM)
 

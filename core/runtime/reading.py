@@ -348,27 +348,27 @@ def _count_nodes(node: Any, known: dict[int, int]) -> int:
     return count
 
 
-def plain(value: Any) -> Any:
+def json_plain(value: Any) -> Any:
     """`value` as JSON can hold it, which has neither NaN nor infinity: null stands for them."""
     if value is None or isinstance(value, (str, int)):  # most values are these, so they are told first
         return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {str(key): json_plain(inner) for key, inner in value.items()}
     if isinstance(value, Path):
         return str(value)
     if getattr(value, "ndim", None) == 0:  # a numpy or torch scalar
-        return plain(value.item())
+        return json_plain(value.item())
     if isinstance(value, Iterable):
-        return [plain(inner) for inner in value]
+        return [json_plain(inner) for inner in value]
     return value
 
 
 def json_text(value: Any, **how: Any) -> str:
-    """A value as `plain` JSON; whatever writes JSON for others writes it by this.
+    """A value as `json_plain` JSON; whatever writes JSON for others writes it by this.
 
     Args:
         how: further arguments of `json.dumps`.
     """
-    return json.dumps(plain(value), **{"ensure_ascii": False, "allow_nan": False, **how})
+    return json.dumps(json_plain(value), **{"ensure_ascii": False, "allow_nan": False, **how})

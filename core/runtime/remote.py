@@ -43,7 +43,7 @@ def is_object_store(name: str) -> bool:
     return match is not None and match[1].lower() not in ("http", "https")
 
 
-def shown(name: str) -> str:
+def printed_name(name: str) -> str:
     """A path or URL as it may be printed and kept: without user, password and query."""
     if not is_url(name):
         return name
@@ -66,7 +66,7 @@ def filesystem(name: str) -> tuple[Any, str]:
     scheme = URL.match(name)[1].lower()
     if scheme not in PACKAGES:
         known = ", ".join(f"{kind}://" for kind in ("s3", "gs", "hf", "https", "http"))
-        raise ConfigError(f"{shown(name)}: {scheme}:// is not supported; give a path, or a URL of {known}")
+        raise ConfigError(f"{printed_name(name)}: {scheme}:// is not supported; give a path, or a URL of {known}")
     try:
         import fsspec
 
@@ -74,10 +74,10 @@ def filesystem(name: str) -> tuple[Any, str]:
     except ImportError as error:
         package = PACKAGES[scheme]
         raise ConfigError(
-            f"{shown(name)}: reading {scheme}:// needs {package}, which is not installed; pip install {package}"
+            f"{printed_name(name)}: reading {scheme}:// needs {package}, which is not installed; pip install {package}"
         ) from error
     except Exception as error:  # each backend has errors of its own
-        raise DataError(_refusal(name, error) or f"{shown(name)}: cannot be opened ({_said(error)})") from error
+        raise DataError(_refusal(name, error) or f"{printed_name(name)}: cannot be opened ({_said(error)})") from error
 
 
 def read_small(name: str) -> bytes | None:
@@ -115,7 +115,9 @@ def matching(name: str) -> list[str]:
 def failure(name: str, error: Exception) -> DataError:
     """What a library says of a file or folder by URL, in one line, with what to do where the credentials are wrong."""
     error = _reason(error)
-    return DataError(_refusal(name, error) or f"{shown(name)}: {_said(error)}; check the address and the network")
+    return DataError(
+        _refusal(name, error) or f"{printed_name(name)}: {_said(error)}; check the address and the network"
+    )
 
 
 class MissingFile(DataError):
@@ -151,9 +153,9 @@ def check_plain(name: str, stream: BinaryIO) -> None:
     """
     head = stream.peek(8)[:8]
     if not head:
-        raise DataError(f"{shown(name)}: empty file (0 bytes); replace it")
+        raise DataError(f"{printed_name(name)}: empty file (0 bytes); replace it")
     if head.startswith(PACKED):
-        raise DataError(f"{shown(name)}: packed; unpack it to a plain .tar")
+        raise DataError(f"{printed_name(name)}: packed; unpack it to a plain .tar")
 
 
 class _RemoteFile(io.RawIOBase):
@@ -202,7 +204,7 @@ class _RemoteFile(io.RawIOBase):
             except Exception as raised:
                 error = _reason(raised)
                 if isinstance(error, FileNotFoundError):
-                    raise MissingFile(f"{shown(self.name)}: no such file or bucket; {MISSING}") from error
+                    raise MissingFile(f"{printed_name(self.name)}: no such file or bucket; {MISSING}") from error
                 if refusal := _refusal(self.name, error):
                     raise RefusedFile(refusal) from error
                 if tried == TRIES:
@@ -240,14 +242,14 @@ def _refusal(name: str, error: Exception) -> str | None:
     kinds = {kind.__name__ for kind in type(error).__mro__}
     status = getattr(error, "status", None)
     if isinstance(error, PermissionError) or kinds & set(REFUSED) or status in (401, 403):
-        return f"{shown(name)}: access is refused ({_said(error)}); check the credentials and their permissions"
+        return f"{printed_name(name)}: access is refused ({_said(error)}); check the credentials and their permissions"
     return None
 
 
 def _given_up(name: str, error: Exception, tries: int) -> str:
     times = f" after {tries} tries" if tries > 1 else ""
     cure = "check the address and the network; --resume continues a training from its last checkpoint"
-    return f"{shown(name)}: cannot be read{times} ({_said(error)}); {cure}"
+    return f"{printed_name(name)}: cannot be read{times} ({_said(error)}); {cure}"
 
 
 def _said(error: Exception) -> str:

@@ -23,7 +23,7 @@ from ..contracts.serving import (
 from ..data.images import decode_picture
 from ..data.sent_bags import SentBag
 from ..errors import NOT_FINITE, ConfigError, DataError
-from ..export.folder import BAG, COARSE, PIXELS, Session, as_picture, library, read_export, read_facts
+from ..export.folder import BAG, COARSE, PIXELS, Session, library, read_export, read_facts, script_picture
 from ..runtime.reading import read_bytes
 
 SIZES = (1, 4, 8, 16, 32)
@@ -47,10 +47,10 @@ class ServedPictures(Served):
 
     def prepare(self, sample: Sample) -> None:
         picture = decode_picture(read_bytes(sample.source), sample.id, self._max_pixels)
-        sample.prepared = self._script.pixels(as_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
+        sample.prepared = self._script.pixels(script_picture(picture), self._facts["preprocessing"])  # (1, 3, H, W)
 
     def examples(self, count: int) -> list[Sample]:
-        grey = as_picture(np.full((64, 64, 3), 127, np.uint8))
+        grey = script_picture(np.full((64, 64, 3), 127, np.uint8))
         pixels = self._script.pixels(grey, self._facts["preprocessing"])
         return [Sample(f"example {number}", None, pixels) for number in range(count)]
 

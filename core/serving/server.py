@@ -115,7 +115,7 @@ def require_server() -> None:
         need_package("`vladapt serve`", module, "serve", package)
 
 
-def run(settings: ServerSettings, made: socket.socket, told: Callable[[str], None]) -> None:
+def serve_socket(settings: ServerSettings, made: socket.socket, told: Callable[[str], None]) -> None:
     """Serve at a socket until SIGTERM or Ctrl-C, and finish what was taken in.
 
     Args:

@@ -25,10 +25,10 @@ from ..data.files import ItemCollector, is_folder, visible, why_passed_over
 from ..data.images import IMAGE
 from ..data.pairs.shard_list import counts_known, shards_at
 from ..errors import ConfigError, DataError, SourceError, first_of, printable
-from ..runtime.remote import failure, filesystem, is_url, shown
+from ..runtime.remote import failure, filesystem, is_url, printed_name
 from .place import STATE, ShardPlace
 from .sources import ParquetSource, Source, TarSource, parquet_source, version_of_source
-from .task import ShardTask, Span, cut
+from .task import ShardTask, Span, cut_tasks
 
 SORTED_AT_ONCE = 200_000
 """Paths of a listing that are in memory at once."""
@@ -78,7 +78,7 @@ class Manifest:
             else:
                 loose.append(path)
         names = [name for shards in named for name in shards]
-        labels = labels_of(names)
+        labels = id_prefixes(names)
         counts: dict[str, int | None] = {}
         for shards in named:
             tars = [name for name in shards if _is(name, ".tar")]
@@ -97,7 +97,9 @@ class Manifest:
         manifest = cls(tuple(sources), tuple(skipped))
         if not manifest.sources or manifest.rows == 0:
             why = f" ({skipped[0][0]}: {skipped[0][1]})" if skipped else ""
-            raise DataError(f"{first_of([shown(str(p)) for p in paths], 3)}: no image in it{why}; check the path")
+            raise DataError(
+                f"{first_of([printed_name(str(p)) for p in paths], 3)}: no image in it{why}; check the path"
+            )
         return manifest
 
     @property
@@ -124,7 +126,7 @@ class Manifest:
             part: (k, n): only tasks k, k + n, k + 2 n, ...
         """
         spans = (Span(source, 0, source.count) for source in self.sources)
-        return islice(cut(spans, shard_size), part[0], None, part[1])
+        return islice(cut_tasks(spans, shard_size), part[0], None, part[1])
 
     def count_tasks(self, shard_size: int, part: tuple[int, int] = (0, 1)) -> int:
         """How many tasks the plan has."""
@@ -156,7 +158,9 @@ class Manifest:
                         yield str(values[column])
 
         if (twice := first_repeated(ids, total)) is not None:
-            raise DataError(f"{shown(own[0].name)}: the id {printable(twice)!r} occurs twice; make the ids unique")
+            raise DataError(
+                f"{printed_name(own[0].name)}: the id {printable(twice)!r} occurs twice; make the ids unique"
+            )
 
 
 def holds_shards(path: str | Path) -> bool:
@@ -168,7 +172,7 @@ def holds_shards(path: str | Path) -> bool:
     return bool(_shards(str(path)))
 
 
-def labels_of(names: Sequence[str]) -> dict[str, str]:
+def id_prefixes(names: Sequence[str]) -> dict[str, str]:
     """What ids begin with: the name of the file, or all of its path where two files have one name.
 
     Raises:
@@ -176,13 +180,13 @@ def labels_of(names: Sequence[str]) -> dict[str, str]:
     """
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ConfigError(f"{shown(twice)}: given twice; give it once")
-    last = [printable(shown(name).rpartition("/")[2].rsplit(".", 1)[0]) for name in names]
+        raise ConfigError(f"{printed_name(twice)}: given twice; give it once")
+    last = [printable(printed_name(name).rpartition("/")[2].rsplit(".", 1)[0]) for name in names]
     several = {label for label in last if last.count(label) > 1} if len(set(last)) < len(last) else set()
-    return {name: printable(shown(name)) if label in several else label for name, label in zip(names, last)}
+    return {name: printable(printed_name(name)) if label in several else label for name, label in zip(names, last)}
 
 
-def listing(
+def written_listing(
     place: ShardPlace, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], label: str = "list"
 ) -> list[Source]:
     """A list of samples, written to a place under a name made of its content.
@@ -262,7 +266,7 @@ def _shards(path: str) -> list[str]:
     if "*" in path and not os.path.exists(path):
         if names := _matching(path):
             return names
-        raise DataError(f"{shown(path)}: no file matches; check the path")
+        raise DataError(f"{printed_name(path)}: no file matches; check the path")
     if _is(path, ".parquet"):
         return [path]
     if is_url(path):
@@ -314,7 +318,7 @@ def _listed(
     collector = ItemCollector()
     files = _merged(_files(paths, suffixes, collector))
     rows = (dict(zip(LISTED, file)) for file in files)
-    sources = listing(place, rows, LISTED, "images")
+    sources = written_listing(place, rows, LISTED, "images")
     skipped += collector.skipped
     return sources
 
@@ -384,18 +388,18 @@ def _remote_files(path: str, suffixes: Sequence[str]) -> Iterator[Listed]:
     fs, inner = filesystem(path)
     try:
         if _is_image(path):
-            if shown(path) != path:
+            if printed_name(path) != path:
                 raise ConfigError(
-                    f"{shown(path)}: its address holds more, which may be a secret and would be listed in --out; give "
-                    "a Parquet file of addresses, or the image as a file"
+                    f"{printed_name(path)}: its address holds more, which may be a secret and would be listed in "
+                    "--out; give a Parquet file of addresses, or the image as a file"
                 )
-            yield path, shown(path), int(fs.info(inner).get("size") or 0), version_of_source(path), ""
+            yield path, printed_name(path), int(fs.info(inner).get("size") or 0), version_of_source(path), ""
             return
         for _, _, files in fs.walk(inner, detail=True):
             for info in files.values():
                 if info["name"].lower().endswith(tuple(suffixes)):
                     url = fs.unstrip_protocol(info["name"])
-                    yield url, printable(shown(url)), int(info.get("size") or 0), str(info.get("ETag") or ""), ""
+                    yield url, printable(printed_name(url)), int(info.get("size") or 0), str(info.get("ETag") or ""), ""
             fs.invalidate_cache()
     except (ConfigError, DataError):
         raise

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError
 from ..runtime.files import PARTIAL, remove_stale_partials, sync_folder
-from ..runtime.remote import failure, filesystem, is_url, shown
+from ..runtime.remote import failure, filesystem, is_url, printed_name
 
 STATE = "_state"
 """Markers, lists and temporary files: readers of folders of Parquet pass over names that begin so."""
@@ -39,7 +39,7 @@ class ShardPlace:
     root: str
 
     def __str__(self) -> str:
-        return shown(self.root)
+        return printed_name(self.root)
 
     def check(self) -> None:
         """Raise the ConfigError of a URL that cannot hold shards, the PlaceError of a folder that cannot be made."""

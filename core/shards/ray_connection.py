@@ -86,7 +86,7 @@ def _joined(ray: Any, place: str, **options: Any) -> None:
         try:
             ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as error:  # Ray raises whatever its layers do
-            raise explained(error, place) from error
+            raise _explained(error, place) from error
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _check_address(address: str) -> None:
         ) from None
 
 
-def explained(error: Exception, address: str) -> VladaptError:
+def _explained(error: Exception, address: str) -> VladaptError:
     import ray
 
     text, place = str(error), f"--address {address}" if address else "--engine ray"

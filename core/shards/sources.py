@@ -31,7 +31,7 @@ from ..runtime.remote import (
     is_object_store,
     is_url,
     open_stream,
-    shown,
+    printed_name,
     without_secrets,
 )
 
@@ -95,7 +95,7 @@ class ShardRow:
             with closing(open_stream(self.path)) as stream:
                 return stream.read()
         except MissingFile as error:
-            raise DataError(f"{shown(self.path)}: no such file") from error
+            raise DataError(f"{printed_name(self.path)}: no such file") from error
         except DataError as error:
             if is_object_store(self.path):  # one that is out of reach, or refuses, does so to all images
                 raise SourceError(str(error)) from error
@@ -133,7 +133,7 @@ class Source(ABC):
         """Raise the SourceError of a file that has changed since it was listed."""
         if version_of_source(self.name) != self.version:
             raise SourceError(
-                f"{shown(self.name)}: changed since it was listed; restore it, or start again with another --out"
+                f"{printed_name(self.name)}: changed since it was listed; restore it, or start again with another --out"
             )
 
     @property
@@ -261,7 +261,7 @@ class ParquetSource(Source):
             content, path = content["bytes"], content.get("path") or ""
         id_ = own.get("id")
         if id_ is None:
-            named = path and content is None and shown(str(path)) == str(path)  # no part of a URL is left out
+            named = path and content is None and printed_name(str(path)) == str(path)  # no part of a URL is left out
             id_ = f"{self.label}:{number}" if not named else str(path) if self.anywhere else f"{self.label}:{path}"
         id_ = printable(str(id_))
         if content is None and path:
@@ -289,7 +289,9 @@ class ParquetSource(Source):
             joined = os.path.realpath(os.path.join(folder, path))
             inside = joined.startswith(folder.rstrip(os.sep) + os.sep)
         if not inside:
-            raise DataError(f"{printable(path)}: leaves the folder of {shown(self.name)}; put the list above its files")
+            raise DataError(
+                f"{printable(path)}: leaves the folder of {printed_name(self.name)}; put the list above its files"
+            )
         return joined
 
 
@@ -349,7 +351,8 @@ def parquet_source(name: str, label: str, anywhere: bool = False) -> ParquetSour
     if not roles.keys() - {"id"}:
         named = ", ".join(schema.names[:8])
         raise SourceError(
-            f"{shown(name)}: no column is an image or a text ({named}); name one path, url, image (bytes) or text"
+            f"{printed_name(name)}: no column is an image or a text ({named}); name one path, url, image (bytes) or "
+            "text"
         )
     return ParquetSource(name, label, version, rows, roles, anywhere)
 
@@ -368,7 +371,7 @@ def version_of_source(name: str) -> str:
         fs.invalidate_cache()
         info = fs.info(path)
     except FileNotFoundError as error:
-        raise SourceError(f"{shown(name)}: no such file; restore it, or leave it out") from error
+        raise SourceError(f"{printed_name(name)}: no such file; restore it, or leave it out") from error
     except DataError:
         raise
     except Exception as error:
@@ -435,4 +438,4 @@ def _source_error(name: str, error: Exception) -> SourceError:
     if is_url(name) and not type(error).__module__.startswith("pyarrow"):
         return SourceError(str(failure(name, error)))
     reason = without_secrets(" ".join(str(error).split()))
-    return SourceError(f"{shown(name)}: not a readable Parquet file ({reason}); replace it")
+    return SourceError(f"{printed_name(name)}: not a readable Parquet file ({reason}); replace it")

@@ -56,7 +56,7 @@ class ShardTask:
         return sum(map(len, self.spans))
 
 
-def cut(spans: Iterator[Span], shard_size: int) -> Iterator[ShardTask]:
+def cut_tasks(spans: Iterator[Span], shard_size: int) -> Iterator[ShardTask]:
     """Tasks of `shard_size` rows, lazily; a span of unknown length is a task of its own.
 
     Args:

@@ -16,7 +16,7 @@ from ... import __version__
 from ..curation import KeptPairs, StageDone, open_table, stages_of, unchecked
 from ..errors import DataError
 from ..runtime.reading import read_json, sha256_of
-from ..runtime.remote import is_url, shown
+from ..runtime.remote import is_url, printed_name
 from ..shards.driver import PLAN
 from .card import UNKNOWN, check_licence, markdown_table
 
@@ -189,5 +189,5 @@ def _without_folder(value: Any) -> Any:
     if not isinstance(value, str) or not value:
         return value
     if is_url(value):
-        return shown(value)
+        return printed_name(value)
     return Path(value).name if Path(value).is_absolute() or Path(value).exists() else value

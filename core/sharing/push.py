@@ -1,4 +1,4 @@
-"""`push`: a run as a folder in the layout of the Hugging Face hub, and with `--upload` as a repository there."""
+"""`push_folder`: a run as a folder in the layout of the Hugging Face hub, and with `--upload` as a repository there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ..export.package import new_folder
 from ..registry import adapter_class
 from ..runs.folder import Run, dumped
 from ..runs.places import CARD, FILES
-from ..runs.redaction import Privacy, cleaned, leaks, shareable
+from ..runs.redaction import Privacy, leaks, redacted_values, shareable
 from ..runtime.files import write_whole
 from ..runtime.reading import sha256_in
 from .card import Card, PublisherWords, check_card, check_licence
@@ -56,7 +56,7 @@ class Pushed:
         return sorted(self.folder.iterdir())
 
 
-def push(
+def push_folder(
     run: Run,
     task: Task,
     told: PublisherWords,
@@ -154,7 +154,7 @@ def _write(run: Run, task: Task, told: PublisherWords, folder: Path, digest: str
     data = {**info.data, "licence": told.data_licence or info.data.licence or "unknown"}
     data |= {"name": told.dataset, "named": True} if told.dataset else {}
     info = info.with_(published={**info.published, "adapter": digest}, data=data)
-    metrics = cleaned(run.metrics, privacy.text)
+    metrics = redacted_values(run.metrics, privacy.text)
     verdict = privacy.text(task.verdict(run.metrics))
     card = Card(info, BeforeAfter.from_json(metrics), told, verdict, task.domain, holds_tower_weights(run))
     with new_folder(folder) as partial:
@@ -196,7 +196,7 @@ def _cleaned_words(text: str, privacy: Privacy) -> str:
         value: Any = json.loads(text)
     except ValueError:
         return privacy.text(text)
-    clean = cleaned(value, privacy.text)
+    clean = redacted_values(value, privacy.text)
     return text if clean == value else json.dumps(clean)
 
 

@@ -8,7 +8,7 @@ __getattr__, __dir__ = lazy_exports(
         "classification.stored_run": "recipe_again",
         "classification.task": "Classification",
         "config_training.kept_model": "KeptModel",
-        "config_training.runner": "build_model named_faults quiet",
+        "config_training.runner": "build_model named_faults quiet_mm",
         "config_training.base": "ConfigTask",
         "config_training.serving": "Finder",
         "retrieval.encoding": "PairEncoding",

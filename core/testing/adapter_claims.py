@@ -26,7 +26,7 @@ from ..errors import CapabilityError, ConfigError
 from .contract import differences, names_its_origin, refusal
 from .drawn_samples import DrawnPairs
 from .method import Method
-from .options import alternatives
+from .options import other_values
 from .world import World, world_of
 
 EXTRAS = {
@@ -271,7 +271,7 @@ def every_option_counts(method: Method) -> Iterator[str]:
             elif not results.differ(one, other):
                 yield f"option '{name}' changes no result, in the settings of counts either"
             continue
-        tried = alternatives(option, method.options.get(name, option.default))
+        tried = other_values(option, method.options.get(name, option.default))
         unequal = world_of(method.backbone, len(UNEQUAL), UNEQUAL)
         worlds = (unequal,) if name in OF_UNEQUAL else (method.world, unequal)
         if not any(results.change({name: value}, world) for world in worlds for value in tried):
@@ -311,7 +311,7 @@ def cost_options_change_no_result(method: Method) -> Iterator[str]:
     """They may change speed and memory. All are tried together, then numbers once more without the switches; then one
     by one what may be it."""
     costs = [each for each in options_of(method.cls) if each.name in method.claims.cost_options]
-    tried = {each.name: alternatives(each, method.options.get(each.name, each.default))[:2] for each in costs}
+    tried = {each.name: other_values(each, method.options.get(each.name, each.default))[:2] for each in costs}
     everything = {name: values[0] for name, values in tried.items() if values}
     numbers = {name: values[1] for name, values in tried.items() if len(values) == 2}
     for options in filter(None, (everything, numbers)):

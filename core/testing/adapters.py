@@ -19,8 +19,8 @@ from . import adapter_claims as claims
 from .contract import Check, checks_of, first_line, refusal, violations
 from .method import Method, logits_elsewhere
 from .options import OPTION_RULES, Options
-from .processes import place_of, workers
-from .towers import plain
+from .processes import class_place, workers
+from .towers import plain_towers
 from .world import NO_LABELS, World, world_of
 
 WIDTHS = (3, 8, 640)
@@ -87,7 +87,7 @@ def _rules(method: Method) -> list:
     ]
     if not method.needs_towers:
         rules += [any_width, without_a_backbone]
-    if place_of(method.cls) is not None:
+    if class_place(method.cls) is not None:
         rules.append(another_process)
     return rules
 
@@ -126,13 +126,13 @@ def a_thousand_classes(method: Method) -> Iterator[str]:
     few = world_of(method.backbone, 1000, (1,) * 4 + (0,) * 996, 3)
     yield from _fits_world(method, few, "1,000 classes, four of them with an image", use_val=False)
     if not method.needs_towers:
-        full = world_of(plain(48), 1000, 1, 3)
+        full = world_of(plain_towers(48), 1000, 1, 3)
         yield from _fits_world(method, full, "1,000 classes of one image", use_val=False)
 
 
 def any_width(method: Method) -> Iterator[str]:
     for width in WIDTHS:
-        yield from _fits_world(method, world_of(plain(width), tests=3), f"features of width {width}")
+        yield from _fits_world(method, world_of(plain_towers(width), tests=3), f"features of width {width}")
 
 
 def without_a_backbone(method: Method) -> Iterator[str]:
@@ -232,7 +232,7 @@ def its_file_holds_its_state(method: Method) -> Iterator[str]:
 
 def another_process(method: Method) -> Iterator[str]:
     """Fitted here, it predicts the same there."""
-    job = {"place": place_of(method.cls), "name": method.cls.name, "file": str(method.file)}
+    job = {"place": class_place(method.cls), "name": method.cls.name, "file": str(method.file)}
     expected = method.logits
     try:
         (answer,) = workers(1).run(logits_elsewhere, {**job, "backbone": method.backbone.spec})

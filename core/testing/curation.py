@@ -18,15 +18,15 @@ FILES = TemporaryDirectory()
 WORDS = ["dog", "cat", "car", "tree", "house", "boat", "bird", "horse"]
 WIDTH = 16
 OPTIONS: dict[str, Callable[[PairTable], dict[str, Any]]] = {
-    "hype": lambda pairs: {"reference_images": drawn_rows(4), "reference_texts": drawn_rows(6), "curvature": 0.1},
+    "hype": lambda pairs: {"reference_images": drawn_file(4), "reference_texts": drawn_file(6), "curvature": 0.1},
     "laion": lambda pairs: {"file_bytes": 0},
-    "clipcov": lambda pairs: {"classes": drawn_rows(5)},
-    "decontaminate": lambda pairs: {"tests": drawn_rows(5)},
-    "got-d": lambda pairs: {"target": drawn_rows(9)},
+    "clipcov": lambda pairs: {"classes": drawn_file(5)},
+    "decontaminate": lambda pairs: {"tests": drawn_file(5)},
+    "got-d": lambda pairs: {"target": drawn_file(9)},
     "m4": lambda pairs: {"attributes": "dog", "labels": "sixth", "words": drawn_words()},
     "metaclip": lambda pairs: {"metadata": drawn_entries(), "limit": 3},
     "removal": lambda pairs: {"ids": drawn_list("id-{:04d}", 5), "hashes": drawn_list("{:064x}", 7)},
-    "image-based": lambda pairs: {"target": drawn_rows(3)},
+    "image-based": lambda pairs: {"target": drawn_file(3)},
     "text-based": lambda pairs: {"entities": _written("entities.txt", "1\n3\n"), "synsets": drawn_synsets()},
 }
 """Curator -> options without which it cannot run, such as targets; a test adds those of its own."""
@@ -37,7 +37,7 @@ def options_of_curator(name: str, pairs: PairTable) -> dict[str, Any]:
     return OPTIONS.get(name, lambda pairs: {})(pairs)
 
 
-def drawn_rows(count: int) -> str:
+def drawn_file(count: int) -> str:
     """A file of features, of classes or of targets."""
     path = Path(FILES.name) / f"rows-{count}.npy"
     np.save(path, np.random.default_rng(count).normal(size=(count, WIDTH)).astype(np.float32))

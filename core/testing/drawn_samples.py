@@ -27,7 +27,7 @@ def drawn_item(split: str, index: int, label: int, classes: int, several: bool) 
     return Item(f"{split}-{index}", Path(__file__), decode, target=Labels(labels) if several else Label(label))
 
 
-def draw(item: Item, part: int = 0) -> np.ndarray:
+def draw_square(item: Item, part: int = 0) -> np.ndarray:
     """(22, 20, 3) uint8: a noisy square whose colour says its classes; one in four is hard to tell from the next."""
     index, classes = item.decode["index"], item.decode["of"]
     colour = np.mean([_colour(label) for label in classes], axis=0) if classes else np.full(3, 128.0)

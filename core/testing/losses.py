@@ -18,7 +18,7 @@ from ..training.grad_cache import cached_backward, surrogate
 from .contract import Check, checks_of, names_its_origin, refusal, violations
 from .loss_steps import PROGRESS, SIZES, Batch, CheckedLoss, steps_elsewhere, steps_of
 from .options import OPTION_RULES, Options
-from .processes import place_of, workers
+from .processes import class_place, workers
 from .thread_ranks import as_ranks
 
 HALF = (torch.bfloat16, torch.float16)
@@ -75,7 +75,7 @@ def loss_checks(
         nothing_moves_before_the_step,
         its_state_is_all_it_holds,
     ]
-    if processes and place_of(cls) is not None:
+    if processes and class_place(cls) is not None:
         rules.append(two_processes_give_what_one_gives)
     yield from checks_of(objective, rules)
 
@@ -164,7 +164,7 @@ def halves_of_two_ranks_give_the_whole(objective: CheckedLoss) -> Iterator[str]:
 
 def two_processes_give_what_one_gives(objective: CheckedLoss) -> Iterator[str]:
     """The same in two processes, step after step, and their buffers after it."""
-    job = {**objective.job, "place": place_of(objective.cls)}
+    job = {**objective.job, "place": class_place(objective.cls)}
     try:
         ranks = workers(2).run(steps_elsewhere, job)
     except RuntimeError as error:

@@ -18,7 +18,7 @@ from ..errors import VladaptError
 from ..training.samples import seed_everything
 from .contract import ContractError, OwnFolder, attempted, given
 from .processes import class_at
-from .towers import plain, small_clip, small_clip_with, towers_of
+from .towers import plain_towers, small_clip, small_clip_with, towers_of
 from .world import VIEWS, World, WorldFit, world_of
 
 QUICK = {"epochs": 2, "views": VIEWS, "iterations": 20, "steps": 20, "select": "last", "n_views": 4, "n_crops": 3}
@@ -52,7 +52,9 @@ class Method(OwnFolder):
     def backbone(self) -> Backbone:
         if self._backbone is None and self.claims.answers_by:
             return small_clip_with(self.claims.answers_by)
-        return self._backbone or (small_clip() if self.needs_towers or self.claims.optional & OF_TOWERS else plain())
+        return self._backbone or (
+            small_clip() if self.needs_towers or self.claims.optional & OF_TOWERS else plain_towers()
+        )
 
     @cached_property
     def claims(self) -> Adapter | type[Adapter]:

@@ -23,7 +23,7 @@ FEW = 8
 """A number up to which the next ones are tried first."""
 
 
-def members_of(option: Option) -> tuple[Any, ...]:
+def _option_types(option: Option) -> tuple[Any, ...]:
     """The types that an option may have, None left out."""
     union = get_origin(option.kind) in (Union, types.UnionType)
     return tuple(kind for kind in (get_args(option.kind) if union else (option.kind,)) if kind is not type(None))
@@ -31,7 +31,7 @@ def members_of(option: Option) -> tuple[Any, ...]:
 
 def scalars_of(option: Option) -> frozenset[Any]:
     """The types of its values, of the elements where they are sequences."""
-    kinds = [kind for member in members_of(option) for kind in _elements(member)]
+    kinds = [kind for member in _option_types(option) for kind in _elements(member)]
     return frozenset(kind for kind in kinds if kind is not Ellipsis)
 
 
@@ -107,7 +107,7 @@ def options_answer_in_one_line(options: Options) -> Iterator[str]:
 def options_hold_their_bounds(options: Options) -> Iterator[str]:
     """What counts has an upper bound; the ends of bounds are usable, and nothing beyond them."""
     for each in options.all:
-        bounds, kinds = each.bounds, members_of(each)
+        bounds, kinds = each.bounds, _option_types(each)
         if int in scalars_of(each) and not bounds.choices and bounds.high is None and bounds.below is None:
             yield f"option '{each.name}' is a count without a highest value"
         if not {int, float} & set(kinds):
@@ -130,7 +130,7 @@ OPTION_RULES = (
 )
 
 
-def alternatives(option: Option, value: Any) -> list[Any]:
+def other_values(option: Option, value: Any) -> list[Any]:
     """Values of an option that differ from one, cheap ones first; none where only its author knows any."""
     others: list[Any] = []
     for candidate in _candidates(option, value):
@@ -167,7 +167,7 @@ def _fault_of(help: str) -> str:
 
 def unusable_values(option: Option) -> list[Any]:
     """Values that mean nothing to an option; none where any text may be one of it."""
-    if takes_any_text(option) or dict in {get_origin(kind) for kind in members_of(option)}:
+    if takes_any_text(option) or dict in {get_origin(kind) for kind in _option_types(option)}:
         return []
     kinds, bounds, values = scalars_of(option), option.bounds, ["abc"]
     if option.kind is bool:
@@ -181,7 +181,7 @@ def unusable_values(option: Option) -> list[Any]:
 
 def _as_sequences(option: Option, numbers: list[Any]) -> Iterator[tuple[Any, ...]]:
     """Numbers in sequences as long as those that an option takes."""
-    for kind in members_of(option):
+    for kind in _option_types(option):
         if get_origin(kind) is tuple:
             length = len([part for part in get_args(kind) if part is not Ellipsis])
             yield from ((number,) * length for number in numbers)
@@ -190,7 +190,7 @@ def _as_sequences(option: Option, numbers: list[Any]) -> Iterator[tuple[Any, ...
 def _candidates(option: Option, value: Any) -> Iterator[Any]:
     bounds = option.bounds
     yield from bounds.choices
-    for kind in members_of(option):
+    for kind in _option_types(option):
         if get_origin(kind) is Literal:
             yield from get_args(kind)
         elif kind is bool:

@@ -105,13 +105,13 @@ def workers(count: int) -> Workers:
 
 
 @atexit.register
-def stop() -> None:
+def _stop() -> None:
     """End the processes of this session."""
     while _running:
         _running.popitem()[1].close()
 
 
-def place_of(cls: type) -> dict[str, str] | None:
+def class_place(cls: type) -> dict[str, str] | None:
     """Where another process finds a class; None of one that it cannot find: made in a function, or typed in."""
     file = getattr(sys.modules.get(cls.__module__), "__file__", None)
     if "<locals>" in cls.__qualname__ or file is None:
@@ -120,7 +120,7 @@ def place_of(cls: type) -> dict[str, str] | None:
 
 
 def class_at(place: Mapping[str, str]) -> type:
-    """The class of `place_of`, by the name of its module or, where that has no meaning here, by its file."""
+    """The class of `class_place`, by the name of its module or, where that has no meaning here, by its file."""
     try:
         module = importlib.import_module(place["module"]) if place["module"] != "__main__" else None
     except ModuleNotFoundError:
@@ -131,7 +131,7 @@ def class_at(place: Mapping[str, str]) -> type:
     return part_of
 
 
-def serve(rank: int, count: int, meeting: str) -> None:
+def _serve(rank: int, count: int, meeting: str) -> None:
     """Do jobs until the standard input ends.
 
     Args:
@@ -171,4 +171,4 @@ def _done(job: Mapping[str, Any], rank: int, count: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    _serve(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

@@ -24,7 +24,7 @@ from ..data.verify import part_text
 from ..errors import CapabilityError, DataError
 from .contract import first_line
 from .domain_trial import DomainTrial, ReadSet
-from .towers import PlainTowers, plain
+from .towers import PlainTowers, plain_towers
 
 FEW = 6
 """Samples of a set that are decoded."""
@@ -143,7 +143,7 @@ def pixels_are_inputs(trial: DomainTrial) -> Iterator[str]:
     """`transforms` gives (3, S, S), or one of them per part, by the seed alone, and its `spec` says what it does. Of an
     image of more channels it gives as many."""
     for each in _of_whole_items(trial):
-        towers = plain()
+        towers = plain_towers()
         if any(each.data.load(item).shape[-1] == trial.channels != 3 for item in each.data.items[:1]):
             towers = PlainTowers(channels=trial.channels)
         domain = trial.domain.of(each.data)
@@ -189,7 +189,7 @@ def reading_changes_no_other_set(trial: DomainTrial) -> Iterator[str]:
 
 
 def _as_seen(domain: Domain, task: str) -> list[Any]:
-    towers = plain()
+    towers = plain_towers()
     specs = [getattr(domain.transforms(towers, train, task), "spec", None) for train in (False, True)]
     return [list(domain.templates(task)), list(domain.negative_templates(task)), domain.one_template(task), *specs]
 

@@ -168,7 +168,7 @@ def small_clip_with(loss: str) -> Backbone:
 
 
 @cache
-def plain(width: int = 24) -> Backbone:
+def plain_towers(width: int = 24) -> Backbone:
     """The plain towers of a width, of this process."""
     return PlainTowers(width)
 
@@ -177,4 +177,4 @@ def plain(width: int = 24) -> Backbone:
 def towers_of(spec: str) -> Backbone:
     """The backbone of a spec, plain towers among them."""
     family, _, width = spec.partition(":")
-    return plain(int(width)) if family == PLAIN else load_backbone(spec, device="cpu")
+    return plain_towers(int(width)) if family == PLAIN else load_backbone(spec, device="cpu")

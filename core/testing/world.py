@@ -22,7 +22,7 @@ from ..contracts.resources import BasePredictions, FurtherBackbone, HeldPatchTok
 from ..features.batches import Extras, batches, logits_of
 from ..prompts.classifier import build_classifier, fill
 from .contract import differences
-from .drawn_samples import ABOUT, AGAINST, TEMPLATES, draw, drawn_item, texts_about
+from .drawn_samples import ABOUT, AGAINST, TEMPLATES, draw_square, drawn_item, texts_about
 
 REPLACING = frozenset({"support_folder", "ctx", "base", "keys"})
 """Resources that take the place of what is learned from, or of where options say to start."""
@@ -110,7 +110,7 @@ class World:
     def encode(self, items: Sequence[Item], tap: str = PROJECTED, backbone: Backbone | None = None) -> FeatureSet:
         """Features of some items, by the world's backbone or another."""
         backbone = backbone or self.backbone
-        pixels = torch.stack([self.transform(draw(item)) for item in items])
+        pixels = torch.stack([self.transform(draw_square(item)) for item in items])
         made = backbone.hidden(pixels) if tap == PRE_PROJECTION else backbone.encode_image(pixels, normalize=False)
         return FeatureSet(made, tap=tap, **self._known_of(items, backbone))
 
@@ -120,7 +120,7 @@ class World:
         backbone = backbone or self.backbone
         key = (backbone.fingerprint, *(item.id for item in items))
         if key not in self._parts_of:
-            pixels = torch.stack([self.transform(draw(item, part)) for item in items for part in range(3)])
+            pixels = torch.stack([self.transform(draw_square(item, part)) for item in items for part in range(3)])
             self._parts_of[key] = backbone.encode_image(pixels, normalize=False).unflatten(0, (-1, 3))  # (N, 3, D)
         mask = torch.ones(len(items), 3, dtype=torch.bool)
         mask[[item.decode["index"] % 2 == 0 for item in items], 2] = False
@@ -133,7 +133,7 @@ class World:
         backbone = backbone or self.backbone
         key = ("patches", backbone.fingerprint, *(item.id for item in items))
         if key not in self._parts_of:
-            pixels = torch.stack([self.transform(draw(item, part)) for item in items for part in range(3)])
+            pixels = torch.stack([self.transform(draw_square(item, part)) for item in items for part in range(3)])
             tokens, grid = backbone.image_tokens(pixels)
             self._parts_of[key] = tokens.unflatten(1, grid).unflatten(0, (-1, 3))
         there = self.encode_parts(items, backbone).parts_mask
@@ -222,7 +222,7 @@ class World:
         mirrored = _mirror(self.backbone.embed_dim)
         extras = Extras(
             items=items,
-            load=draw,
+            load=draw_square,
             transform=self.transform,
             encode=lambda some, tap: self.encode(some, tap, towers),
             further=[lambda some, tap: _through(self.encode(some), mirrored)],
@@ -286,7 +286,7 @@ class World:
     def _images(self) -> TrainingImages:
         return TrainingImages(
             self.items["support"],
-            draw,
+            draw_square,
             self.backbone.preprocess(True),
             self.backbone.preprocess(False),
             self.classifier.texts,
@@ -300,7 +300,7 @@ class World:
         train, plain = self.backbone.preprocess(True), self.backbone.preprocess(False)
         return replace(
             self._images(),
-            load=lambda item: np.stack([draw(item, part) for part in range(3)]),
+            load=lambda item: np.stack([draw_square(item, part) for part in range(3)]),
             train_transform=lambda clip, seed=None: torch.stack([train(each, seed=seed) for each in clip]),
             eval_transform=lambda clip: torch.stack([plain(each) for each in clip]),
         )

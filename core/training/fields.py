@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..contracts.loss import in_words, shared_of
+from ..contracts.loss import output_in_words, shared_of
 from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError
 from .sources import TrainingSource
@@ -59,7 +59,7 @@ def fields_of(
     brought = brought or {}
     names: set[str] = set()
     for need in sorted(set(needs) - shared_of(brought)):
-        words = f"{asking} needs {in_words(need, brought)}"
+        words = f"{asking} needs {output_in_words(need, brought)}"
         fields = _fields_of(OUTPUTS.get(need)) or _fields_of(brought.get(need))
         if not fields:
             raise CapabilityError(

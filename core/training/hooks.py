@@ -18,7 +18,7 @@ from .model import inner_model
 from .samples import BrokenSamples, seed_of, seed_torch
 from .sharding import whole
 from .source_losses import PREFIX as SOURCES
-from .tower_weights import follow, weights_of
+from .tower_weights import all_weights, follow
 
 EXPLODED = 30.0
 """A loss this many times its mean over the first steps has run away."""
@@ -196,7 +196,7 @@ class AverageHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         done = runner.iter + 1
-        follow(self.average, weights_of(model_of(runner).towers), min(self.keep, (1 + done) / (10 + done)))
+        follow(self.average, all_weights(model_of(runner).towers), min(self.keep, (1 + done) / (10 + done)))
 
 
 class ValidationHook(Hook):
@@ -277,7 +277,7 @@ class EpochAverageHook(Hook):
 
     def after_train_epoch(self, runner) -> None:
         share = newest_share(max(1, runner.epoch + 2 - self.first), *self.gaussian)
-        follow(self.average, weights_of(model_of(runner).towers), 1 - share)
+        follow(self.average, all_weights(model_of(runner).towers), 1 - share)
 
 
 def newest_share(epochs: int, mean: float, deviation: float) -> float:

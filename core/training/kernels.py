@@ -124,7 +124,7 @@ def suits_channels_last(backbone: Backbone, settings: TrainingSettings) -> bool:
     return backbone.device.type == "cuda" and "image_blocks" not in backbone.capabilities and not usual
 
 
-def channels_last(backbone: Backbone) -> list[nn.Parameter]:
+def to_channels_last(backbone: Backbone) -> list[nn.Parameter]:
     """Let the weights of convolutions lie as the fast kernels of a GPU want them: channels last. What a convolution
     with such weights gives lies so too, so that pixels need no turning.
 

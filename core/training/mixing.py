@@ -18,12 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..contracts.sources import FACTOR, ONE, NamedSource, SourceOptions, weights_of
+from ..contracts.sources import FACTOR, ONE, NamedSource, SourceOptions, source_weights
 from ..data.pairs.shards import BRACES
 from ..data.pairs.source_list import read_stages
 from ..errors import ConfigError
 from ..runtime.distributed import rank, world_size
-from ..runtime.remote import shown
+from ..runtime.remote import printed_name
 from .batches import GlobalBatches, check_shares, drawn_rows, epoch_order, spread_rows
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -68,7 +68,7 @@ class Mixture:
         return np.array([stage.shares for stage in self.stages])[np.searchsorted(ends, steps, side="right")]
 
 
-def shares_of(weights: Sequence[float], sizes: Sequence[int], factors: bool) -> tuple[float, ...]:
+def source_shares(weights: Sequence[float], sizes: Sequence[int], factors: bool) -> tuple[float, ...]:
     """The share of each source in the samples that are drawn.
 
     Args:
@@ -97,14 +97,16 @@ def mixture_of(
     factors, stages = options.weights == FACTOR, []
     weighted = next((source for source in sources if source.weight is not None), None)
     if options.stages is not None and weighted is not None:
-        raise ConfigError(f"--data {shown(weighted.text)}: the weights are those of --stages; omit one of the two")
+        raise ConfigError(
+            f"--data {printed_name(weighted.text)}: the weights are those of --stages; omit one of the two"
+        )
     if options.stages is None:
-        stages.append(MixtureStage(None, shares_of(weights_of(sources, sizes, options), sizes, factors)))
+        stages.append(MixtureStage(None, source_shares(source_weights(sources, sizes, options), sizes, factors)))
     else:
         numbers = {source.path: number for number, source in enumerate(sources)}
         numbers |= {name: number for number, name in enumerate(names)}
         for until, weights in read_stages(options.stages, numbers):
-            stages.append(MixtureStage(until, shares_of(weights, sizes, factors)))
+            stages.append(MixtureStage(until, source_shares(weights, sizes, factors)))
     return Mixture(tuple(names), tuple(stages), options.batch == ONE, options.replacement, options.samples)
 
 
@@ -113,7 +115,7 @@ def names_of(sources: Sequence[NamedSource]) -> list[str]:
     suffix and what is in braces, with a number where two are alike."""
     names: list[str] = []
     for number, source in enumerate(sources, start=1):
-        parts = BRACES.sub("", shown(source.path)).split("/")
+        parts = BRACES.sub("", printed_name(source.path)).split("/")
         usable = (re.sub(r"[^\w-]+", "-", part.partition(".")[0]).strip("-") for part in reversed(parts))
         short = next(filter(None, usable), f"source-{number}")
         while short in names:

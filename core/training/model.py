@@ -21,7 +21,7 @@ from .settings import TrainingSettings
 from .sharding import average_replicated, is_sharded, whole
 from .teachers import widths_of
 from .tower_outputs import Outputs
-from .tower_weights import BetweenWeights, follow, swapped, weights_of
+from .tower_weights import BetweenWeights, all_weights, follow, swapped
 
 T = TypeVar("T")
 AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -157,8 +157,8 @@ class PairModel(nn.Module):
             ]
             for loss in self.objective.losses.values():
                 if (anchor := loss.teacher_anchor(self.progress)) is not None:
-                    follow(weights_of(self.teacher_towers), weights_of(anchor[0]), anchor[1])
-            follow(weights_of(self.teacher_towers), weights_of(self.towers), keeps[0])
+                    follow(all_weights(self.teacher_towers), all_weights(anchor[0]), anchor[1])
+            follow(all_weights(self.teacher_towers), all_weights(self.towers), keeps[0])
 
     def _loss(self, made: Mapping[str, Any], classes: Tensor | None = None) -> dict[str, Tensor]:
         with _alike_on_all_ranks(self.settings.seed, self.progress):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..contracts.loss import Loss, in_words, shared_of
+from ..contracts.loss import Loss, output_in_words, shared_of
 from ..contracts.outputs import OUTPUTS, Output
 from ..errors import CapabilityError, ConfigError
 from ..registry import build_loss, loss_class
@@ -63,7 +63,7 @@ class Objective(nn.Module):
         for name, loss in self.losses.items():
             lacking = sorted(need for need in loss.needs if out.get(need) is None)
             if lacking:
-                needs = ", ".join(in_words(need, self.outputs) for need in lacking)
+                needs = ", ".join(output_in_words(need, self.outputs) for need in lacking)
                 raise CapabilityError(f"loss '{name}' needs {needs}, which nothing provides; choose another loss")
         present = {name: value for name, value in out.items() if value is not None}
         with compared_once(self._agreed):
@@ -129,7 +129,7 @@ def _outputs_of(losses: Mapping[str, Loss | type[Loss]]) -> dict[str, Output]:
     return brought
 
 
-def columns_of(names: Iterable[str]) -> dict[str, str]:
+def loss_columns(names: Iterable[str]) -> dict[str, str]:
     """Columns of the data that losses ask for in addition to the usual ones -> "text", "numbers" or "image".
 
     Args:

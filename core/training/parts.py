@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..contracts.backbone import Backbone
 from ..contracts.families import BOTH
 from ..contracts.images import height_and_width
-from ..contracts.loss import Loss, in_words
+from ..contracts.loss import Loss, output_in_words
 from ..errors import CapabilityError, ConfigError
 from ..runtime.distributed import world_size
 from .batches import BatchPlan
@@ -131,7 +131,7 @@ class TrainingResult:
     trained_parameters: int
 
 
-def check_task(backbone: Backbone, task: TrainingTask) -> None:
+def check_training_task(backbone: Backbone, task: TrainingTask) -> None:
     """Raise what `Parts` would of losses that the data, the towers or the teachers do not suit, before anything else is
     computed. Nothing is changed.
 
@@ -339,7 +339,7 @@ class Parts:
 
     def _check_classes(self) -> None:
         if self.task.class_prompts is None:
-            needs = ", ".join(in_words(need) for need in sorted(self.needs & OF_CLASSES))
+            needs = ", ".join(output_in_words(need) for need in sorted(self.needs & OF_CLASSES))
             raise CapabilityError(f"a loss needs {needs}; pairs have no classes, use clip")
 
     def _say_what_is_experimental(self) -> None:

@@ -21,8 +21,8 @@ from .checkpoints import all_random_states, keep_newest, newest_checkpoint, save
 from .hooks import model_of, saves_after
 from .settings import TrainingSettings
 from .sharded_checkpoints import ShardedSaver, check_shared, load_sharded, on_host
-from .sharding import is_sharded, load_plain, plain
-from .tower_weights import weights_of
+from .sharding import is_sharded, load_plain, unsharded
+from .tower_weights import all_weights
 
 WHERE_FULL = "give another --out; once there is space, --resume continues from the last checkpoint"
 
@@ -99,7 +99,7 @@ class ResumeHook(Hook):
 
     def _save_whole(self, runner, facts: dict, extra: dict) -> None:
         model, optimizer = model_of(runner).state_dict(), runner.optim_wrapper.state_dict()
-        state = {**facts, "model": model, "optimizer": optimizer, "extra": plain(extra)}
+        state = {**facts, "model": model, "optimizer": optimizer, "extra": unsharded(extra)}
         write = lambda: save_checkpoint(self.folder, facts["step"], state, self.settings.keep)  # noqa: E731
         self._refused_in_one_line(lambda: write() if is_main() else None)
 
@@ -140,7 +140,7 @@ class ResumeHook(Hook):
         self.on_message(f"Resumed at step {facts['step']} of {runner.max_iters} from {path}")
 
     def _restore_whole(self, runner, path: Path, state: dict) -> None:
-        weights = weights_of(model_of(runner))
+        weights = all_weights(model_of(runner))
         _check_model({name: value.shape for name, value in state["model"].items()}, weights, path)
         load_plain(weights, state["model"])
         runner.optim_wrapper.load_state_dict(state["optimizer"])
@@ -174,7 +174,7 @@ class ResumeHook(Hook):
     def _like(self, model) -> Mapping[str, Tensor]:
         """Tensors of the shapes, and with the shards, of those in the extra states."""
         prefix = getattr(model.backbone, "text_prefix", None)
-        return weights_of(model.towers) | kept_tensors(model.backbone) | ({} if prefix is None else {PREFIX: prefix})
+        return all_weights(model.towers) | kept_tensors(model.backbone) | ({} if prefix is None else {PREFIX: prefix})
 
     def _check_identity(self, saved: dict, path: Path) -> None:
         for name in sorted(set(saved) | set(self.identity)):

@@ -209,12 +209,12 @@ def squared_norm(gradients: list[Tensor]) -> Tensor:
     return _sum_of_squares(rest, gradients) + of_all_shards(sharded, of_shards, dist.ReduceOp.SUM)
 
 
-def plain(value: Any) -> Any:
+def unsharded(value: Any) -> Any:
     """The same state with every tensor whole; to be called on all processes."""
     if isinstance(value, dict):
-        return {key: plain(inner) for key, inner in value.items()}
+        return {key: unsharded(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(inner) for inner in value]
+        return [unsharded(inner) for inner in value]
     return value.to(value.device_mesh.device_type).full_tensor() if _is_cut(value) else value
 
 

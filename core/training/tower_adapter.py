@@ -43,7 +43,7 @@ from .tower_settings import (
     settings_of,
 )
 from .tower_weights import changed_tensors, copy_of
-from .views import are_8_bits, in_8_bits
+from .views import are_8_bits, pixels_in_8_bits
 
 SELECT = ("last", "best_val")
 OF_TEXTS = ("text_", "class_features", "teacher.class")
@@ -396,7 +396,7 @@ class TowerAdapter(Adapter):
 
         def view(decoded: Any, seed: int) -> Tensor:
             pixels = augment(decoded, seed=seed)
-            return in_8_bits(pixels, backbone) if pixels.ndim > 3 and are_8_bits(decoded) else pixels
+            return pixels_in_8_bits(pixels, backbone) if pixels.ndim > 3 and are_8_bits(decoded) else pixels
 
         return view
 

@@ -22,13 +22,13 @@ def copy_of(backbone: Backbone) -> Backbone:
     return copied
 
 
-def weights_of(towers: nn.Module) -> dict[str, Tensor]:
+def all_weights(towers: nn.Module) -> dict[str, Tensor]:
     """All weights and buffers, as they are and not copied; of sharded towers what is sharded."""
     return towers.state_dict(keep_vars=True)
 
 
 def copied_weights(towers: nn.Module) -> dict[str, Tensor]:
-    """As `weights_of`, copied and without gradients: each process has the same shards of them as of the towers."""
+    """As `all_weights`, copied and without gradients: each process has the same shards of them as of the towers."""
     return {name: value.detach().clone() for name, value in towers.state_dict().items()}
 
 

@@ -34,12 +34,12 @@ from .hooks import (
 )
 from .kernels import (
     ask_for_determinism,
-    channels_last,
     contiguous,
     is_repeatable,
     named_kernels,
     restored_determinism,
     suits_channels_last,
+    to_channels_last,
 )
 from .loading import BatchLoader, planned_batches, refuse_whole_passes, worker_count
 from .log import FILE, SCORE, WORK, read_interval
@@ -54,7 +54,7 @@ from .runner import NOT_USED, ResumableLoop, ScoreLoop, TowerRunner, parallel, u
 from .samples import BrokenSamples, seed_everything
 from .settings import TrainingSettings
 from .sharded_checkpoints import on_host
-from .sharding import load_plain, make_whole, plain
+from .sharding import load_plain, make_whole, unsharded
 from .source_losses import SourceLog
 from .sources import in_sequence
 from .tower_outputs import extract_outputs
@@ -114,7 +114,7 @@ def train(
     samples = BatchLoader(made.samples(), batches, workers, backbone.device.type == "cuda", made.sample_bytes)
     steps = min(settings.epochs * len(batches), settings.steps or sys.maxsize)
     # How it lies in memory.
-    turned = channels_last(backbone) if suits_channels_last(backbone, settings) else []
+    turned = to_channels_last(backbone) if suits_channels_last(backbone, settings) else []
     wrapped = parallel(model, settings)
     if settings.ema is not None or settings.epoch_average is not None:
         model.average = copied_weights(backbone.model)
@@ -238,7 +238,7 @@ def _weights(backbone: Backbone, average, head: CosineHead | None) -> dict[str, 
 def _keep_best(backbone: Backbone, average, best: dict[str, Any], head: CosineHead | None) -> None:
     """The weights that stay: of the best epoch on val, else the average, else the last."""
     if best.get("state") is not None:
-        state = plain(best["state"])
+        state = unsharded(best["state"])
         if PREFIX in state:
             backbone.text_prefix = state.pop(PREFIX)
         take_kept(backbone, state)
@@ -246,7 +246,7 @@ def _keep_best(backbone: Backbone, average, best: dict[str, Any], head: CosineHe
             head.load_state_dict({name: state.pop(HEAD + name) for name in head.state_dict()})
         backbone.model.load_state_dict(state)
     elif average is not None:
-        backbone.model.load_state_dict(plain(average))
+        backbone.model.load_state_dict(unsharded(average))
 
 
 def _identity(settings: TrainingSettings) -> dict[str, Any]:

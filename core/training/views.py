@@ -113,7 +113,7 @@ def are_8_bits(decoded: Any) -> bool:
     return getattr(decoded, "dtype", None) == np.uint8
 
 
-def in_8_bits(pixels: Tensor, backbone: Backbone) -> Tensor:
+def pixels_in_8_bits(pixels: Tensor, backbone: Backbone) -> Tensor:
     """Pixels of images of 8 bits, normalised for a backbone -> uint8, a quarter of the bytes; see `normalised`."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (backbone.image_mean, backbone.image_std))
     return (pixels * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)

@@ -125,7 +125,7 @@ class Medical(Domain):
         """
         from ...core.data import read_numbers
         from .layouts.published import published_layout, read_layout
-        from .medmnist import known_set
+        from .medmnist import medmnist_facts
         from .reported import read_plain_folder, with_reports
         from .slides.stored import read_stored
         from .studies import studies_of
@@ -153,7 +153,7 @@ class Medical(Domain):
         elif task == REGRESSION:
             data = read_numbers(path, reading.formats, reading)
         elif (array_file := _array_file(path)) is not None:
-            modality = known_set(array_file).get("modality", modality)
+            modality = medmnist_facts(array_file).get("modality", modality)
             _refuse_columns(reading, ("label_column", "group_column"), "MedMNIST files", array_file)
             data = _read_arrays(array_file, reading)
         else:

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, Labels, check_items
 from ...core.errors import ConfigError, DataError, LimitError
-from .npz_rows import array_names, array_shape, iterate_rows, read_small, row_of
+from .npz_rows import array_names, array_row, array_shape, iterate_rows, read_array
 
 SPLITS = ("train", "val", "test")
 VOLUME_AXES = {"axial": 0, "coronal": 1, "sagittal": 2}
@@ -60,7 +60,7 @@ def read_medmnist(
         ConfigError: `class_names` are fewer than the classes.
     """
     path = Path(path)
-    known = known_set(path)
+    known = medmnist_facts(path)
     splits = [split for split in SPLITS if f"{split}_images" in array_names(path)]
     labels = {split: _labels(path, split) for split in splits}
     is_multilabel = any(values.shape[1] > 1 for values in labels.values())
@@ -85,7 +85,7 @@ def read_medmnist(
 def load_row(item: Item) -> Decoded:
     """One image (H, W, 3): uint8, or float32 in 0..1 where the file holds deeper values."""
     path, decode = Path(item.source), item.decode
-    row = row_of(path, decode["array"], int(decode["index"]))
+    row = array_row(path, decode["array"], int(decode["index"]))
     if "slice" in decode:
         row = np.take(row, int(decode["slice"]), axis=VOLUME_AXES[decode["axis"]])  # (H, W)
     image = row if row.ndim == 3 and row.shape[-1] == 3 else np.repeat(row.reshape(*row.shape[:2], 1), 3, axis=2)
@@ -94,7 +94,7 @@ def load_row(item: Item) -> Decoded:
     return _unit(image, item)
 
 
-def known_set(path: Path) -> dict[str, Any]:
+def medmnist_facts(path: Path) -> dict[str, Any]:
     """ "labels" and "modality" of a MedMNIST set, told from the file's name, or an empty dict."""
     return _known_sets().get(re.sub(r"_\d+$", "", path.stem.lower()), {})
 
@@ -108,7 +108,7 @@ def _labels(path: Path, split: str) -> np.ndarray:
     """(N, 1) or (N, C) integers."""
     if f"{split}_labels" not in array_names(path):
         raise DataError(f"{path}: has {split}_images but no {split}_labels; give the file as MedMNIST publishes it")
-    labels = read_small(path, f"{split}_labels")
+    labels = read_array(path, f"{split}_labels")
     if labels.ndim not in (1, 2) or labels.dtype.kind not in "iuf" or (labels.ndim == 2 and not labels.shape[1]):
         raise DataError(
             f"{path}: {split}_labels has shape {labels.shape} of {labels.dtype}; "

@@ -120,7 +120,7 @@ def read_nifti(path: Path, volume: int | None, max_pixels: int) -> tuple[np.ndar
     return np.moveaxis(values, -1, 0), image.affine
 
 
-def header_of(path: Path) -> tuple[tuple[int, int, int], int, np.ndarray]:
+def nifti_header(path: Path) -> tuple[tuple[int, int, int], int, np.ndarray]:
     """(X, Y, Z) in the file's own order, the values of each voxel, and the affine (4, 4) to RAS+ millimetres.
 
     Raises:

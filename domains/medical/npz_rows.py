@@ -37,7 +37,7 @@ def array_shape(path: Path, name: str) -> tuple[int, ...]:
     return _header(path, name)[0]
 
 
-def read_small(path: Path, name: str) -> np.ndarray:
+def read_array(path: Path, name: str) -> np.ndarray:
     """A whole array.
 
     Raises:
@@ -58,7 +58,7 @@ def iterate_rows(path: Path, name: str) -> Iterator[bytes]:
             yield row
 
 
-def row_of(path: Path, name: str, index: int) -> np.ndarray:
+def array_row(path: Path, name: str, index: int) -> np.ndarray:
     """One row of an array."""
     with ArrayFile(path).reading():
         with OPENING:
@@ -93,7 +93,7 @@ def _header(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
 def _opened(path: Path, name: str) -> np.ndarray:
     shape, dtype = _header(path, name)
     if math.prod(shape) * dtype.itemsize <= SMALL_BYTES:
-        return read_small(path, name)
+        return read_array(path, name)
     return np.load(_unpacked(path, name), mmap_mode="r", allow_pickle=False)
 
 

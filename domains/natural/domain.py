@@ -104,13 +104,13 @@ def _read(path: Path, reading: NaturalReading) -> DomainData:
     from ...core.data import read_any
     from .arrow_folder import is_arrow_folder, read_arrow_folder
     from .imagenet import IMAGENET_LAYOUTS, with_spoken_names
-    from .layouts import LAYOUTS, published_layout, read_layout
+    from .layouts import LAYOUTS, read_set_layout, set_layout
 
     formats: tuple[Format, ...] = (replace(IMAGE, max_pixels=reading.max_pixels),)
     listed = any(path.glob("split_zhou_*.json")) if path.is_dir() else True
-    if not listed and (found := published_layout(path, (*LAYOUTS, *IMAGENET_LAYOUTS))) is not None:
+    if not listed and (found := set_layout(path, (*LAYOUTS, *IMAGENET_LAYOUTS))) is not None:
         _refuse(reading, (), f"the layout of {found[0].set}", path)
-        return read_layout(*found, formats)
+        return read_set_layout(*found, formats)
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)

@@ -16,7 +16,7 @@ from ...core.contracts import DomainData
 from ...core.data import folders, read_matlab
 from ...core.errors import CapabilityError, DataError, shortened
 from ...core.runtime import text_lines
-from .layouts import ListEntry, SetLayout, of_folder
+from .layouts import ListEntry, SetLayout, folder_entries
 
 WORDNET_ID = re.compile(r"^n\d{8}$")
 ID_FOLDER, NUMBER_FOLDER = "n" + "[0-9]" * 8, "[0-9]*"
@@ -132,7 +132,7 @@ def _of_class_folders(images: Path, root: Path, names: dict[str, str], split: st
                 else "it is not one of ImageNet's 1,000 classes, so write a list of ids and names"
             )
             raise DataError(f"{root / LIST}: has no name for folder '{shortened(inner.name)}'; {cure}")
-        yield from of_folder(inner, root, names[id_], split, order=id_)
+        yield from folder_entries(inner, root, names[id_], split, order=id_)
 
 
 def _of_flat_folder(images: str, root: Path, names: dict[str, str]) -> Iterator[ListEntry]:

@@ -42,8 +42,8 @@ def known_set(name: str) -> KnownSet:
     Raises:
         UnknownNameError: there is none; the message names the nearest.
     """
-    if (found := _by_spelling().get(plain(name))) is None:
-        raise UnknownNameError(f"--preset {name}: no published set of that name; {did_you_mean(name, names())}")
+    if (found := _by_spelling().get(plain_name(name))) is None:
+        raise UnknownNameError(f"--preset {name}: no published set of that name; {did_you_mean(name, set_names())}")
     return found
 
 
@@ -54,16 +54,16 @@ def recognised(names_of_place: list[str], classes: int) -> KnownSet | None:
         names_of_place: of the folder, the split file, ...
         classes: how many were found.
     """
-    found = (_by_spelling().get(plain(name)) for name in names_of_place)
+    found = (_by_spelling().get(plain_name(name)) for name in names_of_place)
     return next((each for each in found if each is not None and classes in each.classes), None)
 
 
-def names() -> tuple[str, ...]:
+def set_names() -> tuple[str, ...]:
     """Names of all sets."""
     return tuple(each.name for each in dict.fromkeys(_by_spelling().values()))
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name without case and separators."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
@@ -76,5 +76,5 @@ def _by_spelling() -> dict[str, KnownSet]:
         prompts = content[facts["as"]] if "as" in facts else facts
         templates, one = tuple(prompts["templates"]), prompts.get("one")
         made = KnownSet(name, facts["title"], tuple(facts["classes"]), templates, one)
-        spelled.update({plain(each): made for each in (name, facts["title"], *facts["names"])})
+        spelled.update({plain_name(each): made for each in (name, facts["title"], *facts["names"])})
     return spelled

@@ -17,7 +17,7 @@ from ...core.contracts import DomainData, Label, check_items
 from ...core.data import IMAGE, Format, ItemCollector, folders, locate, read_matlab, shown, walk
 from ...core.errors import DataError, shortened
 from ...core.runtime import read_json, text_lines
-from .known_sets import plain, recognised
+from .known_sets import plain_name, recognised
 
 CALTECH_NAMES = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
 CALTECH_LEFT_OUT = ("BACKGROUND_Google", "Faces_easy")
@@ -76,19 +76,19 @@ class SetLayout:
     notes: Callable[[Path], list[str]] = lambda folder: []
 
 
-def published_layout(path: Path, layouts: Sequence[SetLayout]) -> tuple[SetLayout, Path] | None:
+def set_layout(path: Path, layouts: Sequence[SetLayout]) -> tuple[SetLayout, Path] | None:
     """The layout of a folder and where its sign lies, or None."""
     if not path.is_dir():
         return None
-    name = plain(path.resolve().name)
-    for layout in (each for each in layouts if not each.named or plain(each.named) == name):
+    name = plain_name(path.resolve().name)
+    for layout in (each for each in layouts if not each.named or plain_name(each.named) == name):
         for folder in (path, *(path / inner for inner in layout.inside)):
             if all(next(folder.glob(sign), None) is not None for sign in layout.sign):
                 return layout, folder
     return None
 
 
-def read_layout(layout: SetLayout, folder: Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+def read_set_layout(layout: SetLayout, folder: Path, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
     """A labelled set from such a folder.
 
     Images that a list names and that are not there are skipped and listed.
@@ -215,18 +215,18 @@ def _caltech(folder: Path) -> Iterator[ListEntry]:
     for inner in folders(folder / "101_ObjectCategories"):
         if inner.name not in CALTECH_LEFT_OUT:
             name = CALTECH_NAMES.get(inner.name, inner.name.replace("_", " "))
-            yield from of_folder(inner, folder, name, order=inner.name)
+            yield from folder_entries(inner, folder, name, order=inner.name)
 
 
 def _eurosat(folder: Path) -> Iterator[ListEntry]:
     for inner in folders(folder / "2750"):
-        yield from of_folder(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
+        yield from folder_entries(inner, folder, EUROSAT_NAMES.get(inner.name, inner.name), order=inner.name)
 
 
 # steps ----------------------------------------------------------------------------------------------------------------
 
 
-def of_folder(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[ListEntry]:
+def folder_entries(folder: Path, root: Path, name: str, split: str = "", *, order: str) -> Iterator[ListEntry]:
     for file in walk(folder, root, ItemCollector()):
         if IMAGE.matches(file):
             yield ListEntry(shown(file, root), name, split, order)

@@ -49,7 +49,7 @@ def _coco(images: Path, numbers: Sequence[int]) -> dict:
     listed: list[dict] = []
     annotations: list[dict] = []
     for number in numbers:
-        picture, things = draw(number)
+        picture, things = draw_shapes(number)
         name = f"shapes-{number:04d}.png"
         Image.fromarray(picture).save(images / name)
         listed.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
@@ -74,7 +74,7 @@ def _annotation(number: int, image: int, label: int, outline: Outline) -> dict:
     }
 
 
-def draw(number: int) -> tuple[np.ndarray, list[tuple[int, Outline]]]:
+def draw_shapes(number: int) -> tuple[np.ndarray, list[tuple[int, Outline]]]:
     """One picture (SIDE, SIDE, 3) uint8 and its (label, outline) pairs; a function of its number alone."""
     random = np.random.default_rng([VERSION, number])
     ground = random.uniform(90, 165, (8, 8, 3)).astype(np.uint8)

@@ -26,7 +26,7 @@ def pair_of(name: str) -> tuple[str, str] | None:
     return None if words is None else (words["yes"], words["no"])
 
 
-def sentences_of(name: str) -> tuple[list[str], list[str]] | None:
+def attribute_sentences(name: str) -> tuple[list[str], list[str]] | None:
     """The same as sentences."""
     pair = pair_of(name)
     return None if pair is None else tuple([TEMPLATE.replace("{}", text)] for text in pair)

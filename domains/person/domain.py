@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ...core.contracts import Decoded, Domain, DomainData, height_and_width
-from .attribute_words import sentences_of
+from .attribute_words import attribute_sentences
 from .care import CONSENT
 from .gallery import read_gallery
 from .pedestrian import IDENTITIES
@@ -86,7 +86,7 @@ class Person(Domain):
 
     def sentences(self, class_name: str, task: str | None = None) -> tuple[list[str], list[str]] | None:
         """Pairs of sentences for the attributes of published sets (`attribute_words.py`)."""
-        return sentences_of(class_name) if task == ATTRIBUTES else None
+        return attribute_sentences(class_name) if task == ATTRIBUTES else None
 
     def negative_templates(self, task: str | None = None) -> list[str]:
         return list(NEGATIVE)

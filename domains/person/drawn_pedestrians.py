@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from ...core.contracts import DomainData, Item
 from ...core.data import Drawing
 from .pedestrian import Pedestrian
-from .pedestrian_outfits import ATTRIBUTES, COLOURS, HAIR, NONE, outfit, seen_attributes, sentences
+from .pedestrian_outfits import ATTRIBUTES, COLOURS, HAIR, NONE, outfit, outfit_sentences, seen_attributes
 
 DRAWING = Drawing(__file__, "1")
 FINER = 3
@@ -80,7 +80,7 @@ def _item(
         identity=name,
         camera=f"c{camera + 1}",
         time=(MORNING + timedelta(seconds=seconds)).isoformat(),
-        texts=sentences(worn, rng, captions),
+        texts=outfit_sentences(worn, rng, captions),
         attributes=seen_attributes(worn),
     )
     id_ = f"{name}/c{camera + 1}-{image:03d}"

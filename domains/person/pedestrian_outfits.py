@@ -155,7 +155,7 @@ def _without_colours_of_nothing(worn: dict[str, str]) -> dict[str, str]:
     return worn
 
 
-def sentences(worn: Mapping[str, str], rng: np.random.Generator, count: int) -> tuple[str, ...]:
+def outfit_sentences(worn: Mapping[str, str], rng: np.random.Generator, count: int) -> tuple[str, ...]:
     """So many descriptions of an outfit, each of the upper and lower garment and some of the rest."""
     return tuple(_description(worn, rng) for _ in range(count))
 

@@ -93,7 +93,7 @@ def sensors() -> dict[str, Sensor]:
 
 
 def check_bands(text: str | int | Sequence[str | int]) -> str:
-    """A choice of bands as `pictures_of` takes it, as far as can be told without a raster; numbers may be a list.
+    """A choice of bands as `band_pictures` takes it, as far as can be told without a raster; numbers may be a list.
 
     Raises:
         ConfigError: no channel or two in a picture, more than three in one of several, or a band 0.
@@ -167,7 +167,7 @@ def _band(name: str, sensor: str | None, wave: str) -> Band:
     return Band(*of_sensor, common, wavelength, width)
 
 
-def pictures_of(
+def band_pictures(
     text: str | None, names: Sequence[Sequence[str]], place: str, alpha: bool = False
 ) -> list[list[Channel]]:
     """The pictures that a choice of bands makes of a raster.

@@ -191,7 +191,7 @@ def number_word(count: int, draw: np.random.Generator) -> str:
     return WRITTEN[count] if count < len(WRITTEN) else MANY[int(draw.integers(len(MANY)))]
 
 
-def plural(name: str) -> str:
+def english_plural(name: str) -> str:
     """Of a class name, by the usual endings of English."""
     if name.endswith(("s", "x", "z", "ch", "sh")):
         return f"{name}es"
@@ -217,4 +217,4 @@ def _counted(name: str, count: int, draw: np.random.Generator) -> str:
     word = number_word(count, draw)
     if count == 1:
         return f"an {name}" if name[:1] in tuple("aeiou") else f"a {name}"
-    return f"{word} {plural(name)}"
+    return f"{word} {english_plural(name)}"

@@ -30,7 +30,7 @@ from ...core.data import (
 from ...core.errors import ConfigError, DataError, shortened
 from ...core.runtime import check_regular, read_json, read_start
 from .box_captions import MASKS, read_captions_of_boxes
-from .scene_sets import plain
+from .scene_sets import bare_name
 
 ENCODINGS = ("utf-8-sig", "gb18030")
 IMAGE_COLUMNS = ("filename", "image", "imagename", "imgname", "image_id", "path", "file", "filepath")
@@ -153,8 +153,8 @@ def _decoded(path: Path) -> tuple[str, str]:
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:
-    by_name = {plain(cell): place for place, cell in reversed(list(enumerate(header)))}
-    return next((by_name[plain(name)] for name in names if plain(name) in by_name), None)
+    by_name = {bare_name(cell): place for place, cell in reversed(list(enumerate(header)))}
+    return next((by_name[bare_name(name)] for name in names if bare_name(name) in by_name), None)
 
 
 def _image_folders(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from .pictures import decode_raster, is_raster, valid_pixels
 from .places import with_blocks
 from .reading import CHANGE_WINDOW, CORPORA, NUMBERS, RemoteSensingReading
 from .scene_sets import SceneSet, scene_set, with_words
-from .time_series import dates_of, with_time_series
+from .time_series import part_dates, with_time_series
 from .windows import GRID, cut_unlabelled, read_windows
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class RemoteSensing(Domain):
 
     def part_names(self, item: Item, count: int) -> Sequence[str]:
         """The days of several dates of a place; of several composites of each none."""
-        days = dates_of(item)
+        days = part_dates(item)
         return days if len(days) == count else ()
 
     def write_hits(self, items: Sequence[Item], scores: Sequence[float], file: Path) -> list[str]:
@@ -216,7 +216,7 @@ class RemoteSensing(Domain):
     def sample(self, task: str | None = None) -> DomainData:
         """360 scenes of 12 kinds, 132 captioned ones, or 240 with a share of built area, drawn on demand; no
         download."""
-        from .drawn_scenes import drawn_pairs, drawn_scenes
+        from .drawn_scenes import drawn_scene_pairs, drawn_scenes
         from .drawn_shares import drawn_shares
 
         if self.check_task(task) == REGRESSION:
@@ -227,7 +227,7 @@ class RemoteSensing(Domain):
             return self._drawn_heights()
         if self.check_task(task) == CHANGE:
             return self._drawn_changes()
-        return drawn_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
+        return drawn_scene_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
 
     def _drawn_changes(self) -> DomainData:
         from .changes.drawn import NOTE, SIDE, changes_folder
@@ -280,16 +280,16 @@ class RemoteSensing(Domain):
 
     def templates(self, task: str | None = None) -> list[str]:
         """The 105 of "RS5M and GeoRSCLIP", 2023, arXiv 2306.11300; their features are averaged."""
-        kinds, forms = prompts()["kinds"], prompts()["forms"]
+        kinds, forms = _prompts()["kinds"], _prompts()["forms"]
         return [_with_article(form.replace("[kind]", kind)) for kind in kinds for form in forms]
 
     def one_template(self, task: str | None = None) -> str | None:
         """CoOp's of EuroSAT, else that of "Enhancing Remote Sensing Vision-Language Models for Zero-Shot Scene
         Classification", 2024, arXiv 2409.00698."""
-        return prompts()["one"] if self.known is None or self.known.one is None else self.known.one
+        return _prompts()["one"] if self.known is None or self.known.one is None else self.known.one
 
     def negative_templates(self, task: str | None = None) -> list[str]:
-        return list(prompts()["negative"])
+        return list(_prompts()["negative"])
 
     def use_preset(self, name: str) -> str | None:
         """A scene set in any usual spelling ("UC-Merced", "eurosat"), or "none"."""
@@ -412,7 +412,7 @@ def _layer_file(path: Path, reading: RemoteSensingReading) -> Path:
 
 
 @lru_cache(maxsize=1)
-def prompts() -> dict[str, Any]:
+def _prompts() -> dict[str, Any]:
     """ "kinds" of images, "forms" of templates with [kind] and {}, the "one" of papers, "negative" ones."""
     return json.loads(PROMPTS_FILE.read_text(encoding="utf-8"))
 

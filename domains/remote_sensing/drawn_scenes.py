@@ -50,7 +50,7 @@ def drawn_scenes() -> DomainData:
     return DomainData.drawn("drawn-scenes", NOTE, items, render_item, KINDS)
 
 
-def drawn_pairs() -> DomainData:
+def drawn_scene_pairs() -> DomainData:
     """132 scenes of two kinds of land each, with three captions; the same on every machine."""
     kinds, items = list(KINDS), []
     for west, of_west in enumerate(kinds):

@@ -24,10 +24,10 @@ import numpy as np
 from ...core.contracts import Boxes, DomainData, Item, Label, Mask, Target
 from ...core.errors import ConfigError, DataError
 from .layers import ClassRaster, Shapes, read_layer
-from .objects import DETECTION, SEGMENTATION, decoded, ignored_without_values, objects_in
+from .objects import DETECTION, SEGMENTATION, decoded_mask, ignored_without_values, objects_in
 from .pictures import valid_pixels
 from .places import files_of_item
-from .rasters import Header, corners_of, header_of
+from .rasters import Header, header_of, raster_corners
 from .windows import GRID, Box, Cutting, class_of_window, window_of
 
 RANDOM, BALANCED = "random", "balanced"
@@ -184,7 +184,7 @@ def _amounts(item: Item, new: Mapping[int, int]) -> dict[int, float]:
         return {label: amount for label, amount in amounts.items() if amount}
     area = target.size[0] * target.size[1]
     for label, outline in zip(target.outlines.labels, target.outlines.segments or ()):
-        covered = float(decoded(outline).sum())
+        covered = float(decoded_mask(outline).sum())
         area -= covered
         if label in new:
             amounts[label] += covered
@@ -208,7 +208,7 @@ def _pixel_of(item: Item, label: int, random: np.random.Generator) -> tuple[int,
     if isinstance(target, Boxes):  # its extent here
         x0, y0, x1, y1 = objects.boxes[k]
         return int(random.uniform(x0, x1)), int(random.uniform(y0, y1))
-    rows, columns = np.nonzero(decoded(objects.segments[k]))
+    rows, columns = np.nonzero(decoded_mask(objects.segments[k]))
     chosen = int(random.integers(len(rows)))
     return int(columns[chosen]), int(rows[chosen])
 
@@ -248,7 +248,7 @@ def _near(layer: Shapes, column: str | None, header: Header, raster: Path, box: 
     import shapely
 
     shapes, tree, reach = _indexed(layer.path, column, layer.names, header, raster)
-    window = shapely.Polygon(corners_of(header.transform, box))
+    window = shapely.Polygon(raster_corners(header.transform, box))
     if not shapely.intersects(window, reach):
         return None
     near = np.sort(tree.query(window, predicate="intersects"))

@@ -12,12 +12,12 @@ import numpy as np
 from ...core.contracts import DomainData, Item
 from ...core.errors import DataError, shortened
 from ...core.runtime import replacing
-from .bands import pictures_of
+from .bands import band_pictures
 from .gdal import safely
 from .maps.rasters import colours
-from .objects import decoded
+from .objects import decoded_mask
 from .pictures import is_raster
-from .places import PicturePlace, files_of_item, place_of
+from .places import PicturePlace, files_of_item, item_place
 from .rasters import coordinates, header_of
 
 BOXES, MAPS = "found.gpkg", "maps"
@@ -44,7 +44,7 @@ def write_found(
             continue
         if item.id != row["id"]:
             item = item.with_(decode={key: value for key, value in item.decode.items() if key != "window"})
-        place = place_of(item)
+        place = item_place(item)
         if place.transform is not None:
             placed.append((row, item, place))
     files = _boxes([(row, place) for row, _, place in placed if "boxes" in row], folder)
@@ -100,7 +100,7 @@ def _map(row: Mapping[str, Any], item: Item, place: PicturePlace, class_names: S
     classes = np.full((height, width), np.iinfo(deep).max, deep)
     for label, name in enumerate(class_names):
         if name in row["masks"]:
-            classes[decoded(row["masks"][name])] = label
+            classes[decoded_mask(row["masks"][name])] = label
     file = folder / MAPS / f"{Path(row['id']).stem}.tif"
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial, safely([file]):
@@ -128,7 +128,7 @@ def _read_by(item: Item) -> dict[str, str]:
     """Tags that say which bands of a raster a model saw: their names, scale and offset of physical values, and the
     ranges of these that it saw as 0 to 1."""
     header = header_of(files_of_item(item), item.decode.get("sensor"))
-    pictures = pictures_of(item.decode.get("bands"), header.names, str(item.source), header.alpha)
+    pictures = band_pictures(item.decode.get("bands"), header.names, str(item.source), header.alpha)
     bands = [band for picture in pictures for channel in picture for band in channel.bands]
     named = [header.names[band][-1] if header.names[band] else str(band + 1) for band in bands]
     scales, offsets = ([side[band] for band in bands] for side in (header.scaling.scales, header.scaling.offsets))

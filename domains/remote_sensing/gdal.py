@@ -71,7 +71,7 @@ def opened(file: Path):
     return _rasterio().open(file.absolute(), driver=driver)
 
 
-def moved(
+def reprojected(
     x: Sequence[float], y: Sequence[float], source: str, target: str, place: object
 ) -> tuple[np.ndarray, np.ndarray]:
     """Coordinates of one CRS in another.

@@ -15,7 +15,7 @@ from ...core.errors import DataError, shortened
 from ...core.runtime import replacing
 from .band_statistics import with_stretch
 from .pictures import is_raster
-from .places import PicturePlace, files_of_item, place_of
+from .places import PicturePlace, files_of_item, item_place
 from .rasters import Header, header_of
 from .windows import Box, window_of
 
@@ -87,7 +87,7 @@ def write_hits(items: Sequence[Item], scores: Sequence[float], file: Path) -> li
     """
     placed = []
     for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1):
-        place = place_of(item) if is_raster(item.source) else None
+        place = item_place(item) if is_raster(item.source) else None
         if place is not None and place.transform is not None:
             placed.append((rank, score, item, place))
     if items and not placed:

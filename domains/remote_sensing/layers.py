@@ -16,9 +16,9 @@ import numpy as np
 from ...core.data import Table, stays_inside
 from ...core.errors import CapabilityError, DataError, did_you_mean, shortened
 from ...core.runtime import check_regular, read_start
-from .gdal import DRIVERS, INSTALL, NO_NETWORK, moved
+from .gdal import DRIVERS, INSTALL, NO_NETWORK, reprojected
 from .rasters import Header, OpenRaster, header_of, open_raster
-from .scene_sets import plain
+from .scene_sets import bare_name
 
 STARTS = {
     ".gpkg": (b"SQLite format 3\0",),
@@ -249,8 +249,8 @@ def _class_column(path: Path, columns: dict[str, np.ndarray], asked: str | None)
         if asked not in columns:
             raise DataError(f"{path}: has no column '{shortened(asked)}'; {did_you_mean(asked, columns)}")
         return asked
-    by_name = {plain(name): name for name in columns}
-    usual = [by_name[plain(name)] for name in CLASS_COLUMNS if plain(name) in by_name]
+    by_name = {bare_name(name): name for name in columns}
+    usual = [by_name[bare_name(name)] for name in CLASS_COLUMNS if bare_name(name) in by_name]
     texts = [name for name, values in columns.items() if values.dtype == object]
     if usual or len(texts) == 1:
         return (usual or texts)[0]
@@ -266,4 +266,4 @@ def _text(value: Any) -> str:
 
 
 def _moved(xy: np.ndarray, source: str, target: str, path: Path) -> np.ndarray:
-    return np.column_stack(moved(xy[:, 0], xy[:, 1], source, target, path))
+    return np.column_stack(reprojected(xy[:, 0], xy[:, 1], source, target, path))

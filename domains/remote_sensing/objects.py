@@ -15,13 +15,13 @@ import numpy as np
 
 from ...core.contracts import Boxes, DomainData, InputChannels, Item, Mask
 from ...core.errors import DataError
-from .bands import COLOURS, pictures_of
+from .bands import COLOURS, band_pictures
 from .layers import ClassRaster, Shapes
 from .localization.pictures import picture_size
 from .pictures import is_raster, valid_pixels
 from .places import files_of_item
 from .rasters import Header, header_of
-from .windows import GRID, Box, Cutting, boxes_of, grids_of, rasters_of, window_in, window_of
+from .windows import GRID, Box, Cutting, grids_of, rasters_of, window_boxes, window_in, window_of
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
 
@@ -93,7 +93,8 @@ def cut_objects(data: DomainData, cutting: Cutting) -> DomainData:
         cut += 1
         width, height = drawn.size
         items += [
-            _part(item, box).with_(target=_cut(item.target, box, cutting)) for box in boxes_of(height, width, cutting)
+            _part(item, box).with_(target=_cut(item.target, box, cutting))
+            for box in window_boxes(height, width, cutting)
         ]
     note = f"Pictures larger than {cutting.size} pixels, cut into windows (--window-size): {cut}."
     return replace(data, items=items, notes=[*data.notes, note]) if cut else data
@@ -114,7 +115,7 @@ def _lacking(item: Item, channels: InputChannels) -> str:
         return f"{item.source}: an image, which has no band {channels.names[COLOURS]}; {cure}"
     try:
         header = header_of(files_of_item(item), item.decode.get("sensor"))
-        pictures_of(item.decode.get("bands"), header.names, str(item.source), header.alpha)
+        band_pictures(item.decode.get("bands"), header.names, str(item.source), header.alpha)
     except DataError as error:
         return f"{str(error).partition(';')[0]}; {cure}"
     return ""
@@ -181,7 +182,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
             cut.append(item)
             continue
         whole = item.with_(decode={**item.decode, Item.WHOLE: [height, width]})
-        cut += [_part(whole, box) for box in boxes_of(height, width, cutting)]
+        cut += [_part(whole, box) for box in window_boxes(height, width, cutting)]
     return cut
 
 
@@ -225,7 +226,7 @@ def _moved(segment: Any, box: Box) -> Any:
         encoding = (
             segment if isinstance(segment["counts"], (str, bytes)) else mask.frPyObjects(segment, *segment["size"])
         )
-        return encoded(mask.decode(encoding)[top : top + height, left : left + width])
+        return encoded_mask(mask.decode(encoding)[top : top + height, left : left + width])
     import shapely
 
     areas = [shapely.make_valid(shapely.Polygon(np.reshape(each, (-1, 2)) - (left, top))) for each in segment]
@@ -303,7 +304,7 @@ def _of_classes(classes: np.ndarray) -> Boxes:
     return Boxes(
         boxes=tuple(_bounds(mask) for mask in masks),
         labels=tuple(labels),
-        segments=tuple(encoded(mask) for mask in masks) if masks else None,
+        segments=tuple(encoded_mask(mask) for mask in masks) if masks else None,
         size=(width, height),
     )
 
@@ -313,14 +314,14 @@ def _bounds(mask: np.ndarray) -> tuple[float, float, float, float]:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def decoded(outline: Mapping[str, Any]) -> np.ndarray:
+def decoded_mask(outline: Mapping[str, Any]) -> np.ndarray:
     """(H, W) bool of a compressed COCO encoding."""
     from pycocotools import mask as codec
 
     return codec.decode(outline).astype(bool)
 
 
-def encoded(mask: np.ndarray) -> dict[str, Any] | None:
+def encoded_mask(mask: np.ndarray) -> dict[str, Any] | None:
     """The COCO encoding of an (H, W) mask; None of an empty one."""
     from pycocotools import mask as codec
 

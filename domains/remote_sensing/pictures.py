@@ -13,10 +13,10 @@ import numpy as np
 from ...core.contracts import Decoded, Item
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError, DataError
-from .bands import COLOURS, Channel, further_channels, pictures_of
+from .bands import COLOURS, Channel, band_pictures, further_channels
 from .gdal import DRIVERS
 from .rasters import OpenRaster, header_of, kept_raster, open_raster
-from .stacks import PRODUCT_FILES, files_of, of_folder, stands_for_its_raster
+from .stacks import PRODUCT_FILES, raster_files, raster_of_folder, stands_for_its_raster
 
 PERCENTILES = (2.0, 98.0)
 BY_IMAGE, AUTO = "image", "auto"
@@ -42,7 +42,7 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
         if not stands_for_its_raster(path):
             return []
         header = header_of(
-            files_of(path), sensor
+            raster_files(path), sensor
         )  # what cannot be opened is left out before anything asks for its size
         # features of a palette's colours are others than those that were stored of its numbers
         return [{**_files(path), **options, **({"palette": True} if header.palette else {})}]
@@ -52,7 +52,7 @@ def raster_format(bands: str | None, sensor: str | None, stretch: str | Sequence
         (*DRIVERS, *PRODUCT_FILES),
         load=decode_raster,
         expand=expand,
-        of_folder=of_folder,
+        of_folder=raster_of_folder,
         max_pixels=max_pixels,
         size=_whole_size,
     )
@@ -200,7 +200,7 @@ def read_channels(
         size: (height, width) to bring it to.
     """
     header = raster.header
-    pictures = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
+    pictures = band_pictures(decode.get("bands"), header.names, str(path), header.alpha)
     channels = [channel for picture in pictures for channel in picture]
     needed = sorted({band for channel in channels for band in channel.bands})
     values, valid = raster.read(needed, window, size)
@@ -243,7 +243,7 @@ def check_stretch(value: Any) -> Any:
 
 def _files(path: Path) -> dict[str, Any]:
     """What `decode` says of a raster in several files."""
-    files = files_of(path)
+    files = raster_files(path)
     if files == [path]:
         return {}
     from ...core.data import FileHashes

@@ -31,7 +31,7 @@ def over_processes(part: Tensor) -> Tensor:
     return total + processes * (part - part.detach())
 
 
-def loader(schedule: PixelSchedule, dataset: Mapping[str, Any]) -> dict[str, Any]:
+def batch_loader(schedule: PixelSchedule, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Of a dataset that draws its own order; a batch is shared by all processes.
 
     Raises:

@@ -16,9 +16,9 @@ import numpy as np
 
 from ...core.contracts import DomainData, Item
 from ...core.errors import DataError, shortened
-from .gdal import moved
-from .rasters import Header, coordinates, corners_of, header_of, transform_at
-from .scene_sets import plain
+from .gdal import reprojected
+from .rasters import Header, coordinates, header_of, raster_corners, transform_at
+from .scene_sets import bare_name
 
 WGS84 = "EPSG:4326"
 AXIS, FLATTENING = 6_378_137.0, 1 / 298.257223563
@@ -49,7 +49,7 @@ class PicturePlace:
     def corners(self) -> np.ndarray:
         """(4, 2) coordinates of upper left, upper right, lower right and lower left."""
         height, width = self.size
-        return corners_of(self.transform, (0, 0, width, height))
+        return raster_corners(self.transform, (0, 0, width, height))
 
     @property
     def centre(self) -> tuple[float, float]:
@@ -62,7 +62,7 @@ class PicturePlace:
         return tuple(float(v[0]) for v in to_degrees(self.crs, [x], [y]))
 
 
-def place_of(item: Item) -> PicturePlace:
+def item_place(item: Item) -> PicturePlace:
     """Where an item lies, whole raster or window."""
     header = header_of(files_of_item(item), item.decode.get("sensor"))
     left, top, width, height = item.decode.get("window") or (0, 0, header.width, header.height)
@@ -82,7 +82,7 @@ def to_degrees(crs: str, x: Sequence[float], y: Sequence[float]) -> tuple[np.nda
     Raises:
         DataError: they are none on earth.
     """
-    longitude, latitude = moved(x, y, crs, WGS84, "a raster")
+    longitude, latitude = reprojected(x, y, crs, WGS84, "a raster")
     if not (abs(latitude) <= 90).all():
         raise DataError("a raster has latitudes beyond the poles; correct its CRS or transform")
     return longitude, latitude
@@ -195,7 +195,7 @@ def _spots(items: Sequence[Item]) -> list[_Spot | None]:
     for k, item in enumerate(items):
         if is_raster(item.source):
             with suppress(DataError):  # a file that cannot be read is listed where all images are checked
-                places[k] = place_of(item)
+                places[k] = item_place(item)
     if not any(map(_is_placed, places.values())):
         return []
     check_every_crs(list(places.values()), [items[k].source for k in places])
@@ -214,7 +214,7 @@ def _spots_of_table(data: DomainData, chosen: Sequence[int]) -> list[_Spot | Non
     columns = None if data.columns is None else data.columns()
     if columns is None:
         return []
-    named = {plain(name): name for name in columns.names}
+    named = {bare_name(name): name for name in columns.names}
     pair = [next((named[name] for name in names if name in named), None) for names in (LONGITUDES, LATITUDES)]
     if None in pair:
         return []

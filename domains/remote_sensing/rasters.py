@@ -89,8 +89,8 @@ class Header:
 
     @property
     def corners(self) -> np.ndarray:
-        """As `corners_of` the whole raster."""
-        return corners_of(self.transform, (0, 0, self.width, self.height))
+        """As `raster_corners` the whole raster."""
+        return raster_corners(self.transform, (0, 0, self.width, self.height))
 
 
 def coordinates(transform: Sequence[float], column: float, row: float) -> tuple[float, float]:
@@ -99,7 +99,7 @@ def coordinates(transform: Sequence[float], column: float, row: float) -> tuple[
     return a * column + b * row + c, d * column + e * row + f
 
 
-def corners_of(transform: Sequence[float], box: tuple[int, int, int, int]) -> np.ndarray:
+def raster_corners(transform: Sequence[float], box: tuple[int, int, int, int]) -> np.ndarray:
     """(4, 2) coordinates of upper left, upper right, lower right and lower left.
 
     Args:

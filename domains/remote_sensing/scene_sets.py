@@ -42,7 +42,7 @@ class SceneSet:
 
     def words(self, class_names: Sequence[str]) -> tuple[str, ...] | None:
         """What is said of classes that are those of the set, each once, or None."""
-        words = tuple(self.classes.get(plain(name), "") for name in class_names)
+        words = tuple(self.classes.get(bare_name(name), "") for name in class_names)
         return words if len(words) == self.count == len(set(words) - {""}) else None
 
 
@@ -61,7 +61,7 @@ def spoken_name(name: str) -> str:
     """ "baseballField", "baseball_field" and "baseballfield" as "baseball field"; what has spaces stays as it is."""
     if not RUN_TOGETHER.match(name) or name.isupper():
         return name
-    return _lexicon().get(plain(name)) or " ".join(WORD_ENDS.sub(" ", name).lower().split())
+    return _lexicon().get(bare_name(name)) or " ".join(WORD_ENDS.sub(" ", name).lower().split())
 
 
 def scene_set(name: str) -> SceneSet:
@@ -70,7 +70,7 @@ def scene_set(name: str) -> SceneSet:
     Raises:
         UnknownNameError: there is none; the message names the nearest.
     """
-    if (named := _by_spelling().get(plain(name))) is None:
+    if (named := _by_spelling().get(bare_name(name))) is None:
         names = tuple(scene_sets())
         raise UnknownNameError(f"--preset {name}: no published scene set of that name; {did_you_mean(name, names)}")
     return named
@@ -82,15 +82,15 @@ def scene_sets() -> dict[str, SceneSet]:
     return {name: _made(name, facts) for name, facts in _content().items()}
 
 
-def plain(name: str) -> str:
+def bare_name(name: str) -> str:
     """A name without case and separators."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _made(name: str, facts: dict) -> SceneSet:
-    classes = {plain(words): words for words in facts["classes"]}
+    classes = {bare_name(words): words for words in facts["classes"]}
     for words, spellings in facts.get("spelled", {}).items():
-        classes.update({plain(spelling): words for spelling in spellings})
+        classes.update({bare_name(spelling): words for spelling in spellings})
     return SceneSet(name, facts["title"], classes, len(facts["classes"]), facts.get("one"))
 
 
@@ -102,7 +102,7 @@ def _content() -> dict[str, dict]:
 @lru_cache(maxsize=1)
 def _by_spelling() -> dict[str, SceneSet]:
     return {
-        plain(spelling): scene_sets()[name]
+        bare_name(spelling): scene_sets()[name]
         for name, facts in _content().items()
         for spelling in (name, facts["title"], *facts["names"])
     }
@@ -111,4 +111,4 @@ def _by_spelling() -> dict[str, SceneSet]:
 @lru_cache(maxsize=1)
 def _lexicon() -> dict[str, str]:
     """Plain spelling -> words, of all classes of all sets that are spelled as they are said."""
-    return {plain(words): words for facts in _content().values() for words in facts["classes"]}
+    return {bare_name(words): words for facts in _content().values() for words in facts["classes"]}

@@ -33,7 +33,7 @@ def band_of(file: Path) -> str | None:
     return SWIR.get(band.lower(), band.upper() if band.upper().startswith(("B0", "B1", "B8A")) else band)
 
 
-def files_of(path: Path) -> list[Path]:
+def raster_files(path: Path) -> list[Path]:
     """All files of the raster that a file stands for: it alone, its bands, or those of a Sentinel-2 product.
 
     Args:
@@ -53,10 +53,10 @@ def stands_for_its_raster(path: Path) -> bool:
         return True
     if any(parent.suffix.lower() == ".safe" and _product_file(parent) for parent in path.parents):
         return False
-    return files_of(path)[0] == path
+    return raster_files(path)[0] == path
 
 
-def of_folder(folder: Path) -> Path | None:
+def raster_of_folder(folder: Path) -> Path | None:
     """The file that stands for a folder which is one raster: a .SAFE product, or the bands of one place alone, as
     BigEarthNet has them."""
     if folder.suffix.lower() == ".safe":

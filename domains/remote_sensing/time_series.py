@@ -22,7 +22,7 @@ from ...core.errors import DataError, shortened
 from .pictures import is_raster
 from .places import files_of_item
 from .rasters import header_of
-from .scene_sets import plain
+from .scene_sets import bare_name
 
 PLACES, DATES = ("place", "placeid", "location", "site", "tile", "patch"), ("date", "datetime", "acquired", "time")
 """Columns of a table, as `plain` has them."""
@@ -52,7 +52,7 @@ def with_time_series(data: DomainData, formats: Sequence[Format]) -> DomainData:
     return replace(data, items=series, load=DatesLoader(data.load), notes=[*data.notes, note])
 
 
-def dates_of(item: Item) -> list[str]:
+def part_dates(item: Item) -> list[str]:
     """The days of a sample's parts; none of a picture of one date."""
     return [each["date"] for each in item.decode.get(SERIES, ())]
 
@@ -91,7 +91,7 @@ def _of_table(data: DomainData) -> list[tuple[str, str]]:
     columns = None if data.columns is None else data.columns()
     if columns is None:
         return []
-    named = {plain(name): name for name in columns.names}
+    named = {bare_name(name): name for name in columns.names}
     place, date = (next((named[name] for name in names if name in named), None) for names in (PLACES, DATES))
     if place is None or date is None:
         return []

@@ -17,7 +17,7 @@ from ...core.errors import DataError
 from .layers import ClassRaster, Shapes
 from .pictures import is_raster
 from .places import WINDOWS_PER_BLOCK, check_every_crs, files_of_item, metres, metres_per_pixel
-from .rasters import Header, corners_of, header_of
+from .rasters import Header, header_of, raster_corners
 
 GRID = "grid"
 """Windows that stay as they were cut, where others are drawn anew in each epoch."""
@@ -136,18 +136,18 @@ def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
         if header is None or max(header.height, header.width) <= cutting.size:
             cut.append(item)
             continue
-        for box in boxes_of(header.height, header.width, cutting):
+        for box in window_boxes(header.height, header.width, cutting):
             cut.append(window_of(item, box))
     return cut
 
 
-def boxes_of(height: int, width: int, cutting: Cutting, left: int = 0, top: int = 0) -> list[Box]:
+def window_boxes(height: int, width: int, cutting: Cutting, left: int = 0, top: int = 0) -> list[Box]:
     """Windows that cover an area row by row; the last of each row and column are moved inside."""
     high, wide = min(cutting.size, height), min(cutting.size, width)
     return [
         (left + x, top + y, wide, high)
-        for y in starts(height, high, cutting.stride)
-        for x in starts(width, wide, cutting.stride)
+        for y in starts_of_windows(height, high, cutting.stride)
+        for x in starts_of_windows(width, wide, cutting.stride)
     ]
 
 
@@ -158,7 +158,7 @@ def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
         yield some
 
 
-def starts(length: int, size: int, stride: int) -> list[int]:
+def starts_of_windows(length: int, size: int, stride: int) -> list[int]:
     """Where windows begin: every `stride`, and one that ends where the length ends."""
     return [*range(0, length - size, stride), length - size]
 
@@ -296,7 +296,7 @@ def _grid(
     for top, bottom in pairwise(rows):
         for left, right in pairwise(columns):
             if bottom - top >= least[0] and right - left >= least[1]:
-                inside = boxes_of(bottom - top, right - left, cutting, left, top)
+                inside = window_boxes(bottom - top, right - left, cutting, left, top)
                 boxes += inside
                 around = (left, top, right - left, bottom - top)
                 blocks += [LandBlock(_block_name(header, left, top, block), around)] * len(inside)
@@ -372,7 +372,7 @@ def _labels_of_areas(
     """Of each window the class that covers most of it, -1 where that is too little."""
     import shapely
 
-    windows = shapely.polygons([corners_of(header.transform, box) for box in boxes])
+    windows = shapely.polygons([raster_corners(header.transform, box) for box in boxes])
     pairs = shapely.STRtree(windows).query(shapes, predicate="intersects")  # (2, P): shape, window
     area = shapely.area(shapely.intersection(shapes[pairs[0]], windows[pairs[1]]))
     covered = np.zeros((len(boxes), count))

@@ -109,17 +109,17 @@ class Video(Domain):
 
     def to_index(self, data: DomainData, **options: Any) -> DomainData:
         """Videos in stretches of frames at `fps`, each frame to be found by itself; or clips as they are."""
-        from .long_videos import divided
+        from .long_videos import in_stretches
 
         reading = self.reading_of(options)
         reading.need_whole_frames("an index holds")
-        return divided(data, reading.fps) if reading.entries == FRAMES else data
+        return in_stretches(data, reading.fps) if reading.entries == FRAMES else data
 
     def part_item(self, item: Item, part: int) -> Item | None:
         """A frame with its time."""
-        from .long_videos import INSTANTS, frame_of
+        from .long_videos import INSTANTS, frame_at
 
-        return frame_of(item, part) if INSTANTS in item.decode else None
+        return frame_at(item, part) if INSTANTS in item.decode else None
 
     def placed(self, item: Item) -> dict[str, float]:
         """Seconds at which the clip that was looked at begins and ends."""
@@ -130,10 +130,10 @@ class Video(Domain):
 
     def sample(self, task: str | None = None) -> DomainData:
         """240 clips of 8 motions, drawn on demand; no download."""
-        from .drawn_clips import drawn_clips, drawn_pairs
+        from .drawn_clips import drawn_clip_pairs, drawn_clips
         from .drawn_moments import drawn_moments
 
-        made = {"retrieval": drawn_pairs, "moments": drawn_moments}.get(self.check_task(task), drawn_clips)()
+        made = {"retrieval": drawn_clip_pairs, "moments": drawn_moments}.get(self.check_task(task), drawn_clips)()
         return replace(made, domain=self._named(made))
 
     def templates(self, task: str | None = None) -> list[str]:

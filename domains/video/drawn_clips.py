@@ -44,16 +44,16 @@ NOTE = (
 def drawn_clips() -> DomainData:
     """240 clips of 8 motions, with splits; the same on every machine."""
     items = [
-        drawn_item(motion, number, split).with_(target=Label(motion))
+        _drawn_item(motion, number, split).with_(target=Label(motion))
         for motion in range(len(MOTIONS))
         for number, split in enumerate(DomainData.drawn_splits(CLIPS_PER_SPLIT))
     ]
     return DomainData.drawn("drawn-clips", NOTE, items, _load, MOTIONS, "clips")
 
 
-def drawn_pairs() -> DomainData:
+def drawn_clip_pairs() -> DomainData:
     """240 captioned clips: the same, in words of object and motion."""
-    items = [item.with_(target=Captions(captions_of(item))) for item in drawn_clips().items]
+    items = [item.with_(target=Captions(_captions_of(item))) for item in drawn_clips().items]
     return DomainData.drawn("drawn-clips", NOTE, items, _load, kind="captions")
 
 
@@ -61,7 +61,7 @@ def _load(item: Item) -> np.ndarray:
     return draw_clip(int(item.decode["motion"]), int(item.decode["number"]))
 
 
-def drawn_item(motion: int, number: int, split: str = "") -> Item:
+def _drawn_item(motion: int, number: int, split: str = "") -> Item:
     """One clip without its target; the two of a pair belong together."""
     id_, group = f"{MOTIONS[motion].replace(' ', '-')}-{number:03d}", f"path {motion // 2} {number}"
     return DRAWING.item(id_, motion, number, group=group, split=split, motion=motion, number=number)
@@ -73,7 +73,7 @@ def object_of(pair: int, number: int) -> tuple[str, str]:
     return str(rng.choice(list(COLOURS))), str(rng.choice(SHAPES))
 
 
-def captions_of(item: Item) -> tuple[str, ...]:
+def _captions_of(item: Item) -> tuple[str, ...]:
     """What is said of a clip."""
     motion = int(item.decode["motion"])
     colour, shape = object_of(motion // 2, int(item.decode["number"]))

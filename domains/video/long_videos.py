@@ -44,7 +44,7 @@ class Moment(Target):
 
     def about(self) -> Mapping[str, str]:
         """ "time" is the start in seconds, by which a search takes what comes after one."""
-        times = {"start": clock(self.start), "end": clock(self.end), "time": plain_seconds(self.start)}
+        times = {"start": clock_time(self.start), "end": clock_time(self.end), "time": plain_seconds(self.start)}
         return {"video": self.video, **times}
 
 
@@ -107,7 +107,7 @@ def frames_in(duration: float, fps: float) -> int:
     return max(1, math.ceil(duration * fps - 1e-6))
 
 
-def frame_of(stretch: Item, place: int) -> Item:
+def frame_at(stretch: Item, place: int) -> Item:
     """One frame of a stretch, as a sample of its own that says where it lies."""
     fps = float(stretch.decode["fps"])
     start = float(stretch.decode["start"]) + place / fps
@@ -116,7 +116,7 @@ def frame_of(stretch: Item, place: int) -> Item:
     return stretch.with_(id=id_, decode={**stretch.decode, "start": start, INSTANTS: 1}, target=moment)
 
 
-def divided(data: DomainData, fps: float) -> DomainData:
+def in_stretches(data: DomainData, fps: float) -> DomainData:
     """The videos of some clips, each once, in stretches of frames at `fps`; those that cannot be read are listed in
     `skipped`. Clips that are drawn stay as they are.
 
@@ -186,7 +186,7 @@ def plain_seconds(seconds: float) -> str:
     return f"{seconds:.3f}".rstrip("0").rstrip(".")
 
 
-def clock(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """ "1:05:09" of 3909 seconds; parts of a second where there are some."""
     whole, rest = divmod(round(seconds, 2), 1)
     minutes, second = divmod(int(whole), 60)

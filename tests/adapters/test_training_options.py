@@ -10,7 +10,7 @@ from settings import COUNTS, OPTIONS, SHOWN_BY_FULL, TOGETHER, trains_towers
 from vladapt.core.contracts.options import options_of
 from vladapt.core.registry import adapter_class, catalogue
 from vladapt.core.testing.method import Method
-from vladapt.core.testing.options import alternatives
+from vladapt.core.testing.options import other_values
 from vladapt.core.training import train as trainings
 
 ALL = sorted(filter(trains_towers, catalogue.adapters()))
@@ -44,7 +44,7 @@ def test_each_reaches_the_training(method):
     for option in options_of(method.cls):
         if option.name in SHOWN_BY_FULL:
             value = method.options.get(option.name, option.default)
-            one, *others = counts.get(option.name) or ({}, *({option.name: o} for o in alternatives(option, value)))
+            one, *others = counts.get(option.name) or ({}, *({option.name: o} for o in other_values(option, value)))
             plain = briefing(method, one)
             assert any(briefing(method, other) != plain for other in others), option.name
 

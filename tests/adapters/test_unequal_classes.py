@@ -9,7 +9,7 @@ from settings import OPTIONS
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.contracts.parts import ClassWeighting, Ties, part_of
-from vladapt.core.data.sampling import hold_out
+from vladapt.core.data.sampling import hold_out_support
 from vladapt.core.metrics.classification import classification_metrics, multilabel_metrics, val_score
 from vladapt.core.prompts.classifier import build_classifier
 from vladapt.core.registry import adapter_class, build_adapter, catalogue
@@ -142,7 +142,7 @@ def test_the_val_score_is_that_of_what_predicts(name, given):
 @pytest.mark.parametrize("name", ["lp-plus-plus", "ape-t", "tip-adapter-f"])
 def test_the_score_on_held_out_images_is_of_a_fit_on_the_rest_with_its_offsets(name):
     drawn = Drawn(1, 20.0, sizes=(8, 12, 30), dim=256, noise=4.0)
-    rest, held = hold_out(drawn.train, 0)
+    rest, held = hold_out_support(drawn.train, 0)
     report = build_adapter(name, **QUICK[name]).fit(drawn.train, drawn.text)
     same = build_adapter(name, **QUICK[name]).fit(rest, drawn.text, val=held)
     assert (report.chosen["epoch"], report.val_score) == (same.chosen["epoch"], same.val_score)

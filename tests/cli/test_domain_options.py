@@ -110,7 +110,7 @@ def test_what_is_declared_is_what_the_domain_takes(name):
     assert found == taken | {(each.name, each.help) for options in tasks for each in options_of(options)}
 
 
-@pytest.mark.parametrize("folder", declared.folders(), ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", declared.option_folders(), ids=lambda folder: folder.name)
 def test_the_index_of_a_folder_is_up_to_date(folder):
     """`make index` makes it again."""
     assert (folder / declared.FILE).read_text(encoding="utf-8") == declared.index_text(folder)

@@ -77,7 +77,7 @@ def test_a_folder_answers_as_the_run(run, vladapt, colours, tmp_path):
 def test_sets_of_patients_are_those_of_the_run(fit, vladapt, colours, tmp_path):
     """Of predict, and of the run and its export as they are served."""
     from vladapt.core.contracts.serving import Serving, Wishes
-    from vladapt.core.engine.serve import load_export, load_run
+    from vladapt.core.engine.serve import load_export, load_served
 
     pictures = sorted(colours.rglob("*.png"))
     rows = [f"{path},{path.parent.name},{path.parent.name} {int(path.stem) // 2}" for path in pictures]
@@ -94,7 +94,10 @@ def test_sets_of_patients_are_those_of_the_run(fit, vladapt, colours, tmp_path):
     for per in PER:
         asked = {"coverage": 0.8, "coverage_per": per}
         told = vladapt("predict", made["run"], *images, "--coverage", 0.8, "--coverage-per", per, "--json").json
-        for model in (load_run(Path(made["run"]), Serving(device="cpu")), load_export(tmp_path / "model", Serving())):
+        for model in (
+            load_served(Path(made["run"]), Serving(device="cpu")),
+            load_export(tmp_path / "model", Serving()),
+        ):
             samples, refused = model.samples([Path(path) for path in images])
             for sample in samples:
                 model.prepare(sample)

@@ -8,7 +8,7 @@ from vladapt.core.backbones.specs import with_own_teachers
 from vladapt.core.commands.options import OWN_CODE
 from vladapt.core.contracts.families import OFFERED
 from vladapt.core.contracts.serving import Serving
-from vladapt.core.engine.serve import load_run
+from vladapt.core.engine.serve import load_served
 from vladapt.core.errors import CapabilityError
 
 ENCODER = """
@@ -63,8 +63,8 @@ def test_a_run_asks_for_the_code_again_and_takes_no_other(vladapt, colours, enco
     assert vladapt("eval", run, "--backbone", f"{code}:make").code == 0
     OFFERED.clear()
     with pytest.raises(CapabilityError, match="give --backbone"):
-        load_run(tmp_path / run, Serving(device="cpu"))
-    assert load_run(tmp_path / run, Serving(device="cpu"), f"{code}:make").name
+        load_served(tmp_path / run, Serving(device="cpu"))
+    assert load_served(tmp_path / run, Serving(device="cpu"), f"{code}:make").name
     changed = vladapt("predict", run, image, "--backbone", f"{encoder(gain=2.0)}:make")
     assert changed.code == 1 and "was fitted on backbone" in changed.error
 
@@ -98,7 +98,7 @@ def test_code_gives_the_keys_of_a_cache(vladapt, colours, encoder, tmp_path):
     assert vladapt("predict", run, image, "--backbone", first, *keys).code == 0
     use = Serving(device="cpu", resources={"keys": keys[1].removeprefix("keys=")})
     OFFERED.clear()
-    assert load_run(tmp_path / run, use, first).name
+    assert load_served(tmp_path / run, use, first).name
 
 
 def test_code_gives_teachers(encoder):

@@ -17,7 +17,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from vladapt.core.contracts.serving import Serving, Wishes
-from vladapt.core.engine.serve import load_run
+from vladapt.core.engine.serve import load_served
 from vladapt.core.errors import CapabilityError
 from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.serving.app import Access, build_app
@@ -29,7 +29,7 @@ from vladapt.core.serving.uploads import Limits
 @pytest.fixture
 def client(run, tmp_path):
     """Of the run of the colours."""
-    model = load_run(run, Serving(device="cpu", max_pixels=100_000))
+    model = load_served(run, Serving(device="cpu", max_pixels=100_000))
     assert best_batch(model) in model.sizes and model.clock is time.process_time
     (tmp_path / "uploads").mkdir()
     desk = Desk(model, 4, Limits(), tmp_path / "uploads", 2, print)
@@ -89,7 +89,7 @@ def test_the_nearest_labelled_images_are_numbered_unless_the_server_is_told_to_n
     names = dict(zip(map(str, labelled.rows.tolist()), labelled.ids))
     assert not any(name in answer.text for name in names.values())
 
-    model = load_run(run, Serving(device="cpu", training_ids=True))
+    model = load_served(run, Serving(device="cpu", training_ids=True))
     samples, _ = model.samples([next(colours.glob("red/*.png"))])
     model.prepare(samples[0])
     model.answer(samples)
@@ -106,7 +106,7 @@ def test_wrong_numbers_of_labelled_images_are_told(client, colours):
 
 def test_methods_that_need_the_pictures_themselves_are_served_too(fit, vladapt, colours, tmp_path):
     made = fit("--data", colours, "--adapter", "zero", "--shots", "0", "--json").json["run"]
-    model = load_run(Path(made), Serving(device="cpu"))
+    model = load_served(Path(made), Serving(device="cpu"))
     picture = next(colours.glob("green/*.png"))
     samples, _ = model.samples([picture])
     model.prepare(samples[0])
@@ -121,7 +121,7 @@ def test_pictures_of_a_corpus_are_normalised_as_predict_does(vladapt, small_clip
     given = ("--data", colours, "--corpus", "rs5m", "--backbone", small_clip_spec, "--adapter", "nearest-mean")
     made = vladapt("fit", "--domain", "remote-sensing", *given, "--shots", 2, "--json").json["run"]
     picture = next(colours.glob("green/*.png"))
-    model = load_run(Path(made), Serving(device="cpu"))
+    model = load_served(Path(made), Serving(device="cpu"))
     samples, _ = model.samples([picture])
     model.prepare(samples[0])
     model.answer(samples)
@@ -132,11 +132,11 @@ def test_pictures_of_a_corpus_are_normalised_as_predict_does(vladapt, small_clip
 def test_runs_that_are_not_served(fit, colours, tmp_path, run):
     made = fit("--data", colours, "--adapter", "stat-a", "--shots", "0", "--json")
     with pytest.raises(CapabilityError, match="reads all images together, so an answer would"):
-        load_run(Path(made.json["run"]), Serving())
+        load_served(Path(made.json["run"]), Serving())
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**info, "domain": None, "task": "retrieval"}))
     with pytest.raises(CapabilityError, match="names no classes; find images with it: vladapt index IMAGES --backbone"):
-        load_run(run, Serving())
+        load_served(run, Serving())
 
 
 def test_what_is_wrong_is_told_in_one_line_before_anything_is_loaded(vladapt, run, monkeypatch):

@@ -89,9 +89,9 @@ def alone(export: str) -> list:
 def served(folder: str) -> list:
     """What a server of an export or a run answers about new/."""
     from vladapt.core.contracts.serving import Serving, Wishes
-    from vladapt.core.engine.serve import load_export, load_run
+    from vladapt.core.engine.serve import load_export, load_served
 
-    load = load_export if folder.startswith("exports") else load_run
+    load = load_export if folder.startswith("exports") else load_served
     model = load(Path(folder), Serving(device="cpu"))
     samples, refused = model.samples(sorted(Path("new").iterdir()))
     for sample in samples:

@@ -54,7 +54,7 @@ def test_a_sample_drawn_into_a_folder_has_its_pixels(sample):
     else:
         made = {
             "volume": [drawn_volume(number) for number in range(FEW)],
-            "shapes": [shapes.draw(number) for number in range(FEW)],
+            "shapes": [shapes.draw_shapes(number) for number in range(FEW)],
             "dates": [drawn_pair(number, 1.0) for number in range(FEW)],
             "canopy": [drawn_canopy(64, [1, 0, number]) for number in range(FEW)],
         }[sample]

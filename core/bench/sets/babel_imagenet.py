@@ -17,7 +17,7 @@ from ...contracts.options import option
 from ...data.files import visible
 from ...errors import DataError, shortened
 from ...runtime.reading import read_json
-from ..languages import LanguageSet, listed
+from ..languages import LanguageSet, names_in_note
 from ..questions import image_data
 from ..scoring import classification_scores
 
@@ -149,8 +149,8 @@ class BabelImageNet(LanguageSet):
             prompts[ENGLISH] = english
         if without := [code for code in codes if code not in prompts]:
             self._notes.append(
-                f"Languages without prompts in {file.name}, left out: {len(without)} ({listed(without)}); a mean over "
-                "fewer languages is another number."
+                f"Languages without prompts in {file.name}, left out: {len(without)} ({names_in_note(without)}); a "
+                "mean over fewer languages is another number."
             )
         return {code: prompts[code] for code in codes if code in prompts}
 
@@ -168,7 +168,7 @@ class BabelImageNet(LanguageSet):
         ):
             some = [f"{code} {count}" for code, count in counts.items() if count]
             if some:
-                notes.append(f"{what}: {sum(counts.values()):,} in {len(some)} languages ({listed(some)}).")
+                notes.append(f"{what}: {sum(counts.values()):,} in {len(some)} languages ({names_in_note(some)}).")
         return notes
 
 

@@ -18,7 +18,7 @@ from ...data.pairs.multilingual import FOLDERS, multilingual_set
 from ...errors import DataError, shortened
 from ...metrics.retrieval import IMAGE_TO_TEXT, TEXT_TO_IMAGE
 from ...runtime.reading import read_json, read_start
-from ..languages import LanguageSet, listed
+from ..languages import LanguageSet, names_in_note
 from ..questions import image_data, image_items
 from ..scoring import retrieval_scores
 
@@ -95,7 +95,7 @@ class CaptionsByLanguage(LanguageSet):
         self.captions = {code: captions[code] for code in self.chosen(list(captions), self.usual)}
         without = {code: sum(not texts for texts in of) for code, of in self.captions.items()}
         if some := [f"{code} {count}" for code, count in without.items() if count]:
-            self._notes.append(f"Images without a caption, left out of that language alone: {listed(some)}.")
+            self._notes.append(f"Images without a caption, left out of that language alone: {names_in_note(some)}.")
         if self.published_as == "xtd":
             self._notes.append(SEEN)
         self.data = image_data(items, self.title)

@@ -21,8 +21,8 @@ from ...data.pairs.compositions import (
     SIZE,
     Arrangement,
     EqualThings,
-    compositions,
     draw_composition,
+    drawn_compositions,
 )
 from ...metrics.compositional import chosen_rightly
 from ..questions import QuestionSet, pair_scores
@@ -64,7 +64,7 @@ class CompositionScenes(QuestionSet):
         pairs = {
             f"{kind}/{number}": (each, each.partner)
             for kind in KINDS
-            for number, each in enumerate(compositions(kind, self.questions, seed))
+            for number, each in enumerate(drawn_compositions(kind, self.questions, seed))
         }
         self.scenes = {f"{key}/{side}": each for key, pair in pairs.items() for side, each in enumerate(pair)}
         items, asked = [], []

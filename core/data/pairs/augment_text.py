@@ -63,7 +63,7 @@ class TextAugment:
         return [word for word, here in zip(words, stays, strict=True) if here]
 
 
-def kind_of(word: str) -> str | None:
+def kind_of_word(word: str) -> str | None:
     """The kind of a word in lower case, plurals of known nouns included, or None."""
     if word in KINDS:
         return KINDS[word]

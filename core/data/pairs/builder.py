@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ...errors import DataError
-from .columns import NumbersColumn, TextColumn, TextsColumn, lengths, lists_of, numbers_of
+from .columns import NumbersColumn, TextColumn, TextsColumn, lengths, list_numbers, lists_of
 from .pair_set import SPLIT_CODES, PairColumns, PairImages, PairSet, StoredImages
 from .record_fields import BrokenRow
 
@@ -127,7 +127,7 @@ class PairBuilder:
         splits = np.frombuffer(self._splits, np.uint8)
         names, captions, negatives = self._names.build(), self._captions.build(), self._negatives.build()
         texts = {field: column.build(len(self)) for field, column in self._texts.items()}
-        numbers = {name: numbers_of(column.build(len(self))) for name, column in self._numbers.items()}
+        numbers = {name: list_numbers(column.build(len(self))) for name, column in self._numbers.items()}
         images = {name: column.build(len(self)) for name, column in self._images.items()}
         groups = np.frombuffer(self._groups, np.uint64)
         leaders = leaders_of(names)

@@ -137,7 +137,7 @@ class CaptionSampler:
         """
         texts = (*pair.captions[1:], *pair.texts.get("synthetic", ())) or pair.captions
         pool = [sentence for text in texts for sentence in sentences_of(text)]
-        chosen = [pair.captions[0], *draw(pool, count, self.generator("several", epoch, index))]
+        chosen = [pair.captions[0], *drawn_captions(pool, count, self.generator("several", epoch, index))]
         return [self._switched(text, "several", place, epoch, index) for place, text in enumerate(chosen)]
 
     def short(self, pair: Pair, epoch: int, index: int) -> str:
@@ -229,7 +229,7 @@ def sentences_of(text: str) -> list[str]:
     return [part for part in parts if part] or [text.strip()]
 
 
-def draw(pool: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
+def drawn_captions(pool: Sequence[str], count: int, generator: np.random.Generator) -> list[str]:
     """`count` of the pool, none twice if it has enough."""
     return [pool[int(place)] for place in generator.choice(len(pool), count, replace=len(pool) < count)]
 

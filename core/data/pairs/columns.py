@@ -113,7 +113,7 @@ def lists_of(counts: np.ndarray, values: pa.Array) -> pa.ListArray:
     return pa.ListArray.from_arrays(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32), values)
 
 
-def numbers_of(column: pa.ListArray) -> np.ndarray:
+def list_numbers(column: pa.ListArray) -> np.ndarray:
     """(N, n) float64; a row that has none is NaN."""
     counts = lengths(column)
     whole = np.full((len(column), counts.max(initial=0)), np.nan)

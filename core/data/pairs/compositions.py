@@ -98,7 +98,7 @@ class Arrangement:
         return self.kind, min(text for each in (self, self.partner) for text in (each.caption, each.turned_caption))
 
 
-def compositions(kind: str, count: int, seed: int, without: Sequence[Arrangement] = ()) -> list[Arrangement]:
+def drawn_compositions(kind: str, count: int, seed: int, without: Sequence[Arrangement] = ()) -> list[Arrangement]:
     """Drawn compositions of a kind, of which no two have a caption in common, nor has one with its partner or one of
     `without`. There are 225 of colours, and 450 or more of other kinds: fewer come back where more are asked for."""
     rng = np.random.default_rng([seed, KINDS.index(kind)])

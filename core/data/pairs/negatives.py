@@ -7,7 +7,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from .augment_text import FUNCTION_WORDS, kind_of
+from .augment_text import FUNCTION_WORDS, kind_of_word
 
 WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 VOWELS = tuple("aeiou")
@@ -48,7 +48,7 @@ def _pairs_of_a_kind(words: list[re.Match], generator: np.random.Generator) -> P
     """Pairs of one kind of word, drawn from the kinds that have some."""
     by_kind = defaultdict(list)
     for word in words:
-        if kind := kind_of(word.group().lower()):
+        if kind := kind_of_word(word.group().lower()):
             by_kind[kind].append(word)
     choices = [pairs for kind in sorted(by_kind) if (pairs := _different(by_kind[kind]))]
     return choices[int(generator.integers(len(choices)))] if choices else []

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import DataError, first_of, printable
 from ...runtime.reading import check_regular
-from ...runtime.remote import is_url, shown
+from ...runtime.remote import is_url, printed_name
 from ..file_hashes import FileHashes
 from ..images import IMAGE
 from .builder import PairBuilder
@@ -142,7 +142,7 @@ def listed_shards(path: Path, seed: int) -> tuple[list[str], tuple[ChosenKeys, .
     key = seed.to_bytes(8, "little", signed=True)
     for row in list_rows(path):
         if kind_of_source(row["source"]) != TARS:
-            raise DataError(f"{path}: {shown(row['source'])}: only tars are read in sequence; {REWRITE}")
+            raise DataError(f"{path}: {printed_name(row['source'])}: only tars are read in sequence; {REWRITE}")
         if row["synthetic"]:
             raise DataError(
                 f"{path}: has captions by a model, which are not read in sequence; copy the tars to a disk, or write "
@@ -178,7 +178,7 @@ def read_pair_list(path: Path, hashes: FileHashes | None = None, columns: Mappin
         kind = kind_of_source(source)
         if is_url(source) or kind == TABLES:
             where = "is not on a disk" if is_url(source) else "holds images in groups of rows, which are read whole"
-            raise DataError(f"{path}: {shown(source)} {where}; {REWRITE}")
+            raise DataError(f"{path}: {printed_name(source)} {where}; {REWRITE}")
         kinds.add(kind)
         tars += [source] if kind == TARS else []
         base = os.path.commonpath([base or os.path.dirname(source), os.path.dirname(source)])

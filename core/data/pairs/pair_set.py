@@ -17,7 +17,7 @@ import pyarrow as pa
 from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
 from ..file_hashes import FileHashes
-from ..images import decode_bytes, decode_image, read_part
+from ..images import decode_bytes, decode_image, read_span
 from .columns import lengths, text_at, texts_at
 
 TEXT_FIELDS = ("synthetic", "negative", "short")
@@ -48,7 +48,7 @@ class StoredImages:
     max_pixels: int = Item.MAX_PIXELS
 
     def read(self, source: str, offset: int | None, size: int | None) -> bytes:
-        return read_part(source, offset, size)
+        return read_span(source, offset, size)
 
     def decode(self, source: str, offset: int | None, size: int | None) -> Decoded:
         if offset is None:

@@ -15,7 +15,7 @@ from ...contracts.items import Item
 from ...contracts.options import option, options_from, require, settle
 from ...errors import ConfigError, DataError
 from ...runtime.reading import check_regular, read_json
-from ...runtime.remote import is_url, shown
+from ...runtime.remote import is_url, printed_name
 from ..file_hashes import FileHashes
 from ..files import visible
 from ..group_columns import AUTO
@@ -33,7 +33,7 @@ from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
 from .shard_list import ORDERS, holds_shards, reads_in_a_row
-from .shards import BRACES, expanded, read_shards, shards_in
+from .shards import BRACES, expanded_braces, read_shards, shards_in
 from .table_pairs import read_table_pairs
 from .text_beside import holds_texts_beside, read_texts_beside
 
@@ -133,7 +133,7 @@ def read_pairs(
     if unused := sorted(set(options) & IN_A_ROW):
         raise ConfigError(f"option {unused[0]} is for shards that are read in sequence; omit it, or add order=shards")
     if is_url(str(path)):
-        raise DataError(f"{shown(str(path))}: URLs are read by `vladapt pretrain` alone; give a path on a disk")
+        raise DataError(f"{printed_name(str(path))}: URLs are read by `vladapt pretrain` alone; give a path on a disk")
     source = _source(str(path), hashes)
     named = ("image_column", "caption_column", "group_column", "root", "language", "rewrites")
     values = {name: getattr(reading, name) for name in named}
@@ -163,7 +163,9 @@ def options_of_sources(paths: Sequence[str], options: Mapping[str, Any]) -> list
     for name in options:
         if not any(name in of for of in applying):
             cure = "omit it, or add order=shards" if name in IN_A_ROW else "omit it"
-            raise ConfigError(f"option {name} applies to none of the sources ({', '.join(map(shown, paths))}); {cure}")
+            raise ConfigError(
+                f"option {name} applies to none of the sources ({', '.join(map(printed_name, paths))}); {cure}"
+            )
     return applying
 
 
@@ -207,7 +209,7 @@ def _source(name: str, hashes: FileHashes | None) -> _Source:
     if name == SAMPLE:
         return _Source("the sample", frozenset(), sample_pairs)
     if BRACES.search(name):
-        return _shards(expanded(str(path)), hashes)
+        return _shards(expanded_braces(str(path)), hashes)
     if path.exists():
         check_regular(path)
     raise DataError(f"{name}: no such file or folder; give {WHAT_IS_READ}")

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import ConfigError
 from .builder import PairBuilder
 from .pair_set import PairSet
-from .scenes import COUNTS, SCENES, Scene, SceneImages, Things, scene, source_of, with_colours_swapped
+from .scenes import COUNTS, SCENES, Scene, SceneImages, Things, scene, scene_name, with_colours_swapped
 
 OPPOSITE = {"above": "below", "below": "above", "left of": "right of", "right of": "left of"}
 VAL_AND_TEST = {8: "val", 9: "test"}
@@ -42,10 +42,10 @@ def sample_pairs(n: int = 240, seed: int = 0) -> PairSet:
         shown = scene(number)
         wrong = with_colours_swapped(shown)
         builder.add(
-            source_of(shown),
-            captions_of(shown),
+            scene_name(shown),
+            scene_captions(shown),
             texts={"synthetic": rewrites_of(shown), "negative": negatives_of(shown), "short": [short_of(shown)]},
-            negative_image=source_of(wrong),
+            negative_image=scene_name(wrong),
             label=shown.main.shape,
             split=VAL_AND_TEST.get(row % 10, "train"),
         )
@@ -53,7 +53,7 @@ def sample_pairs(n: int = 240, seed: int = 0) -> PairSet:
     return builder.build(name="sample", licence="generated, free to use", images=SceneImages(seed))
 
 
-def captions_of(shown: Scene) -> list[str]:
+def scene_captions(shown: Scene) -> list[str]:
     """Four captions, the last with several sentences."""
     words = _Words.of(shown)
     return [
@@ -79,9 +79,9 @@ def negatives_of(shown: Scene) -> list[str]:
     words = _Words.of(shown)
     other_count = replace(shown.main, count=shown.main.count % 3 + 1)
     return [
-        captions_of(with_colours_swapped(shown))[0],
+        scene_captions(with_colours_swapped(shown))[0],
         f"{words.main} {words.reverse} {words.other} on a {shown.background} background",
-        captions_of(replace(shown, main=other_count))[0],
+        scene_captions(replace(shown, main=other_count))[0],
     ]
 
 

@@ -66,7 +66,7 @@ def scene(number: int) -> Scene:
     )
 
 
-def number_of(shown: Scene) -> int:
+def scene_number(shown: Scene) -> int:
     """The number of a scene."""
     colours = tuple(COLOURS)
     shape, colour = SHAPES.index(shown.main.shape), colours.index(shown.main.colour)
@@ -105,9 +105,9 @@ class SceneImages:
         return draw_scene(int(source.removeprefix("scene-").removesuffix(".png")), self.seed)
 
 
-def source_of(shown: Scene) -> str:
+def scene_name(shown: Scene) -> str:
     """How a drawing is named."""
-    return f"scene-{number_of(shown):05d}.png"
+    return f"scene-{scene_number(shown):05d}.png"
 
 
 def draw_scene(number: int, seed: int) -> Decoded:

@@ -15,10 +15,10 @@ from ...errors import DataError
 from ...runtime.distributed import all_gather_json, is_main, rank, run_on_all, world_size
 from ...runtime.files import write_cached
 from ...runtime.reading import version_of
-from ...runtime.remote import is_url, matching, read_small, shown
+from ...runtime.remote import is_url, matching, printed_name, read_small
 from .pair_list import is_pair_list, list_lies_elsewhere
 from .shard_reader import count_samples
-from .shards import BRACES, brace_names, expanded, shards_in
+from .shards import BRACES, brace_names, expanded_braces, shards_in
 
 LARGE_BYTES = 16 << 30
 """Of shards on a disk, from which on they are read in a row."""
@@ -40,12 +40,14 @@ def shards_at(place: str) -> list[str]:
     """
     if not is_url(place):
         path = Path(os.path.abspath(place))
-        return [str(each) for each in (shards_in(path) if path.is_dir() else expanded(str(path)))]
+        return [str(each) for each in (shards_in(path) if path.is_dir() else expanded_braces(str(path)))]
     if BRACES.search(place):
         return brace_names(place)
     names = [place] if place.partition("?")[0].lower().endswith(".tar") and "*" not in place else matching(place)
     if not names:
-        raise DataError(f"{shown(place)}: no .tar files there; give shards, their folder, or a name with {{000..099}}")
+        raise DataError(
+            f"{printed_name(place)}: no .tar files there; give shards, their folder, or a name with {{000..099}}"
+        )
     return names
 
 
@@ -64,7 +66,8 @@ def reads_in_a_row(place: str, order: str) -> bool:
     if is_url(place):
         if order == "global":
             raise DataError(
-                f"--set data.order=global: {shown(place)} is not a file on a disk; copy it to one, or omit the option"
+                f"--set data.order=global: {printed_name(place)} is not a file on a disk; copy it to one, or omit the "
+                "option"
             )
         return True
     tars = holds_shards(place)
@@ -97,7 +100,7 @@ def counted(shards: Sequence[str], cache: Path, say: Callable[[str], None] = lam
     Raises:
         DataError: a shard cannot be read, a file of counts is damaged or lacks shards, or ranks see different shards.
     """
-    check_alike([len(shards), _digest([shown(shard) for shard in shards])], "shards")
+    check_alike([len(shards), _digest([printed_name(shard) for shard in shards])], "shards")
     told = all_gather_json(run_on_all(lambda: _told_counts(shards, cache) if is_main() else None))[0]
     if told is None:
         say(
@@ -153,10 +156,12 @@ def _told_counts(shards: Sequence[str], cache: Path) -> list[int] | None:
 def _listed(shards: Sequence[str], sizes: Any, place: str) -> list[int]:
     names = [os.path.basename(shard.partition("?")[0]) for shard in shards]
     if not isinstance(sizes, Mapping):
-        raise DataError(f"{shown(place)}: holds no numbers of samples; write {{'00000.tar': 10000, ...}}, or remove it")
+        raise DataError(
+            f"{printed_name(place)}: holds no numbers of samples; write {{'00000.tar': 10000, ...}}, or remove it"
+        )
     for name in names:
         if not _is_count(sizes.get(name)):
-            raise DataError(f"{shown(place)}: has no number of samples for {name}; add it, or remove the file")
+            raise DataError(f"{printed_name(place)}: has no number of samples for {name}; add it, or remove the file")
     return [sizes[name] for name in names]
 
 
@@ -178,7 +183,7 @@ def _of_stats(shards: Sequence[str]) -> list[int] | None:
         stats = {} if content is None else _parsed(content, place)
         count = stats.get("successes") if isinstance(stats, Mapping) else None
         if not _is_count(count):
-            raise DataError(f"{shown(place)}: has no number of successes; restore it, or remove all _stats.json")
+            raise DataError(f"{printed_name(place)}: has no number of successes; restore it, or remove all _stats.json")
         counts.append(count)
     return counts
 
@@ -191,13 +196,13 @@ def _parsed(content: bytes, place: str) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{shown(place)}: not JSON ({error}); repair or remove it") from error
+        raise DataError(f"{printed_name(place)}: not JSON ({error}); repair or remove it") from error
 
 
 def _kept(shards: Sequence[str], cache: Path) -> Path:
     """The file in the cache, named by the shards and, on a disk, by their `version_of`."""
     versions = [version_of(os.stat(shard)) for shard in shards if not is_url(shard) and os.path.exists(shard)]
-    facts = [[shown(shard) for shard in shards], versions]
+    facts = [[printed_name(shard) for shard in shards], versions]
     return cache / "shards" / f"counts-{_digest(facts)}.json"
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ...contracts.items import Decoded, Item
 from ...errors import ConfigError, DataError, printable, shortened
-from ...runtime.remote import check_plain, open_stream, shown
+from ...runtime.remote import check_plain, open_stream, printed_name
 from ..images import decode_picture
 from .pair_set import Pair
 from .record_fields import BrokenRow
@@ -211,7 +211,7 @@ class ShardReader:
         if run.shard != self._shard or run.first < self._place:
             self._shard, self._place = run.shard, run.first
             self._samples = self._of(run.shard, run.first)
-        name = shown(self.shards[run.shard]).rpartition("/")[2]
+        name = printed_name(self.shards[run.shard]).rpartition("/")[2]
         for number in range(self._place, run.first + run.count):
             sample = next(self._samples, None)
             if sample is None:
@@ -242,7 +242,7 @@ def samples_of(
         DataError: see `open_stream`. ConfigError: webdataset is not installed.
     """
     library = _library()
-    name = shown(shard)
+    name = printed_name(shard)
     short = printable(name.rpartition("/")[2])
     with closing(open_stream(shard)) as stream:
         check_plain(shard, stream)
@@ -267,7 +267,7 @@ def members_of(shard: str) -> Generator[tuple[str, tarfile.TarInfo, IO[bytes]], 
     Raises:
         DataError: see `open_stream`; the shard is cut off or damaged. ConfigError: webdataset is not installed.
     """
-    library, name = _library(), shown(shard)
+    library, name = _library(), printed_name(shard)
     with closing(open_stream(shard)) as stream:
         check_plain(shard, stream)
         archive = _opened(stream, name)
@@ -292,7 +292,7 @@ def count_samples(shard: str) -> int:
         check_plain(shard, stream)
         count, newest = 0, None
         with suppress(tarfile.TarError):  # the reader says which samples are lost
-            for member in _headers(stream, shown(shard)):
+            for member in _headers(stream, printed_name(shard)):
                 key = library.base_plus_ext(member.name)[0]
                 if key is not None:
                     count, newest = count + (key != newest), key

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import ConfigError, DataError
 from ...runtime.distributed import all_gather_json, is_main, run_on_all
 from ...runtime.files import caching
-from ...runtime.remote import shown
+from ...runtime.remote import printed_name
 from ..files import licence_of
 from .pair_list import is_pair_list, listed_shards
 from .pair_set import MOST, PairSet, StoredImages
@@ -72,7 +72,12 @@ class ShardPairs:
     @property
     def digest(self) -> str:
         """Of which samples these are, in which blocks."""
-        facts: list[Any] = [list(map(shown, self.shards)), self.firsts.tolist(), self.counts.tolist(), self.block]
+        facts: list[Any] = [
+            list(map(printed_name, self.shards)),
+            self.firsts.tolist(),
+            self.counts.tolist(),
+            self.block,
+        ]
         facts += _digests(self.chosen)
         return hashlib.sha256(json.dumps(facts).encode(errors="surrogatepass")).hexdigest()[:16]
 
@@ -172,7 +177,7 @@ def read_shard_set(
     )
     if len(train) < 2:
         raise DataError(
-            f"--data {shown(place)}: {len(train)} samples left to train on; give more shards, or hold fewer out"
+            f"--data {printed_name(place)}: {len(train)} samples left to train on; give more shards, or hold fewer out"
         )
     train = _looked_at(train)
     sets = [_copied(*held[split], split, cache, train, say) for split in ("val", "test")]
@@ -192,7 +197,7 @@ def _split_of_shards(shards: Sequence[str], held_out: HeldOut) -> list[str]:
     """ "train", "val" or "test" for each, by the user's patterns, else by names where these tell several splits."""
     asked = {"val": held_out.val_shards, "test": held_out.test_shards}
     if not any(asked.values()):
-        folders = [shown(shard).rpartition("/")[0].rpartition("/")[2] for shard in shards]
+        folders = [printed_name(shard).rpartition("/")[0].rpartition("/")[2] for shard in shards]
         one = len(set(folders)) == 1
         named = [split_in_name(_stem(shard), "" if one else folder) for shard, folder in zip(shards, folders)]
         return [name or "train" for name in named] if len(set(named) - {""}) > 1 else ["train"] * len(shards)
@@ -201,7 +206,8 @@ def _split_of_shards(shards: Sequence[str], held_out: HeldOut) -> list[str]:
         fitting = [number for number, shard in enumerate(shards) if pattern and _fits(shard, pattern)]
         if pattern and not fitting:
             raise ConfigError(
-                f"--set data.{split}_shards={shown(pattern)}: matches none of the {len(shards):,} shards; correct it"
+                f"--set data.{split}_shards={printed_name(pattern)}: matches none of the {len(shards):,} shards; "
+                "correct it"
             )
         for number in fitting:
             splits[number] = split
@@ -209,8 +215,10 @@ def _split_of_shards(shards: Sequence[str], held_out: HeldOut) -> list[str]:
 
 
 def _fits(shard: str, pattern: str) -> bool:
-    name = shown(shard)
-    return any(fnmatch(name, each) or fnmatch(os.path.basename(name), each) for each in brace_names(shown(pattern)))
+    name = printed_name(shard)
+    return any(
+        fnmatch(name, each) or fnmatch(os.path.basename(name), each) for each in brace_names(printed_name(pattern))
+    )
 
 
 def _divided(
@@ -276,7 +284,7 @@ def _facts(pairs: ShardPairs) -> dict[str, Any]:
         for key in (*texts.texts, *(["several_captions"] if len(texts.captions) > 1 else [])):
             has[key] = has.get(key, 0) + 1
     if not readable:
-        raise DataError(f"{shown(pairs.shards[0])}: none of its first samples can be used ({broken})")
+        raise DataError(f"{printed_name(pairs.shards[0])}: none of its first samples can be used ({broken})")
     return {"fields": sorted([key for key, n in has.items() if n >= MOST * readable] + list(widths)), "widths": widths}
 
 
@@ -286,7 +294,7 @@ def _copied(
     """The samples of some runs as a set of its own, in a tar file of the cache."""
     if not runs:
         return None
-    facts: list[Any] = [[shown(reader.shards[run.shard]), run.first, run.count] for run in runs]
+    facts: list[Any] = [[printed_name(reader.shards[run.shard]), run.first, run.count] for run in runs]
     facts += _digests(reader.chosen)
     digest = hashlib.sha256(json.dumps(facts).encode(errors="surrogatepass")).hexdigest()[:32]
     path = cache / "shards" / f"held-out-{digest}.tar"
@@ -320,9 +328,9 @@ def _copy(reader: ShardReader, runs: Sequence[ShardRun], path: Path) -> None:
 
 
 def _stem(shard: str) -> str:
-    return shown(shard).rpartition("/")[2].partition(".")[0]
+    return printed_name(shard).rpartition("/")[2].partition(".")[0]
 
 
 def _name_of(shards: Sequence[str]) -> str:
     """What the folder of the shards is called."""
-    return shown(shards[0]).rpartition("/")[0].rpartition("/")[2] or _stem(shards[0])
+    return printed_name(shards[0]).rpartition("/")[0].rpartition("/")[2] or _stem(shards[0])

@@ -21,7 +21,7 @@ from ..file_hashes import FileHashes
 from ..files import licence_of, visible
 from ..links import stays_inside
 from .builder import field_notes, nothing_left, sorted_labels
-from .columns import numbers_of, text_at, text_column
+from .columns import list_numbers, text_at, text_column
 from .pair_set import SPLIT_CODES, PairColumns, PairSet, StoredImages
 from .shard_index import NUMBERS, TEXTS, ShardIndex, shard_index
 
@@ -78,7 +78,7 @@ def read_shards(
         captions=columns_of["captions"],
         texts={name.removeprefix(TEXTS): rows for name, rows in columns_of.items() if name.startswith(TEXTS)},
         labels=labels,
-        numbers={name.removeprefix(NUMBERS): numbers_of(columns_of[name]) for name, width in widths.items() if width},
+        numbers={name.removeprefix(NUMBERS): list_numbers(columns_of[name]) for name, width in widths.items() if width},
     )
     pairs = PairSet(
         columns=joined,
@@ -102,7 +102,7 @@ def shards_in(folder: Path) -> list[Path]:
     return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
 
 
-def expanded(pattern: str) -> list[Path]:
+def expanded_braces(pattern: str) -> list[Path]:
     """The files that a name with braces stands for.
 
     Raises:

@@ -100,11 +100,11 @@ class ComparedClassification(Task):
     def contests(self, recipes: Sequence[Recipe], axes: Axes, reporter: Reporter) -> Iterator[Contest]:
         """Under a protocol that tests on other data the first data set is fitted on, per backbone, and the others are
         tested."""
-        from .protocol_contests import SourceContest, TargetContest, check_protocol
+        from .protocol_contests import SourceContest, TargetContest, check_contest_protocol
 
         named = [name for name in axes.adapters or () if name not in (ZERO_SHOT, LARGEST_CLASS)]
         read = len({(recipe.features, recipe.data_path) for recipe in recipes})
-        check_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
+        check_contest_protocol(protocol_named(recipes[0].protocol), axes, read, partial(planned, recipes[0], named))
         sources: dict[str, SourceContest] = {}
         for recipe in recipes:
             if recipe.backbone in sources:

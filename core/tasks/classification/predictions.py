@@ -275,7 +275,7 @@ def predictions_of(
     Raises:
         DataError: the calibration is of other classes, or as for `check_scores`.
     """
-    probabilities, answers = probabilities_of(use, calibration, class_names, logits, multilabel), None
+    probabilities, answers = calibrated_probabilities(use, calibration, class_names, logits, multilabel), None
     check_scores(ids, probabilities)
     points = thresholds_of(use.run) if points is None else points
     cut, columns = _Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
@@ -352,7 +352,7 @@ def _cut_words(use: Use, cut: _Cut | None, class_names: Sequence[str]) -> list[s
     return [f"“{class_names[cut.finding]}” is answered from a probability of {cut.threshold:.3g} on ({why})"]
 
 
-def probabilities_of(
+def calibrated_probabilities(
     use: Use, calibration: Calibration | None, class_names: tuple[str, ...], logits: Tensor, multilabel: bool
 ) -> Tensor:
     """(N, C) float64 probabilities of (N, C) logits on the CPU, calibrated where the run is.

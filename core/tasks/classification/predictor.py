@@ -50,10 +50,10 @@ from .explaining import AUTO, OF_TILES, Explainer
 from .predictions import (
     DECIDED,
     Predictions,
+    calibrated_probabilities,
     check_wishes,
     predictions_of,
     predictions_of_patients,
-    probabilities_of,
 )
 from .prepared import Encoding, Prepared
 from .resources import BaseLogits, check_at_prediction
@@ -355,7 +355,7 @@ class RunScorer(Scorer):
             logits, features, skipped = images.logits(of.adapter)
         except NoneReadable as error:
             return [], torch.zeros(0, len(self.class_names)), error.skipped
-        probabilities = probabilities_of(self.use, of.calibration, self.class_names, logits, self.multilabel)
+        probabilities = calibrated_probabilities(self.use, of.calibration, self.class_names, logits, self.multilabel)
         ids = list(features.ids)
         check_scores(ids, probabilities)
         return ids, probabilities, skipped

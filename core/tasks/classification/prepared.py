@@ -25,7 +25,7 @@ from ...contracts.recipe import AUTO
 from ...contracts.run_info import RunInfo
 from ...data.file_hashes import FileHashes
 from ...data.group_candidates import settle_groups
-from ...data.sampling import draw_shots, sample_shots
+from ...data.sampling import draw_scenario, sample_shots
 from ...data.splits import assign_splits
 from ...data.verify import check_tolerated, drop_unreadable
 from ...errors import CapabilityError, DataError
@@ -183,7 +183,7 @@ class Prepared:
         """
         classes = len(self.class_names)
         parts_asked, parts = parts, parts or self.data.part_views is not None
-        chosen = draw_shots(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
+        chosen = draw_scenario(self.data.split("train"), shots, seed, num_classes=classes, scenario=scenario)
         chosen = chosen if shots is None else [item.with_(draw=None) for item in chosen]  # so many were labelled
         pool = self.data.split("val")
         val = sample_shots(pool, val_images(shots, val_shots), seed, num_classes=classes) if pool else []

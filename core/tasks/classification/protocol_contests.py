@@ -42,7 +42,9 @@ def contest_kind(protocol: Protocol, axes: Axes) -> Callable[..., Classification
     return partial(TasksContest, protocol.tasks, axes.tasks) if protocol.tasks else ClassificationContest
 
 
-def check_protocol(protocol: Protocol, axes: Axes, sources: int, adapters: Callable[[], Mapping[str, Adapter]]) -> None:
+def check_contest_protocol(
+    protocol: Protocol, axes: Axes, sources: int, adapters: Callable[[], Mapping[str, Adapter]]
+) -> None:
     """Raise the error of a comparison that its protocol rules out.
 
     Args:

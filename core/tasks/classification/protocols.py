@@ -29,7 +29,7 @@ from ...data.sampling import SCENARIOS
 from ...data.test_batches import TASKS, Tasks
 from ...errors import ConfigError
 from ...registry import catalogue
-from ...registry.catalogue import find, is_place
+from ...registry.catalogue import find_entry, is_place
 from .scoring import LARGEST_CLASS, PROBE
 from .transfer import NewClasses, SharedClasses, Transfer
 
@@ -117,7 +117,7 @@ class Protocol:
         if not [name for name in asked or () if name != ZERO_SHOT]:
             raise ConfigError("--adapters: none given; give methods, comma-separated, for instance tip-adapter,ape")
         for name in [name for name in asked if not is_place(name)]:
-            find(name, catalogue.adapters(), "adapter")
+            find_entry(name, catalogue.adapters(), "adapter")
         return list(dict.fromkeys([ZERO_SHOT, *self.baselines, *asked]))
 
     def entries(
@@ -291,7 +291,7 @@ class Setting:
         return None if accuracy is None else PublishedResult(accuracy / 100, row["source"])
 
 
-def rows_of(backbone: str, part: str = "results") -> list[dict[str, Any]]:
+def rows_of_backbone(backbone: str, part: str = "results") -> list[dict[str, Any]]:
     """All rows of a backbone, named by its alias or spec.
 
     Args:

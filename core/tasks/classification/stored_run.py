@@ -363,7 +363,7 @@ def write_fit(run: Run, done: Fitted, info: RunInfo, plain: RunInfo, log: Path |
         write_whole(run.path / PREDICTIONS, answers_table(done.judged, info.splits["test"], with_truth=False))
 
 
-def summary_of(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[str, Any]:
+def run_summary(run: Run, info: RunInfo, scores: Scores, seconds: float) -> dict[str, Any]:
     """The object that `vladapt fit --json` prints."""
     return {
         "run": str(run.path),

@@ -44,6 +44,7 @@ from ...recipes.asked_for import (
     check_hooks,
     check_named,
     check_shots,
+    class_words,
     classes_of_data,
     encoding_batch_size,
     facts_for_judging,
@@ -54,10 +55,9 @@ from ...recipes.asked_for import (
     with_published,
     with_published_views,
     without_shots,
-    words_of,
 )
 from ...registry import adapter_class
-from ...registry.build import build_metric, check_fit, divided, judgements_of, judges_at
+from ...registry.build import build_metric, check_fit, divided_options, judgements_of, judges_at
 from ...runs.folder import Run, now
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -103,7 +103,7 @@ from .stored_run import (
     labelled_of,
     notes_of,
     recipe_again,
-    summary_of,
+    run_summary,
     write_fit,
 )
 from .use import evaluate_run, predict_with_run
@@ -170,7 +170,7 @@ class Classification(ComparedClassification):
         return recipe
 
     def _task_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        own, judging = divided(self, options)
+        own, judging = divided_options(self, options)
         return {**super()._task_options(own), **judging}
 
     def taken(self, recipe: Recipe) -> frozenset[str]:
@@ -264,7 +264,7 @@ class Classification(ComparedClassification):
         """Names of the classes that `classes` leaves out, as the data have them."""
         images = prepared.domain is not None
         every = read_data(recipe, prepared.domain, self.name).class_names if images else prepared.all_class_names
-        seen, words = set(prepared.class_names), words_of(recipe, prepared.domain) if images else None
+        seen, words = set(prepared.class_names), class_words(recipe, prepared.domain) if images else None
         return [name for name in every if (name if words is None else words.name(name)) not in seen]
 
     def _unseen(self, recipe: Recipe, prepared: PreparedData) -> PreparedData:
@@ -424,7 +424,7 @@ class Classification(ComparedClassification):
                 results = ClassificationResults.of_fit(done, info, further, shows=hidden is None)
                 write_report(run.path, classification_report(results, run.path))
             self.finish(run, info, prepared, scores.metrics)
-        summary, counts = summary_of(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
+        summary, counts = run_summary(run, info, scores, seconds), (prepared.counts.computed, prepared.counts.cached)
         fitted, skipped = (run.path, done.adapter, done.report, scores.metrics), [tuple(pair) for pair in info.skipped]
         return FitResult(*fitted, summary, list(info.notes), skipped, *counts)
 
@@ -510,7 +510,7 @@ def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter
         reporter=reporter,
         encoding=encoding,
         given_templates=recipe.templates,
-        words=words_of(recipe, task.domain.of(data)),
+        words=class_words(recipe, task.domain.of(data)),
         descriptions=recipe.descriptions,
         reading=recipe.reading,
     )

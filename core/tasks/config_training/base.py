@@ -33,13 +33,13 @@ from ...data.unlabelled import images_of, readable
 from ...data.verify import digest_of_set, digests_of
 from ...errors import CapabilityError, ConfigError, DataError
 from ...recipes.asked_for import (
+    class_words,
     data_facts,
     place_of_data,
     read_data,
     readable_samples,
     split_samples,
     with_language,
-    words_of,
 )
 from ...recipes.resolve import resolve
 from ...runs.folder import Run, in_the_fit, kept_digests, now, versions
@@ -51,18 +51,18 @@ from ...runtime.progress import Reporter
 from ...training.log import keep_logs
 from ..classification.stored_run import recipe_again
 from .kept_model import KeptModel
-from .kept_plan import check_run, kept_of
+from .kept_plan import check_registered_types, kept_of
 from .registered import registered_only
 from .report import (
     config_training_report,
+    evaluation_metrics,
     is_error,
-    metrics_of,
     scores_table,
     summaries_table,
     write_evaluation,
 )
 from .results import ConfigPredictions, FittedConfig
-from .runner import newest_checkpoint, plan_key, quiet, train_plan, weights_of
+from .runner import kept_weights, newest_epoch, plan_key, quiet_mm, train_plan
 from .serving import Finder, ServedConfig, by_picture
 
 Progress = Callable[[int, int], None]
@@ -250,7 +250,7 @@ class ConfigTask(Task):
         keep: AbstractContextManager[Path | None] = nullcontext()
         if plan is not None:
             runs, key = Path(recipe.out or RUNS), plan_key(plan, recipe.seed)
-            keep = kept_checkpoints(runs, key, recipe.resume, reporter, newest_checkpoint)
+            keep = kept_checkpoints(runs, key, recipe.resume, reporter, newest_epoch)
         with keep as folder:
             model: Any = None
             history: list[dict[str, float]] = []
@@ -261,7 +261,7 @@ class ConfigTask(Task):
                 if not is_main():
                     return None
                 if plan is not None:
-                    with reporter.task("Choosing on val") as progress, quiet():
+                    with reporter.task("Choosing on val") as progress, quiet_mm():
                         self.settle_on_val(plan, model, data, progress)
                 done = FittedConfig(data, backbone, plan, model, history, self._scored(model, data, backbone, reporter))
                 return self._written(recipe, done, started, folder)
@@ -286,7 +286,7 @@ class ConfigTask(Task):
 
     def evaluate(self, use: Use, reporter: Reporter) -> Evaluated:
         """Scores of a run's model; the recipe's choices are of the run's own data."""
-        check_run(use.run)
+        check_registered_types(use.run)
         recipe, elsewhere = self.used_again(use), bool(use.data)
         backbone = self.backbone_of(recipe, use.run.info.backbone.spec, recipe.device)
         with registered_only():
@@ -303,7 +303,7 @@ class ConfigTask(Task):
             data=data.name,
             split=use.split,
             in_fit=overlap,
-            metrics=metrics_of(scores, chosen),
+            metrics=evaluation_metrics(scores, chosen),
             notes=scores.notes,
             skipped=[list(pair) for pair in chosen.skipped],
         )
@@ -314,7 +314,7 @@ class ConfigTask(Task):
     def predict(self, use: Use, reporter: Reporter) -> ConfigPredictions:
         if "predict" not in self.can:
             raise CapabilityError(f"{use.run.shown}: {self._refusal('predict')}")
-        check_run(use.run)
+        check_registered_types(use.run)
         recipe = self.used_again(use)
         backbone = self.backbone_of(recipe, use.run.info.backbone.spec, use.device)
         labels = any(kind.made_of == kind.BOXES for kind in use.outputs)
@@ -328,7 +328,7 @@ class ConfigTask(Task):
         names: Sequence[str] = use.run.info.class_names
         if use.classes is not None:
             names = self._rename(use.run, model, use.classes)
-        with reporter.task("Looking at images") as progress, quiet(), KeptModel(use.run).running():
+        with reporter.task("Looking at images") as progress, quiet_mm(), KeptModel(use.run).running():
             self.check_model(model, data, use, own)
             rows = self.sure(self.answer(use, model, data, backbone, progress), use.threshold)
         files = self.save(rows, data, names, folder) if folder else []
@@ -374,7 +374,7 @@ class ConfigTask(Task):
         """The data set that is given, else the one that the recipe's config names, else the domain's sample."""
         data = self.read_config(recipe) if recipe.plan and recipe.data_path == SAMPLE else None
         data = read_data(recipe, self.domain, self.name) if data is None else data
-        words = words_of(recipe, self.domain)
+        words = class_words(recipe, self.domain)
         return data if words is None else words.applied(data)
 
     def filled(self, recipe: Recipe) -> Recipe:
@@ -383,7 +383,7 @@ class ConfigTask(Task):
 
     def templates(self, recipe: Recipe) -> Any:
         """The prompts that are given, else those of the recipe's language; None for the config's own."""
-        words = words_of(recipe, self.domain)
+        words = class_words(recipe, self.domain)
         return recipe.templates if words is None else list(words.templates) or None
 
     def _data(self, recipe: Recipe, reporter: Reporter) -> DomainData:
@@ -421,12 +421,12 @@ class ConfigTask(Task):
         backbone = self.backbone_of(recipe, self.backbone_spec(recipe), recipe.device)
         announced(backbone, reporter.info)
         lesson = self.taught(recipe, data, backbone.device, reporter)
-        words = words_of(recipe, self.domain)
+        words = class_words(recipe, self.domain)
         further = None if words is None else note_on_language(backbone, words.code, words.language)
         return backbone, self.plan(recipe, lesson, backbone), [*lesson.notes, *filter(None, [further])]
 
     def _scored(self, model, data: DomainData, backbone: Backbone, reporter: Reporter) -> Evaluation:
-        with reporter.task("Testing") as progress, quiet():
+        with reporter.task("Testing") as progress, quiet_mm():
             return self.score(model, data, backbone, progress)
 
     def _chosen(self, data: DomainData, recipe: Recipe, split: str, elsewhere: bool, reporter: Reporter) -> DomainData:
@@ -474,13 +474,13 @@ class ConfigTask(Task):
             started: `time.monotonic()` at the start of the fit.
             folder: of the training's log, or None.
         """
-        metrics, data = metrics_of(done.scores, done.data), done.data
+        metrics, data = evaluation_metrics(done.scores, done.data), done.data
         with Run.create(recipe.out, recipe.domain, ADAPTER) as run:
             info, sections = self._info(recipe, done, time.monotonic() - started), done.scores.sections
             if recipe.redact:
                 redaction = Redaction.of(data)
                 info, sections = redaction.info(info), redaction.sections(sections)
-            save_file(weights_of(done.model), str(run.adapter_path))
+            save_file(kept_weights(done.model), str(run.adapter_path))
             if folder is not None:
                 keep_logs(folder, run.path)
             run.write(info, metrics)

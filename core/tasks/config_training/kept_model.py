@@ -17,7 +17,7 @@ from ...backbones.tower_steps import sized_like
 from ...contracts.run_info import FittedRun
 from ...errors import CapabilityError, DataError, VladaptError, no_memory, shortened
 from ...runtime.files import not_finite
-from .kept_plan import check_run, with_tuples
+from .kept_plan import check_registered_types, with_tuples
 from .registered import registered_only
 
 TIMES = 4
@@ -32,7 +32,7 @@ class KeptModel:
 
     def plan(self) -> dict[str, Any] | None:
         """As `kept_of` was given it; None where the run keeps none. Errors as of `check_run`."""
-        check_run(self.run)
+        check_registered_types(self.run)
         return None if self.run.info.plan is None else with_tuples(self.run.info.plan)
 
     def load(self, device: torch.device) -> nn.Module | None:
@@ -45,7 +45,7 @@ class KeptModel:
         """
         from .runner import build_model  # and with it mmengine's Runner
 
-        check_run(self.run)
+        check_registered_types(self.run)
         stored, file = self.run.info.plan, self.run.path / "run.json"
         if stored is None:
             return None

@@ -18,7 +18,7 @@ from .registered import (
     check_parts,
     check_scope,
     registered_name,
-    shown,
+    shown_value,
     without_sources,
 )
 
@@ -79,13 +79,13 @@ def _name_in_registry(name: str, registries) -> str:
     registered = registered_name(name, registries)
     if registered is None:
         raise ConfigError(
-            f"the config names the class {shown(name)}, which no registry has, so a run of it could not be read again; "
-            "register it"
+            f"the config names the class {shown_value(name)}, which no registry has, so a run of it could not be read "
+            "again; register it"
         )
     return registered
 
 
-def check_run(run: FittedRun) -> None:
+def check_registered_types(run: FittedRun) -> None:
     """Refuse a run that names anything but registered types for its model, its transforms or its data.
 
     Raises:
@@ -118,7 +118,9 @@ def check_kept(stored: Any, where: str, *, registered: bool = True) -> None:
     if not isinstance(stored, dict) or not isinstance(stored.get("model"), dict):
         raise DataError(f"{where}: plan holds no model; fit again")
     if other := sorted(set(stored) - {"model", *KEPT}):
-        raise DataError(f"{where}: plan.{shown(other[0])}: a run keeps no such part of a plan; remove it, or fit again")
+        raise DataError(
+            f"{where}: plan.{shown_value(other[0])}: a run keeps no such part of a plan; remove it, or fit again"
+        )
     try:
         plan = with_tuples(stored)
     except (TypeError, ValueError, RecursionError) as error:

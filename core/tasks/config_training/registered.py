@@ -86,7 +86,7 @@ def check_parts(value: Any, where: str, registries: Sequence[Registry], *, regis
 def check_scope(scope: Any, where: str) -> None:
     """Refuse a `default_scope` that is none of `SCOPES`: mmengine would import a package of that name."""
     if scope not in SCOPES:
-        raise DataError(f"{where} is {shown(scope)}; a run may name {', '.join(SCOPES)}; fit again")
+        raise DataError(f"{where} is {shown_value(scope)}; a run may name {', '.join(SCOPES)}; fit again")
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def is_registered(name: str, registries: Iterable[Registry]) -> bool:
     )
 
 
-def shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
     """A value in a message, shortened."""
     text = value if isinstance(value, str) else str(value)
     text = " ".join(text.split())
@@ -198,7 +198,7 @@ class _Check:
         elif isinstance(value, str):
             _check_text(value, where)
         elif isinstance(value, int) and abs(value) > LARGEST:
-            raise DataError(f"{where} is {shown(hex(value))}, not a usable number; fit again")
+            raise DataError(f"{where} is {shown_value(hex(value))}, not a usable number; fit again")
 
     def _option(self, key: str, value: Any, where: str, depth: int) -> None:
         if key == "type":
@@ -208,11 +208,13 @@ class _Check:
         elif key in SOURCES and value and value != LOCAL:
             raise DataError(f"{where}: a run may not say where code or files come from; remove it, or fit again")
         elif key == TEACHER and isinstance(value, str):
-            raise DataError(f"{where} is {shown(value)}; a run must not name a config file; fit again")
+            raise DataError(f"{where} is {shown_value(value)}; a run must not name a config file; fit again")
         elif names_weights(key, value):
             raise DataError(f"{where}: a run has its weights only in adapter.safetensors; remove it, or fit again")
         elif key == REFERENCES and value and not Path(str(value)).is_file():
-            raise DataError(f"{where} is {shown(value)}, which does not exist, and a run creates no files; fit again")
+            raise DataError(
+                f"{where} is {shown_value(value)}, which does not exist, and a run creates no files; fit again"
+            )
         elif key in TEXTS:
             _check_words(value, where, depth)
         else:
@@ -222,25 +224,25 @@ class _Check:
         if name is None:
             return
         if not isinstance(name, str):
-            raise DataError(f"{where} is {shown(name)}, not the name of a type; fit again")
+            raise DataError(f"{where} is {shown_value(name)}, not the name of a type; fit again")
         if name.rpartition(".")[2] in READERS:
             raise DataError(
-                f"{where} is {shown(name)}, which reads files or code of its own, so a run may not name it; remove it, "
-                "or fit again"
+                f"{where} is {shown_value(name)}, which reads files or code of its own, so a run may not name it; "
+                "remove it, or fit again"
             )
         if name in OPERATORS or is_registered(name, self.registries):
             return
         if self.registered or ("." in name and name.partition(".")[0] not in SCOPES):
             raise DataError(
-                f"{where} is {shown(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built only from "
-                "these; import the package that registers it, or fit again"
+                f"{where} is {shown_value(name)}, which no registry of {', '.join(SCOPES)} has, and a run is built "
+                "only from these; import the package that registers it, or fit again"
             )
 
 
 def _check_words(value: Any, where: str, depth: int) -> None:
     """Words, lists of words, and what is said of each, of which nothing is built; no file of them."""
     if isinstance(value, str) and value.lower().endswith(CLASS_FILES):
-        raise DataError(f"{where} is {shown(value)}; a run holds its words itself, not a file of them; fit again")
+        raise DataError(f"{where} is {shown_value(value)}; a run holds its words itself, not a file of them; fit again")
     if depth > DEEPEST:
         raise DataError(f"{where[:200]}: nested more than {DEEPEST} deep; fit again")
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
@@ -254,4 +256,6 @@ def _check_text(text: str, where: str) -> None:
     if colon and family in FAMILIES:
         return  # a backbone, whose weights `load_backbone` reads
     if "://" in text or "{{" in text or FILES_WITH_CODE.search(text.strip()):
-        raise DataError(f"{where} is {shown(text)}; a run may name no URL and no file that can hold code; fit again")
+        raise DataError(
+            f"{where} is {shown_value(text)}; a run may name no URL and no file that can hold code; fit again"
+        )

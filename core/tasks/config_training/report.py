@@ -30,7 +30,7 @@ ABBREVIATIONS = {"mae": "MAE", "rmse": "RMSE", "r2": "R2", "f1": "F1", "hd95": "
 """First words of the names of scores, as they are written."""
 
 
-def metrics_of(scores: Evaluation, data: DomainData) -> dict[str, Any]:
+def evaluation_metrics(scores: Evaluation, data: DomainData) -> dict[str, Any]:
     """In the shape of metrics.json."""
     metrics = {"zero_shot": None, "adapted": scores.metrics, "test_images": len(data.split("test"))}
     if scores.intervals:
@@ -85,9 +85,9 @@ def with_arrow(name: str) -> str:
     unit."""
     stem, _, unit = name.rpartition("_")
     if unit in UNITS:
-        return f"{in_words(stem)}, {UNITS[unit]} ↓"
+        return f"{_in_words(stem)}, {UNITS[unit]} ↓"
     rises = is_share(name) or name.partition("_")[0] == "r2" or name.endswith("_gain")
-    return f"{in_words(name)}{' ↑' if rises else ' ↓' if is_error(name) else ''}"
+    return f"{_in_words(name)}{' ↑' if rises else ' ↓' if is_error(name) else ''}"
 
 
 def is_error(name: str) -> bool:
@@ -96,7 +96,7 @@ def is_error(name: str) -> bool:
     return name.rpartition("_")[2] in UNITS or (first in ERRORS and rest != "gain")
 
 
-def in_words(name: str) -> str:
+def _in_words(name: str) -> str:
     """ "rmse_training_mean" -> "RMSE training mean"."""
     first, *rest = name.split("_")
     return " ".join((ABBREVIATIONS.get(first, first), *rest))
@@ -117,7 +117,7 @@ def config_training_report(
         history: a row per shown step of the training, "step" and values by name; may be empty.
     """
     scores = [(with_arrow(name), number(value, is_share(name))) for name, value in metrics.adapted.items()]
-    names = [in_words(name) for name in metrics.adapted]
+    names = [_in_words(name) for name in metrics.adapted]
     numbers = [Number(name, text, main=place == 0) for place, (name, (_, text)) in enumerate(zip(names[:3], scores))]
     between, groups = metrics.metric_intervals, metrics.test_groups
     texts = [_between(metrics, name) for name in metrics.adapted]

@@ -68,13 +68,13 @@ def build_model(plan: Config | dict[str, Any], device: torch.device) -> nn.Modul
 
     stored = with_tuples(kept_of(plan) if isinstance(plan, Config) else plan)
     init_default_scope(stored.get("default_scope", "vladapt"))
-    with named_faults(), restored_determinism(), quiet():
+    with named_faults(), restored_determinism(), quiet_mm():
         model = MODELS.build(Config(deepcopy(stored)).model)
     model.cfg = Config(stored)
     return model.to(device)
 
 
-def weights_of(model: nn.Module | None) -> dict[str, torch.Tensor]:
+def kept_weights(model: nn.Module | None) -> dict[str, torch.Tensor]:
     """What a run keeps of a model; tensors that share memory get their own."""
     if model is None:
         return {}
@@ -107,7 +107,7 @@ def train_plan(
     if not plan.get("train_cfg"):
         return _built_as_named(plan, device).eval(), []
     settings = _settings(plan, folder, seed, resume)
-    with restored_determinism(), quiet(), ExitStack() as stack, reporter.training_lines("Training") as on_step:
+    with restored_determinism(), quiet_mm(), ExitStack() as stack, reporter.training_lines("Training") as on_step:
         # Some kernels of a GPU have no deterministic form: they are used, and torch's warnings kept back.
         torch.use_deterministic_algorithms(True, warn_only=True)
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
@@ -146,7 +146,7 @@ def plan_key(plan: Config, seed: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def newest_checkpoint(folder: Path) -> str:
+def newest_epoch(folder: Path) -> str:
     """ "epoch_3" where that is the newest checkpoint, "" without any."""
     mark = folder / "last_checkpoint"
     return Path(mark.read_text(encoding="utf-8").strip()).stem if mark.is_file() else ""
@@ -244,7 +244,7 @@ class _StepRecorder(Hook):
 def _settings(plan: Config, folder: Path, seed: int, resume: bool) -> Config:
     settings = Config(plan.to_dict(), format_python_code=False)  # mmengine writes it out with every checkpoint
     settings.work_dir = str(folder)
-    settings.resume = resume and bool(newest_checkpoint(folder))
+    settings.resume = resume and bool(newest_epoch(folder))
     if settings.resume:
         settings.load_from = None  # else mmengine would resume from the weights that the training began with
     settings.experiment_name = f"vladapt-{time.time_ns()}"
@@ -284,7 +284,7 @@ def _runner(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_mm() -> Iterator[None]:
     """Lines and warnings of the mm packages are kept back: what a user needs of them, ours say."""
     import warnings
 

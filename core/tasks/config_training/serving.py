@@ -34,7 +34,7 @@ from ...data.unlabelled import images_of, readable
 from ...errors import CapabilityError, ConfigError
 from .kept_model import KeptModel
 from .registered import registered_only
-from .runner import quiet
+from .runner import quiet_mm
 
 SIZES, GPU_SIZES = (1, 2, 4), (1, 2, 4, 8)
 KEPT = 8
@@ -131,7 +131,7 @@ class ServedConfig(Served):
         model = KeptModel(use.run).load(device)
         if model is None:
             raise CapabilityError(f"{use.run.shown}: nothing was trained in this run, so there is nothing to serve")
-        with registered_only(), quiet():
+        with registered_only(), quiet_mm():
             self.finder = finder(model)
         self.name, self._domain = use.run.place or use.run.path.name, domain
         self.facts = FinderFacts(
@@ -165,7 +165,7 @@ class ServedConfig(Served):
         by_names: dict[tuple[str, ...] | None, list[Sample]] = {}
         for sample in samples:
             by_names.setdefault(sample.wishes.classes, []).append(sample)
-        with registered_only(), quiet():
+        with registered_only(), quiet_mm():
             for names, group in by_names.items():
                 try:
                     finder = self._asked_for(names) if names is not None and self.facts.any_names else self.finder

@@ -24,17 +24,17 @@ from ...contracts.shown import in_short
 from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
-from ...losses.stored_replay import read_stored
+from ...losses.stored_replay import read_replay_file
 from ...runs.folder import now, versions
 from ...runs.run_sections import write_report
 from ...runtime.distributed import all_gather_json, is_main, run_on_all, together
 from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
-from ...runtime.remote import is_url, shown
+from ...runtime.remote import is_url, printed_name
 from ...training.objective import need_sentences_alone
 from ...training.settings import TrainingSettings
-from ...training.tower_weights import follow, weights_of
+from ...training.tower_weights import all_weights, follow
 from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
 from .continuing_report import continuing_report
 from .pairs import PairSplits
@@ -238,7 +238,7 @@ class _Chain:
     def run(self) -> PretrainResult | None:
         plan = self.plan
         for file in plan.options.stored:
-            read_stored(Path(file))
+            read_replay_file(Path(file))
         splits = self._read()  # all sets, before anything is computed; None of one that is gone
         done = run_on_all(lambda: self.folder.begin(plan, self.resume) if is_main() else None)
         if all_gather_json(done is not None)[0]:
@@ -247,7 +247,7 @@ class _Chain:
         self._measure(BEFORE, splits, lambda: self._load(plan.first.backbone))
         spec, results = plan.first.backbone, []
         for number, path in enumerate(plan.sets, start=1):
-            self.reporter.info(f"Set {number} of {len(plan.sets)}: {shown(path)}")
+            self.reporter.info(f"Set {number} of {len(plan.sets)}: {printed_name(path)}")
             results.append(self._train(number, spec, splits))
             spec = str(self.folder.of_set(number) / self.folder.model.name)
             self._measure(self.names[number - 1], splits, partial(self._load, spec), f"{AFTER}{number}")
@@ -256,7 +256,7 @@ class _Chain:
         if (share := plan.options.wise_ft) is not None:
             start = self._load(plan.first.backbone)
             check_between(backbone, start)
-            follow(weights_of(backbone.model), weights_of(start.model), share)
+            follow(all_weights(backbone.model), all_weights(start.model), share)
             self._measure(f"{WISE_FT} {share:g}", splits, lambda: backbone, WISE_FT)
         return self._write(backbone, splits, results) if is_main() else None
 
@@ -265,12 +265,14 @@ class _Chain:
         splits: list[PairSplits | None] = []
         for number, path in enumerate(self.plan.sets, start=1):
             if self._is_gone(number, path):
-                self.notes.append(f"{shown(path)}: is gone; what was stored of it is replayed, and it is not measured.")
+                self.notes.append(
+                    f"{printed_name(path)}: is gone; what was stored of it is replayed, and it is not measured."
+                )
                 splits.append(None)
                 self.names.append(Path(path).stem)
                 continue
             read = read_splits(self.plan.first, path, self.reporter)
-            self.names.append(read.name if read.name not in self.names else shown(path))
+            self.names.append(read.name if read.name not in self.names else printed_name(path))
             splits.append(read)
             self.notes += [note for note in read.notes if note not in self.notes]
             if read.test is None:
@@ -371,7 +373,7 @@ class _Chain:
             "created": now(),
             "data": {
                 "name": " then ".join(self.names),
-                "path": " ".join(shown(path) for path in plan.sets),
+                "path": " ".join(printed_name(path) for path in plan.sets),
                 "licence": " · ".join(dict.fromkeys(read.licence for read in splits if read and read.licence)),
                 "splits": {f"{name}, {part}": n for name, of in zip(self.names, sizes) for part, n in of.items()},
             },
@@ -382,7 +384,7 @@ class _Chain:
             "teacher": ", ".join(plan.first.teachers) or None,
             "settings": plan.first.settings.to_dict(),
             "continual": asdict(plan.options),
-            "stages": [{"set": shown(path), "folder": f"{AFTER}{n + 1}"} for n, path in enumerate(plan.sets)],
+            "stages": [{"set": printed_name(path), "folder": f"{AFTER}{n + 1}"} for n, path in enumerate(plan.sets)],
             "seed": plan.first.settings.seed,
             "steps": sum(result.summary["steps"] for result in results),
             "seconds": round(seconds, 3),
@@ -405,8 +407,8 @@ class _Chain:
 
 def check_between(trained: Backbone, start: Backbone) -> None:
     """Raise the ConfigError of weights that cannot be mixed with those of the start."""
-    before = weights_of(start.model)
-    for name, value in weights_of(trained.model).items():
+    before = all_weights(start.model)
+    for name, value in all_weights(trained.model).items():
         if name not in before or before[name].shape != value.shape:
             raise ConfigError(f"--wise-ft: the training changed the shape of {name}, which cannot be mixed; omit it")
 

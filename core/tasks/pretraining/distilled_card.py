@@ -16,7 +16,7 @@ def distilled_card(info: RunInfo, student: Backbone, teachers: Sequence[Backbone
     """
     rows = [("student, before", student), *(("teacher", each) for each in teachers)]
     lines = ["# Distilled towers", "", "| | backbone | licence | fingerprint |", "|---|---|---|---|"]
-    lines += [f"| {what} | `{each.spec}` | {licence_of(each)} | {each.fingerprint[:16]} |" for what, each in rows]
+    lines += [f"| {what} | `{each.spec}` | {_licence_of(each)} | {each.fingerprint[:16]} |" for what, each in rows]
     losses = ", ".join(f"{name} ({weight:g})" for name, weight in info["losses"].items())
     lines += ["", f"* Losses: {losses}; {info['steps']} steps on {info.data.name}."]
     lines += [f"* {sentence}" for sentence in (info.verdict, info["generic"]) if sentence]
@@ -26,8 +26,8 @@ def distilled_card(info: RunInfo, student: Backbone, teachers: Sequence[Backbone
 
 def taught_by(teacher: Backbone) -> str:
     """A sentence for the run."""
-    return f"Learned from teacher '{teacher.spec}', whose licence is {licence_of(teacher)}."
+    return f"Learned from teacher '{teacher.spec}', whose licence is {_licence_of(teacher)}."
 
 
-def licence_of(backbone: Backbone) -> str:
+def _licence_of(backbone: Backbone) -> str:
     return backbone.licence or "unknown"

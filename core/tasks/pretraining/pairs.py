@@ -30,7 +30,7 @@ from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
 from ...prompts.classifier import fill
 from ...recipes.asked_for import read_data
-from ...runtime.remote import shown
+from ...runtime.remote import printed_name
 from ...training.log import FILE
 from ...training.parts import TrainingResult, TrainingTask
 from ...training.settings import TrainingSettings
@@ -147,7 +147,7 @@ class PairSplits:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {
             "name": self.name,
-            "path": shown(path),
+            "path": printed_name(path),
             "licence": self.licence,
             "images": self.images,
             **({} if self.texts is None else {"texts": self.texts}),
@@ -375,7 +375,7 @@ def train_in_stages(
     Returns:
         What the last stage did, with the histories of all.
     """
-    stages = stages_of(settings)
+    stages = stage_settings(settings)
     all_epochs, before, steps, history, trained, best = settings.epochs, 0, 0, [], None, None
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
@@ -397,7 +397,7 @@ def train_in_stages(
     return replace(trained, history=history, best_epoch=best, steps=_steps(trained, stages, all_epochs))
 
 
-def stages_of(settings: TrainingSettings) -> list[TrainingSettings]:
+def stage_settings(settings: TrainingSettings) -> list[TrainingSettings]:
     """The settings of each stage."""
     if not settings.unlock_after:
         return [settings]

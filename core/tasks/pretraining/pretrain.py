@@ -40,8 +40,8 @@ from ...training.hooks import built_hooks
 from ...training.loading import check_mixture
 from ...training.log import FILE as FILE_OF_LOG
 from ...training.log import SCORE, read_log
-from ...training.objective import columns_of, need_classes, need_images_alone, need_sentences_alone
-from ...training.parts import TrainingResult, TrainingTask, check_task
+from ...training.objective import loss_columns, need_classes, need_images_alone, need_sentences_alone
+from ...training.parts import TrainingResult, TrainingTask, check_training_task
 from ...training.settings import TrainingSettings
 from ...training.source_losses import PREFIX as SOURCE
 from ...training.sources import TrainingSource
@@ -200,7 +200,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
     task = _task(plan, backbone, teachers, splits, measures)
-    check_task(backbone, task)
+    check_training_task(backbone, task)
     check_mixture(task.source, plan.settings, backbone.device)
     built_hooks(plan.custom_hooks)
     before = measures.take("before")
@@ -274,7 +274,7 @@ def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits
         return read_image_set(plan.domain, path, plan.data_options, tolerate)
     if plan.domain is not None:
         return read_domain_splits(plan.domain, CAPTIONED, path, seed, plan.data_options, tolerate)
-    columns = columns_of(plan.losses) | columns_of_captions(plan.settings.captions)
+    columns = loss_columns(plan.losses) | columns_of_captions(plan.settings.captions)
     return read_pair_splits(path, seed, plan.data_options, columns, reporter.info, tolerate)
 
 

@@ -24,7 +24,7 @@ from ...data.pairs.pair_splits import held_out_elsewhere, left_out
 from ...data.pairs.source_list import check_sources
 from ...data.pairs.text_pairs import TextPairs, read_text_pairs
 from ...errors import ConfigError, DataError
-from ...runtime.remote import shown
+from ...runtime.remote import printed_name
 from ...training.mixing import Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource, TextSource
 from ..retrieval.scoring import DomainPairs
@@ -77,7 +77,7 @@ class TextSplits:
 
     def facts(self, path: str) -> dict[str, Any]:
         sizes = {"images": 0, "texts": len(self.train), "splits": {"train": len(self.train)}}
-        return {"name": self.train.name, "path": shown(path), "licence": "unknown", **sizes}
+        return {"name": self.train.name, "path": printed_name(path), "licence": "unknown", **sizes}
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class SeveralSplits:
         shares = zip(*(stage.shares for stage in self.mixture.stages))
         return {
             "name": self.name,
-            "path": ", ".join(shown(source.path) for source in self.sources),
+            "path": ", ".join(printed_name(source.path) for source in self.sources),
             "licence": licences[0] if len(licences) == 1 else ", ".join(licences),
             "images": sum(each["images"] for each in own),
             **({} if None in texts else {"texts": sum(texts)}),

@@ -57,7 +57,7 @@ class NumberPredictions:
         return csv_text(columns, cells)
 
 
-def predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+def number_predictions_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """For a terminal."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     made.add_column("image", overflow="fold", min_width=min(WIDTH, max((len(row["id"]) for row in rows), default=0)))

@@ -155,7 +155,7 @@ class NumberFeatures(PreparedNumbers):
 
 
 @part("reading the data")
-def prepared_images(
+def prepared_number_images(
     data: DomainData,
     domain: Domain,
     task: str,

@@ -36,7 +36,7 @@ from ...recipes.asked_for import (
     read_data,
 )
 from ...registry import catalogue, load_adapter
-from ...registry.catalogue import find
+from ...registry.catalogue import find_entry
 from ...runs.folder import Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.redaction import Redaction
 from ...runs.run_sections import write_report
@@ -61,12 +61,12 @@ from .heads import (
     fitted_ridge,
     mean_head,
 )
-from .predictions import NumberPredictions, predictions_table
+from .predictions import NumberPredictions, number_predictions_table
 from .predictor import NumberPredictor
-from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_images
+from .prepared import NumberImages, PreparedNumbers, prepared_features, prepared_number_images
 from .report import regression_report
 from .scoring import BASELINES, MEASURES, RIDGE, TRAIN_MEAN, NumberAnswers, NumberComparison
-from .towers import adapted_by, new_adapter, train_towers
+from .towers import adapted_by, new_adapter, train_number_towers
 
 RIDGE_FILE, TOWERS_FILE = "ridge.safetensors", "towers.safetensors"
 """Beside `adapter.safetensors`, the head: the baseline, and what was trained of the towers."""
@@ -259,7 +259,7 @@ class Regression(Task):
     def entries(self, recipe: Recipe, axes: Axes) -> list[dict[str, Any]]:
         named = [*(axes.adapters or ()), *([recipe.adapter_name] if recipe.adapter_name else [])]
         for name in named:
-            find(name, catalogue.adapters(), "adapter")
+            find_entry(name, catalogue.adapters(), "adapter")
             self.check(recipe.with_adapter(name))
         names = [*BASELINES, HEAD, *dict.fromkeys(named)]
         shots = axes.shots or ((recipe.shots,) if recipe.gave("shots") else SHOTS)
@@ -292,7 +292,7 @@ class Regression(Task):
         return NumberComparison.from_json(metrics).sentence
 
     def predictions_table(self, rows: Sequence[Mapping[str, Any]]):
-        return predictions_table(rows)
+        return number_predictions_table(rows)
 
     # its steps -------------------------------------------------------------------------------------------------------
 
@@ -306,7 +306,7 @@ class Regression(Task):
         data = read_data(recipe, domain, self.name)
         backbone = announced(backbone_of(recipe, domain), reporter.info)
         how = {"batch_size": encoding_batch_size(recipe), "workers": recipe.workers, "amp": recipe.amp}
-        return prepared_images(data, domain, self.name, backbone, reporter, how=how, fitted=fitted, **of)
+        return prepared_number_images(data, domain, self.name, backbone, reporter, how=how, fitted=fitted, **of)
 
     @property
     def _domain(self) -> Domain:
@@ -342,7 +342,7 @@ class Regression(Task):
             hooks=recipe.custom_hooks,
         )
         error = recipe.task_options["error"]
-        return train_towers(adapter, training, prepared, items, rows, error, reporter, folder)
+        return train_number_towers(adapter, training, prepared, items, rows, error, reporter, folder)
 
     @staticmethod
     def _backbone(prepared: PreparedNumbers) -> Backbone | None:

@@ -59,7 +59,7 @@ def new_adapter(name: str, options: Mapping[str, Any]) -> Adapter:
     return adapter
 
 
-def train_towers(
+def train_number_towers(
     adapter: Adapter,
     training: Training,
     prepared: NumberImages,

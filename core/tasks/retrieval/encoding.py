@@ -204,7 +204,7 @@ def features_of(backbone: Backbone, pairs: Pairs, options: PairEncoding) -> Enco
     )
 
 
-def parts_of(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairParts:
+def parts_of_pairs(adapter: Adapter, backbone: Backbone, pairs: Pairs, options: PairEncoding) -> PairParts:
     """Features of the parts of the distinct images of pairs, by the store.
 
     Args:

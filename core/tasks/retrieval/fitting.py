@@ -38,7 +38,7 @@ from ...training.log import read_log
 from ...training.mixing import MixedBatches, Mixture, mixture_of, names_of
 from ...training.sources import MixedSource, PairSource
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers, Training
-from .encoding import PairEncoding, parts_of
+from .encoding import PairEncoding, parts_of_pairs
 from .scoring import DomainPairs, RetrievalScores, before_and_after, evaluate_retrieval, scores_of_sources
 from .source_scores import KEY as SOURCES
 from .source_scores import source_rows
@@ -118,7 +118,7 @@ def read_files(
     return RetrievalData(pairs, pairs.name, pairs.licence, _plain, list(pairs.skipped), list(pairs.notes))
 
 
-def read_stored(path: str, split_seed: int) -> RetrievalData:
+def read_stored_pairs(path: str, split_seed: int) -> RetrievalData:
     """The pairs of a features file, in their splits; what the file does not divide is, whole groups and equal rows at a
     time.
 
@@ -184,7 +184,7 @@ def train_on_pairs(
         how = PairEncoding(
             data.transform(towers, False), None, training.workers, training.amp, reporter, FeatureStore()
         )
-        return parts_of(adapter, towers, source.pairs, how)
+        return parts_of_pairs(adapter, towers, source.pairs, how)
 
     view = data.transform(backbone, True)
     report = training.fit_pairs(
@@ -219,7 +219,9 @@ def _check_mixture(data: RetrievalData, adapter: Adapter | None, seed: int) -> N
     MixedBatches(data.mixture, sizes, adapter.options["batch_size"], seed, weights=source.weights)
 
 
-def joined(sources: Sequence[NamedSource], options: SourceOptions, sets: Sequence[RetrievalData]) -> RetrievalData:
+def joined_sources(
+    sources: Sequence[NamedSource], options: SourceOptions, sets: Sequence[RetrievalData]
+) -> RetrievalData:
     """Several data sets as one.
 
     Args:

@@ -32,7 +32,7 @@ from ...runs.redaction import Redaction
 from ...runs.run_sections import Report
 from ...runtime.progress import Reporter
 from ...training.mixing import mixture_of, names_of
-from ...training.objective import columns_of, parse_losses
+from ...training.objective import loss_columns, parse_losses
 from ..tower_training.base import TowerTraining
 from ..tower_training.fitted import ZERO_SHOT, FittedTowers
 from .comparison import RetrievalComparison
@@ -41,9 +41,9 @@ from .fitting import (
     RetrievalData,
     divided_pairs,
     fitted_retrieval,
-    joined,
+    joined_sources,
     read_files,
-    read_stored,
+    read_stored_pairs,
     scored,
     train_on_pairs,
 )
@@ -159,7 +159,7 @@ class Retrieval(TowerTraining):
     def read(self, recipe: Recipe) -> RetrievalData:
         """The pairs that a recipe names; errors as of `read_files`, `divided_pairs` and `joined`."""
         if recipe.features:
-            return self._as_asked(read_stored(recipe.features, recipe.split_seed), recipe)
+            return self._as_asked(read_stored_pairs(recipe.features, recipe.split_seed), recipe)
         if not recipe.sources:
             return self._read_one(recipe)
         sources, options = sources_in(recipe.sources)
@@ -170,12 +170,12 @@ class Retrieval(TowerTraining):
         if self.domain is None and len(sources) > 1:
             own = options_of_sources([each.path for each in sources], recipe.reading)
             recipes = [each.with_(data={**of, "path": each.data_path}) for each, of in zip(recipes, own)]
-        return joined(sources, options, [self._read_one(each) for each in recipes])
+        return joined_sources(sources, options, [self._read_one(each) for each in recipes])
 
     def _read_one(self, recipe: Recipe) -> RetrievalData:
         if self.domain is None:
             loss = adapter_options(recipe).get("loss")
-            columns = columns_of(parse_losses(str(loss).split(","))) if loss else {}
+            columns = loss_columns(parse_losses(str(loss).split(","))) if loss else {}
             data = read_files(recipe.data_path, columns, recipe.reading, recipe.split_seed, recipe.tolerate)
         else:
             self.domain.check_task(self.name)

@@ -38,8 +38,8 @@ from ...recipes.asked_for import (
     read_data,
 )
 from ...registry import adapter_class, catalogue
-from ...registry.build import divided, judgements_of, judges_at
-from ...registry.catalogue import find
+from ...registry.build import divided_options, judgements_of, judges_at
+from ...registry.catalogue import find_entry
 from ...runs.folder import Run, in_the_fit, kept_digests, make_folder, now, versions
 from ...runs.run_sections import Report, TowerComparison, write_report
 from ...runtime.distributed import is_main
@@ -49,7 +49,7 @@ from ...training.checkpoints import newest_step
 from ...training.log import FILE, keep_logs, read_log
 from ...training.objective import parse_losses
 from ..classification.stored_run import recipe_again
-from .fitted import ZERO_SHOT, DataFacts, FittedTowers, Training, saved_model, towers_of
+from .fitted import ZERO_SHOT, DataFacts, FittedTowers, Training, saved_model, trained_towers
 
 SEEDS = (1, 2, 3)
 BACKBONE_FACTS = ("spec", "fingerprint", "licence", "image_size")
@@ -209,7 +209,7 @@ class TowerTraining(Task):
     @staticmethod
     def towers(run: FittedRun, backbone: Backbone) -> Backbone:
         """The backbone as a run trained it; errors as of `towers_of`."""
-        return towers_of(run, backbone)
+        return trained_towers(run, backbone)
 
     # the commands ----------------------------------------------------------------------------------------------------
 
@@ -218,7 +218,7 @@ class TowerTraining(Task):
         return recipe.with_(adapter={**recipe.adapter, "name": recipe.adapter_name or self.default_adapter})
 
     def _task_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        own, judging = divided(self, options)
+        own, judging = divided_options(self, options)
         return {**super()._task_options(own), **judging}
 
     def check(self, recipe: Recipe) -> None:
@@ -316,7 +316,7 @@ class TowerTraining(Task):
         if names == [ZERO_SHOT] != [self.default_adapter]:
             raise ConfigError("--adapters: none given; give methods, comma-separated, for instance full,lora")
         for name in names:
-            find(name, catalogue.adapters(), "adapter")
+            find_entry(name, catalogue.adapters(), "adapter")
         return names
 
     def contest(self, recipe: Recipe, axes: Axes, reporter: Reporter) -> Contest:

@@ -109,7 +109,7 @@ class DataFacts(Protocol):
     reading: Mapping[str, Any]
 
 
-def towers_of(run: FittedRun, backbone: Backbone) -> Backbone:
+def trained_towers(run: FittedRun, backbone: Backbone) -> Backbone:
     """The backbone as the run trained it.
 
     Raises:

@@ -19,7 +19,7 @@ from ....core.errors import CapabilityError, DataError
 from ....core.features import FeatureStore, cores
 from ....core.prompts import build_classifier, fill
 from ....core.runtime import Reporter
-from .maps import NEAREST, SIGMA, Region, cosine_map, phrase_feature, smoothed
+from .maps import NEAREST, SIGMA, Region, phrase_cosines, phrase_feature, smoothed
 from .phrases import Sought
 
 AT_ONCE = 16
@@ -136,7 +136,7 @@ class Locator:
     def _one(self, sought: Sought, patches: Tensor, grid: Sequence[int], region: Region, logits: Tensor) -> Located:
         texts = [self.texts[text] for text in sought.wordings]
         if self.backbone.finder is None:
-            map_ = cosine_map(patches, phrase_feature(torch.stack(texts)), grid)
+            map_ = phrase_cosines(patches, phrase_feature(torch.stack(texts)), grid)
         else:
             looks = [self.backbone.finder.look(patches, words) for words in texts]
             map_ = torch.stack(looks).mean(dim=0).cpu().unflatten(0, tuple(grid))

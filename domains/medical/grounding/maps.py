@@ -98,7 +98,7 @@ class Region:
         return F.pad(part[0, 0], (self.left, right, self.top, below), value=torch.nan)
 
 
-def cosine_map(patches: Tensor, phrase: Tensor, grid: Sequence[int]) -> Tensor:
+def phrase_cosines(patches: Tensor, phrase: Tensor, grid: Sequence[int]) -> Tensor:
     """(P, D) features of patches and (D,) of a phrase -> (h, w) cosines."""
     return (F.normalize(patches, dim=-1) @ F.normalize(phrase, dim=-1)).unflatten(0, tuple(grid))
 

@@ -64,7 +64,7 @@ class PredictedMaps:
         self.files.append(path)
 
 
-def row_of(id_: str, located: Located, heat: Tensor, picture: str = "") -> dict[str, Any]:
+def phrase_row(id_: str, located: Located, heat: Tensor, picture: str = "") -> dict[str, Any]:
     """One row.
 
     Args:
@@ -87,7 +87,7 @@ def row_of(id_: str, located: Located, heat: Tensor, picture: str = "") -> dict[
     }
 
 
-def map_picture(image: Decoded, heat: Tensor, boxes: Sequence[Sequence[float]] = (), side: int = SIDE) -> np.ndarray:
+def heat_picture(image: Decoded, heat: Tensor, boxes: Sequence[Sequence[float]] = (), side: int = SIDE) -> np.ndarray:
     """(h, w, 3) uint8: the map over the image, with boxes x0, y0, x1, y1 in pixels of the image.
 
     Args:

@@ -15,7 +15,7 @@ from ....core.errors import DataError
 from ....core.runs import Measure, PictureSection, Report, TableSection, plural
 from ....core.runs import run_sections as shared
 from ....core.tasks import GroundingComparison
-from .predictions import map_picture
+from .predictions import heat_picture
 from .scoring import MIOU, POINTING, SHARES, GroundingScores, JudgedPhrase, Judging
 
 MEASURES = {
@@ -140,7 +140,7 @@ def _picture(judged: JudgedPhrase, load: Callable[[Item], Decoded], judging: Jud
     located = judged.located
     words = f"“{located.sought.phrase}”" + (f", {located.sought.said}" if located.sought.denied else "")
     words += f": CNR {judged.scores['cnr']:.2f}; {located.sought.finding} by the image {located.probability:.0%}"
-    return map_picture(image, judging.heat(located), judged.boxes), words
+    return heat_picture(image, judging.heat(located), judged.boxes), words
 
 
 def _warnings(metrics: PhraseComparison) -> list[str]:

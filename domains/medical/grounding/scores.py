@@ -21,7 +21,7 @@ LEAST_VARIANCE = 1e-12
 Box = Sequence[float]
 
 
-def box_masks(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
+def inside_boxes(boxes: Sequence[Box], size: tuple[int, int]) -> Tensor:
     """(n, H, W) bool of boxes x0, y0, x1, y1 in pixels, which may reach beyond the image.
 
     Args:
@@ -63,7 +63,7 @@ def contrasts(heat: Tensor, masks: Tensor) -> list[float]:
     return values
 
 
-def overlaps(heat: Tensor, inside: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> list[float]:
+def _overlaps(heat: Tensor, inside: Tensor, thresholds: Sequence[float] = THRESHOLDS) -> list[float]:
     """At each threshold the intersection over union of the part of the map above it and the boxes, (H, W) bool. Boxes
     that the tower's crop does not reach count as missed."""
     ious = []
@@ -91,7 +91,7 @@ def phrase_scores(heat: Tensor, masks: Tensor, clamp: bool = True) -> dict[str, 
         the mean over thresholds.
     """
     inside, counted = masks.any(dim=0), heat.clamp_min(0) if clamp else heat
-    of_boxes, ious = contrasts(counted, masks), overlaps(counted, inside)
+    of_boxes, ious = contrasts(counted, masks), _overlaps(counted, inside)
     return {
         "cnr": sum(of_boxes) / len(of_boxes),
         "absolute_cnr": sum(map(abs, of_boxes)) / len(of_boxes),

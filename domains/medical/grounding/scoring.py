@@ -19,7 +19,7 @@ from .locating import Located, Locator
 from .maps import NEAREST, unit_range
 from .phrases import Sought
 from .reading import asked_of, grounded
-from .scores import box_masks, chance, phrase_scores
+from .scores import chance, inside_boxes, phrase_scores
 
 POINTING, MIOU = "pointing", "miou"
 SHARES = (POINTING, MIOU)
@@ -218,7 +218,7 @@ def _factor(item: Item, located: Sequence[Located]) -> tuple[float, float] | str
 
 def _judged(item: Item, located: Located, label: int, boxes: Any, judging: Judging) -> JudgedPhrase:
     heat = judging.heat(located)
-    masks = box_masks(boxes, tuple(heat.shape))
+    masks = inside_boxes(boxes, tuple(heat.shape))
     scores = phrase_scores(heat, masks, judging.clamp)
     return JudgedPhrase(item, located, label, boxes, scores, chance(masks, heat.isfinite()))
 

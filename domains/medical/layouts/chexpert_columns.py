@@ -16,7 +16,7 @@ from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, shortened
 from ..targets import SoftFindings
 from .certainty import settled, written_findings
-from .entries import Annotated, LayoutEntry, check_columns
+from .entries import Annotated, LayoutEntry, check_table_columns
 
 DEVICES = "Support Devices"
 FINDINGS = (
@@ -89,7 +89,7 @@ def _beside(folder: Path, part: str, *columns: str) -> Table | None:
     if path is None:
         return None
     table = read_table(path)
-    check_columns(table, *columns)
+    check_table_columns(table, *columns)
     return table
 
 

@@ -52,7 +52,7 @@ class Annotated:
     notes: list[str] = field(default_factory=list)
 
 
-def numbers(row: Row, *columns: str) -> list[float]:
+def row_numbers(row: Row, *columns: str) -> list[float]:
     """The numbers in some columns of a row.
 
     Raises:
@@ -67,7 +67,7 @@ def numbers(row: Row, *columns: str) -> list[float]:
     return values
 
 
-def check_columns(table: Table, *names: str) -> None:
+def check_table_columns(table: Table, *names: str) -> None:
     """Raise the DataError of a table that lacks a column."""
     if missing := [name for name in names if name not in table.columns]:
         raise DataError(f"{table.path}: has no column '{missing[0]}'; get the published file")

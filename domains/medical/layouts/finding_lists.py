@@ -18,7 +18,7 @@ from ....core.contracts import Boxes, Labels
 from ....core.data import Row, Table, read_table
 from ....core.errors import DataError, did_you_mean, shortened
 from ....core.runtime import text_lines
-from .entries import Annotated, LayoutEntry, check_columns, numbers
+from .entries import Annotated, LayoutEntry, check_table_columns, row_numbers
 
 NIH_FINDINGS = (
     *("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Effusion", "Emphysema", "Fibrosis", "Hernia"),
@@ -74,9 +74,9 @@ def read_nih_boxes(path: Path) -> dict[str, list[tuple[str, tuple[float, float, 
         DataError: a finding that the set does not have, or no numbers.
     """
     table, boxes = read_table(path), defaultdict(list)
-    check_columns(table, "Image Index", "Finding Label", *(columns := ("Bbox [x", "y", "w", "h]")))
+    check_table_columns(table, "Image Index", "Finding Label", *(columns := ("Bbox [x", "y", "w", "h]")))
     for row in table.rows:
-        x, y, width, height = numbers(row, *columns)
+        x, y, width, height = row_numbers(row, *columns)
         name = row.text("Finding Label")
         name = _of_nih(NIH_SPELLED.get(name, name), row)
         boxes[row.text("Image Index")].append((name, (x, y, x + width, y + height)))

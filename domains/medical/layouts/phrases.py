@@ -16,7 +16,7 @@ from typing import Any
 from ....core.data import Row, read_table
 from ....core.errors import DataError, shortened
 from ..targets import Phrases
-from .entries import Annotated, LayoutEntry, numbers
+from .entries import Annotated, LayoutEntry, row_numbers
 
 MIMIC_PATH = re.compile(r"p(?P<patient>\d+)/s\d+/[^/]+$")
 MS_CXR, PLAIN = ("label_text", "category_name"), ("phrase", "finding")
@@ -76,14 +76,14 @@ def _phrases(rows: Sequence[Row], findings: Sequence[str], columns: tuple[str, s
     text, finding = columns
     boxes: dict[tuple[str, int], list] = defaultdict(list)
     for row in rows:
-        x, y, width, height = numbers(row, "x", "y", "w", "h")
+        x, y, width, height = row_numbers(row, "x", "y", "w", "h")
         if width <= 0 or height <= 0:
             raise DataError(f"{row.place}: a box of {width:g} x {height:g} pixels; correct w and h")
         phrase = row.text(text), findings.index(row.text(finding) or row.text(text))
         boxes[phrase].append((x, y, x + width, y + height))
     size = None
     if any(rows[0].text(column) for column in SIZE):
-        size = tuple(map(int, numbers(rows[0], *SIZE)))
+        size = tuple(map(int, row_numbers(rows[0], *SIZE)))
         if min(size) < 1:
             raise DataError(f"{rows[0].place}: an image of {size[0]} x {size[1]} pixels; correct {' and '.join(SIZE)}")
     texts, labels = zip(*boxes, strict=True)

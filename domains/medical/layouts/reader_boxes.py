@@ -16,7 +16,7 @@ from typing import Any
 from ....core.contracts import Boxes, Labels
 from ....core.data import Table, read_table
 from .certainty import LEAST_SHARE, written_findings
-from .entries import Annotated, LayoutEntry, numbers
+from .entries import Annotated, LayoutEntry, row_numbers
 
 VINDR_NONE = "no finding"
 VINDR_CORNERS = ("x_min", "y_min", "x_max", "y_max")
@@ -88,7 +88,7 @@ def _rsna_boxes(table: Table) -> dict[str, list[tuple[float, float, float, float
     for row in table.rows:
         of_image = boxes[row.text("patientId")]
         if written_findings([row], ["Target"])[0, 0] == 1:
-            x, y, width, height = numbers(row, "x", "y", "width", "height")
+            x, y, width, height = row_numbers(row, "x", "y", "width", "height")
             of_image.append((x, y, x + width, y + height))
     return dict(boxes)
 
@@ -115,7 +115,7 @@ def _add_readings(images: dict[str, _Image], table: Table) -> None:
             if name.lower() != VINDR_NONE:
                 image.seen[name] |= {reader} if value == 1 else set()
                 if boxes:
-                    image.boxes.append((name, tuple(numbers(row, *VINDR_CORNERS))))
+                    image.boxes.append((name, tuple(row_numbers(row, *VINDR_CORNERS))))
 
 
 def _names(images: Mapping[str, _Image]) -> tuple[str, ...]:

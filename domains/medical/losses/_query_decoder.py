@@ -103,7 +103,7 @@ class Stream(nn.Module):
         return self.contrast(answers) @ book.T
 
 
-def drawn(keys: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def drawn_places(keys: Tensor, allowed: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Of (B, Q, A) allowed places so many with the lowest keys: their indices (B, Q, K), no two alike, and which of
     them are allowed, where there are fewer."""
     index = keys.masked_fill(~allowed, NEVER).topk(min(count, keys.shape[2]), largest=False).indices

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....core.runtime import Ranks
-from ._query_decoder import QueryLoss, Stream, as_bert, contrast_loss, drawn, existence_loss, image_map
+from ._query_decoder import QueryLoss, Stream, as_bert, contrast_loss, drawn_places, existence_loss, image_map
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -68,7 +68,7 @@ class MedklipLoss(QueryLoss):
             return {"loss": existence, "existence": existence}
         at = self.related(out) == 1
         keys = self.draws.keys(out["index"], at.shape[1:])
-        (true, _), (others, there) = drawn(keys, at, 1), drawn(keys, ~at, self.negatives)
+        (true, _), (others, there) = drawn_places(keys, at, 1), drawn_places(keys, ~at, self.negatives)
         position = self.position_loss(answers, torch.cat([true, others], dim=2), there, present & at.any(dim=2), ranks)
         return {"loss": existence + self.contrast_weight * position, "existence": existence, "position": position}
 

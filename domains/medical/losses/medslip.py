@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from ....core.contracts import option
 from ....core.runtime import Ranks
-from ._query_decoder import QueryLoss, Stream, as_bert, contrast_loss, drawn, existence_loss, image_map, mean_where
+from ._query_decoder import (
+    QueryLoss,
+    Stream,
+    as_bert,
+    contrast_loss,
+    drawn_places,
+    existence_loss,
+    image_map,
+    mean_where,
+)
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -72,8 +81,8 @@ class MedslipLoss(QueryLoss):
         if self.contrast_weight:
             keys = self.draws.keys(out["index"], relations.shape[1:])
             candidates = (
-                drawn(keys, relations != 1, self.negatives),
-                drawn(keys.mT, (relations != 1).mT, self.negatives),
+                drawn_places(keys, relations != 1, self.negatives),
+                drawn_places(keys.mT, (relations != 1).mT, self.negatives),
             )
         return self.terms(self.divided(out["image_tokens"]), self.known(out), relations, candidates, ranks)
 

@@ -52,7 +52,7 @@ class DicomOutput(OutputKind):
     identifies: ClassVar = True
 
     def check_sources(self, items: Sequence[Item]) -> None:
-        sources = dict.fromkeys(item.source for item in items if is_dicom(item))
+        sources = dict.fromkeys(item.source for item in items if is_dicom_item(item))
         if not sources:
             raise DataError(
                 f"--as {self.name}: none of the {len(items)} images is a DICOM file, whose patient and study the files "
@@ -65,14 +65,14 @@ class DicomOutput(OutputKind):
 
     def note_on_others(self, predicted: Any) -> None:
         """Say how many rows have no DICOM file, since their images are none."""
-        others = sum(not is_dicom(items[0]) for items in predicted.sources.values())
+        others = sum(not is_dicom_item(items[0]) for items in predicted.sources.values())
         if others:
             predicted.notes.append(
                 f"{self.name}: {others} of {len(predicted.ids)} images are no DICOM files, and left out"
             )
 
 
-def is_dicom(item: Item) -> bool:
+def is_dicom_item(item: Item) -> bool:
     """Whether an item is read of a DICOM file."""
     fmt = None if "array" in item.decode else Format.of(item.source, [dicom_format()])
     return fmt is not None and fmt.name == DICOM
@@ -81,7 +81,7 @@ def is_dicom(item: Item) -> bool:
 def of_dicom(predicted: Any) -> list[tuple[int, str, Sequence[Item]]]:
     """Place, id and items of the rows whose images are DICOM files."""
     rows = ((n, name, predicted.sources[name]) for n, name in enumerate(predicted.ids))
-    return [row for row in rows if is_dicom(row[2][0])]
+    return [row for row in rows if is_dicom_item(row[2][0])]
 
 
 def frames_of(items: Sequence[Item]) -> dict[Path, list[int]]:

@@ -13,7 +13,7 @@ from ....core.errors import DataError
 from ....core.runtime import json_text, replacing, write_whole
 from ..formats import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES
 from ..volumes.series import ordered, series_at, slices_of
-from ._dicom import is_dicom
+from ._dicom import is_dicom_item
 
 MILLIMETRES = "mm"
 NAMES = "labels.json"
@@ -40,7 +40,7 @@ class Nifti(OutputKind):
                 continue
             labels = predicted.label_map(name)
             names |= {name: list(numbers) for name, numbers in labels.structures.items()}
-            files.append(write_nifti(labels, item, folder / self.name / f"{hashed(name)}.nii.gz"))
+            files.append(write_nifti(labels, item, folder / self.name / f"{_hashed(name)}.nii.gz"))
         if left_out := len(predicted.ids) - len(files):
             predicted.notes.append(f"{self.name}: {left_out} images have no place in space, and are left out")
         write_whole(folder / self.name / NAMES, json_text(names))
@@ -49,12 +49,12 @@ class Nifti(OutputKind):
 
 def has_place(item: Item) -> bool:
     """Whether its pixels lie somewhere in space, by its header."""
-    if is_dicom(item):
+    if is_dicom_item(item):
         return bool(slices_of(item.source)[0].position)
     return item.source.name.lower().endswith(VOLUME_SUFFIXES)
 
 
-def hashed(name: str) -> str:
+def _hashed(name: str) -> str:
     """How a file is called that was made of a row: `image-` and the first 16 digits of the SHA-256 of its id."""
     return f"image-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
 
@@ -102,9 +102,9 @@ def _geometry(item: Item, is_volume: bool) -> tuple[tuple[int, ...], np.ndarray]
         image = nibabel.load(path)
         return tuple(image.shape[:3]), image.affine
     if name.endswith(META_SUFFIXES + NRRD_SUFFIXES):
-        from ..volumes.itk_files import header_of
+        from ..volumes.itk_files import itk_header
 
-        return header_of(path)
+        return itk_header(path)
     slices, affine = ordered(series_at(path)) if is_volume else ordered([path])
     if is_volume:
         return (*slices[0].size[::-1], len(slices)), affine

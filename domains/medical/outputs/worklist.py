@@ -18,7 +18,7 @@ from ....core.data import csv_text
 from ....core.errors import ConfigError, UnknownNameError, did_you_mean
 from ....core.runtime import write_whole
 from ..dicom_header import read_header
-from ._dicom import is_dicom
+from ._dicom import is_dicom_item
 
 FILE = "worklist.csv"
 HEADER = ("rank", "study", "patient", "urgency", "answer", "finding", "images", "unlike")
@@ -132,7 +132,7 @@ class Worklist(OutputKind):
 def _ids(name: str, items: Sequence[Item]) -> tuple[str, str]:
     """Of the study and of the patient, hashed; of images of several studies, as of a patient, and of those that name
     none, the row's own."""
-    headers = [read_header(item.source) for item in items if is_dicom(item)]
+    headers = [read_header(item.source) for item in items if is_dicom_item(item)]
     studies = {header.study for header in headers}
     study = studies.pop() if len(studies) == 1 else None
     own = f"image-{hashlib.sha256(name.encode()).hexdigest()[:16]}"

@@ -7,7 +7,7 @@ import numpy as np
 from ....core.contracts import DomainData, Evaluation, Item, MaskScorer
 from ....core.runs import TableSection
 from .labels import BACKGROUND
-from .scores import HD95, CaseScores, case_scores, mean_scores, score_intervals
+from .scores import HD95, CaseScores, case_intervals, case_scores, mean_scores
 
 IGNORED = 255
 TOLERANCE = 2.0
@@ -41,7 +41,7 @@ class MaskScores(MaskScorer):
     def evaluation(self) -> Evaluation:
         metrics, (intervals, _) = (
             mean_scores(self.cases, self.names),
-            score_intervals(self.cases, self.names, self.groups),
+            case_intervals(self.cases, self.names, self.groups),
         )
         named = [
             {IN_PIXELS if name == HD95 else name: of for name, of in each.items()} for each in (metrics, intervals)

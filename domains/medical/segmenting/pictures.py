@@ -20,7 +20,7 @@ def middle_slice(labels: np.ndarray) -> int:
     return int(there[len(there) // 2]) if len(there) else labels.shape[0] // 2
 
 
-def outlined(volume: Slabs, at: int, labels: Sequence[np.ndarray]) -> np.ndarray:
+def outlined_slices(volume: Slabs, at: int, labels: Sequence[np.ndarray]) -> np.ndarray:
     """An axial slice of the first channel as radiologists see it, once for each of some labels (Y, X), next to each
     other, with their outlines: (H, W, 3) uint8."""
     plane = volume.read(at, at + 1)[0, 0]
@@ -39,14 +39,14 @@ def outlined(volume: Slabs, at: int, labels: Sequence[np.ndarray]) -> np.ndarray
         inner = np.maximum(shown, np.roll(shown, 1, axis=0))
         inner = np.maximum(inner, np.roll(shown, 1, axis=1))
         for label in np.unique(inner[edge]):
-            picture[edge & (inner == label)] = colour_of(int(label))
+            picture[edge & (inner == label)] = _colour_of(int(label))
         pictures.append(picture)
     gap = np.full((grey.shape[0], 4, 3), 255, np.uint8)
     parts = [part for picture in pictures for part in (gap, picture)][1:]
     return np.concatenate(parts, axis=1)
 
 
-def colour_of(label: int) -> tuple[int, int, int]:
+def _colour_of(label: int) -> tuple[int, int, int]:
     """A colour that tells a label from its neighbours."""
     red, green, blue = colorsys.hls_to_rgb(label * 0.618034 % 1, 0.55, 0.95)
     return round(255 * red), round(255 * green), round(255 * blue)

@@ -17,14 +17,14 @@ from ....core.runs import ListSection, PictureSection, TableSection
 from ....core.runtime import read_text
 from ..volumes import Slabs, files_of
 from .labels import MAPS, REGIONS, ScoreRule, largest_component
-from .pictures import middle_slice, outlined
+from .pictures import middle_slice, outlined_slices
 from .preprocessing import Preprocessing
 from .scores import (
     MISSED,
     CaseScores,
+    case_intervals,
     case_scores,
     mean_scores,
-    score_intervals,
 )
 from .windows import write_labels
 
@@ -97,9 +97,9 @@ def evaluate_volumes(model: nn.Module, data: DomainData, progress: Progress) -> 
             cases.append(case_scores(truth, found, item.target.values, values, volume.spacing, labeller.tolerance))
             if place in shown:
                 at = middle_slice(truth)
-                pictures.append((outlined(volume, at, [truth[at], found[at]]), item.id))
+                pictures.append((outlined_slices(volume, at, [truth[at], found[at]]), item.id))
             progress(place + 1, len(items))
-    intervals, patients = score_intervals(cases, data.class_names, [item.group or item.id for item in items])
+    intervals, patients = case_intervals(cases, data.class_names, [item.group or item.id for item in items])
     sections = [
         _per_structure(cases, data.class_names, labeller.tolerance),
         *_wrong(cases, items, data.class_names),

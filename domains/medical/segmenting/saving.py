@@ -11,8 +11,8 @@ from PIL import Image
 from ....core.contracts import DomainData, Item
 from ....core.errors import DataError
 from ....core.runtime import file_stem
-from ..volumes import CHANNEL, Slabs, files_of, stem_of
-from .pictures import middle_slice, outlined
+from ..volumes import CHANNEL, Slabs, files_of, volume_stem
+from .pictures import middle_slice, outlined_slices
 
 
 def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> list[Path]:
@@ -35,15 +35,15 @@ def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> l
         nifti, picture = folder / f"{name}.nii.gz", folder / f"{name}.png"
         at = middle_slice(found)
         try:
-            write_nifti(volume, found, nifti)
-            Image.fromarray(outlined(volume, at, [found[at]])).save(picture)
+            write_label_volume(volume, found, nifti)
+            Image.fromarray(outlined_slices(volume, at, [found[at]])).save(picture)
         except OSError as error:
             raise DataError.unwritable(f"--out {folder}", error, "give another folder") from error
         written += [nifti, picture]
     return written
 
 
-def write_nifti(volume: Slabs, labels: np.ndarray, file: Path) -> None:
+def write_label_volume(volume: Slabs, labels: np.ndarray, file: Path) -> None:
     """Labels (Z, Y, X) as a file on the grid of a volume."""
     import nibabel
 
@@ -63,7 +63,7 @@ def stored_labels(item: Item, file: Path) -> tuple[Slabs, np.ndarray]:
 def _free_name(item: Item, used: set[str]) -> str:
     """The name of the volume's first file, of a DICOM series that of its folder, with a number where another of that
     name was written."""
-    stem = file_stem(CHANNEL.sub("", stem_of(item.source)) or item.source.absolute().parent.name)
+    stem = file_stem(CHANNEL.sub("", volume_stem(item.source)) or item.source.absolute().parent.name)
     name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
     used.add(name)
     return name

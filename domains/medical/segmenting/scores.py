@@ -107,7 +107,7 @@ def mean_scores(cases: Sequence[CaseScores], class_names: Sequence[str]) -> dict
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
-def score_intervals(
+def case_intervals(
     cases: Sequence[CaseScores], class_names: Sequence[str], groups: Sequence[str | None]
 ) -> tuple[dict[str, list[float]], int]:
     """95 % intervals of the means by a bootstrap of patients, and how many patients there are."""

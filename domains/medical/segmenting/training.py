@@ -28,7 +28,7 @@ CLIPPED = 12.0
 DTYPES = {"bf16": "bfloat16", "fp16": "float16"}
 
 
-def make_plan(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
+def make_volume_plan(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData, backbone: Backbone) -> Config:
     """The plan of a training on the train split.
 
     Args:
@@ -42,7 +42,7 @@ def make_plan(schedule: VolumeSchedule, options: VolumeOptions, data: DomainData
     train, steered = data.split("train"), options.network == CLIP_DRIVEN
     order, values = train[0].target.order, _values_of(data)
     kind, how = REGIONS if order else MAPS if steered else CLASSES, Preprocessing.of(fingerprint)
-    batch, steps = schedule.batch_size or BATCH, steps_of(schedule, options)
+    batch, steps = schedule.batch_size or BATCH, _steps_of(schedule, options)
     written = order or tuple(of[0] for of in values)
     network = network_config(options, plan, len(fingerprint.channels), len(data.class_names) + (kind == CLASSES))
     model: dict[str, Any] = {"type": "vladapt.VolumeSegmentor", "network": network, "kind": kind}
@@ -123,11 +123,11 @@ def plan_facts(schedule: VolumeSchedule, options: VolumeOptions, data: DomainDat
         "filters": plan.filters(width_of(options)),
         "normalisation": ["computed tomography" if of else "each volume's own" for of in how.channels],
         "batch_size": schedule.batch_size or BATCH,
-        "steps": steps_of(schedule, options),
+        "steps": _steps_of(schedule, options),
     }
 
 
-def steps_of(schedule: VolumeSchedule, options: VolumeOptions) -> int:
+def _steps_of(schedule: VolumeSchedule, options: VolumeOptions) -> int:
     """Training steps: as many as are asked for, or 250 per epoch."""
     epochs = schedule.epochs
     return options.steps or (STEPS if epochs is None else EPOCH * int(epochs))

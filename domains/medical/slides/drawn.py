@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ....core.features import FeatureStore
-from .samples import PACKAGES, check_packages
+from .samples import PACKAGES, check_slide_packages
 
 VERSION = 2
 COUNT, SIDE, MPP = 60, 2048, 0.5
@@ -39,7 +39,7 @@ def slides_folder() -> Path:
     Raises:
         CapabilityError: what draws and reads them is not installed.
     """
-    check_packages({**PACKAGES, "tifffile": "tifffile"})
+    check_slide_packages({**PACKAGES, "tifffile": "tifffile"})
     return FeatureStore.filled(f"samples/slides-{VERSION}", _draw_into)
 
 

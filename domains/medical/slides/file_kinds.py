@@ -25,7 +25,7 @@ def slide_format() -> Format:
             raise DataError(str(error).removeprefix(f"{path}: ")) from None
         return [{}]
 
-    return Format(SLIDE, SUFFIXES, load=thumbnail, expand=expand)
+    return Format(SLIDE, SUFFIXES, load=slide_thumbnail, expand=expand)
 
 
 def slides_elsewhere() -> Format:
@@ -34,10 +34,10 @@ def slides_elsewhere() -> Format:
     def expand(path: Path) -> list[dict[str, Any]]:
         raise DataError("a whole-slide image; read it with --unit slide")
 
-    return Format(SLIDE, ENDINGS, load=thumbnail, expand=expand, refused=True)
+    return Format(SLIDE, ENDINGS, load=slide_thumbnail, expand=expand, refused=True)
 
 
-def thumbnail(path: Path, decode: dict[str, Any]) -> Decoded:
+def slide_thumbnail(path: Path, decode: dict[str, Any]) -> Decoded:
     """The whole slide, (H, W, 3) uint8, its longest side of 1024 pixels at most."""
     from .reading import Slide, overview
 

@@ -61,7 +61,7 @@ class Slide:
         Raises:
             DataError: OpenSlide cannot open the file.
         """
-        with opened(path) as slide:
+        with opened_slide(path) as slide:
             stated, (width, height) = slide.properties, slide.dimensions
             if max(width, height) > LONGEST_SIDE:
                 raise DataError(f"{path}: says {width:,} x {height:,} pixels, which no slide has; copy it again")
@@ -112,7 +112,7 @@ class Slide:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[OpenSlide]:
+def opened_slide(path: Path) -> Iterator[OpenSlide]:
     """The slide, open.
 
     Raises:
@@ -138,7 +138,7 @@ def region(slide: OpenSlide, path: Path, at: tuple[int, int], level: int, size: 
     """(height, width, 3) uint8 on white.
 
     Args:
-        slide: as `opened` gives it.
+        slide: as `opened_slide` gives it.
         path: for messages.
         at: x and y of the upper left corner in pixels of the largest level.
         level: to read from.
@@ -182,7 +182,7 @@ def overview(slide: Slide, downsample: float) -> np.ndarray:
     wide = max(1, round(width * ratio))
     rows = max(1, int(STRIP_PIXELS / (wide * ratio)))
     pixels = np.empty((height, width, 3), np.uint8)
-    with opened(slide.path) as source:
+    with opened_slide(slide.path) as source:
         for top in range(0, height, rows):
             count = min(rows, height - top)
             size = wide, max(1, round(count * ratio))

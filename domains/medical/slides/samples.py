@@ -11,7 +11,7 @@ from ....core.contracts import Columns, Decoded, DomainData, Item
 from ....core.data import FileHashes
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ..studies import column_called
-from .file_kinds import SLIDE, thumbnail
+from .file_kinds import SLIDE, slide_thumbnail
 from .options import MPP, TILE, SlideOptions
 from .reading import LEAST_MPP, MOST_MPP, Slide
 from .regions import regions_of
@@ -31,10 +31,10 @@ def check_slides(task: str) -> None:
     """
     if task != CLASSIFICATION:
         raise ConfigError(f"--unit {SLIDE}: is for --task {CLASSIFICATION}; omit one of them")
-    check_packages(PACKAGES)
+    check_slide_packages(PACKAGES)
 
 
-def check_packages(packages: Mapping[str, str]) -> None:
+def check_slide_packages(packages: Mapping[str, str]) -> None:
     """Refuse slides where a package is not installed.
 
     Args:
@@ -91,7 +91,7 @@ def as_slides(data: DomainData, reading: SlideOptions) -> DomainData:
 
     def load(item: Item) -> Decoded:
         tiles(item)
-        return thumbnail(item.source, item.decode)
+        return slide_thumbnail(item.source, item.decode)
 
     notes = [*data.notes, *_on_guesses(guessed)]
     cut = {"tile": reading.tile or TILE, "mpp": reading.mpp or MPP}

@@ -11,7 +11,7 @@ import numpy as np
 
 from ....core.data import remember_by_file
 from ....core.errors import DataError
-from .reading import Slide, opened, overview, region
+from .reading import Slide, opened_slide, overview, region
 from .regions import read_regions
 from .tissue import PIXEL_UM, shares, tissue_mask
 
@@ -69,7 +69,7 @@ class SlideTiles:
         level = self.slide.level_of(reach / side)
         wide = max(1, round(reach / self.slide.downsamples[level]))
         pixels = np.empty((len(rows), side, side, 3), np.uint8)
-        with opened(self.slide.path) as slide:
+        with opened_slide(self.slide.path) as slide:
             for at, row in enumerate(rows):
                 x, y = (int(each) for each in self.coords[row])
                 tile = region(slide, self.slide.path, (x, y), level, (wide, wide))
@@ -88,7 +88,7 @@ def tiles_of(path: Path, tiling: Tiling) -> SlideTiles:
     return _tiles_of(path, tiling)
 
 
-def grid(width: int, height: int, side: int) -> np.ndarray:
+def tile_grid(width: int, height: int, side: int) -> np.ndarray:
     """(T, 2) int64, upper left corners of the squares that lie in a slide side by side, row by row."""
     across, down = np.arange(width // side), np.arange(height // side)
     return np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2).astype(np.int64) * side
@@ -104,7 +104,7 @@ def _tiles_of(path: Path, tiling: Tiling) -> SlideTiles:
             f"{slide_mpp:.2g} or more"
         )
     side = round(tiling.tile * tiling.mpp / slide_mpp)
-    coords = grid(slide.width, slide.height, side)
+    coords = tile_grid(slide.width, slide.height, side)
     if not len(coords):
         raise DataError(
             f"{path}: of {slide.width} x {slide.height} pixels is smaller than one tile of {side}; lower --tile or "

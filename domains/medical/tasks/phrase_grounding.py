@@ -18,11 +18,11 @@ from ..grounding.maps import INTERPOLATIONS, NEAREST, SIGMA
 from ..grounding.phrases import Sought, sought_about, sought_by
 from ..grounding.predictions import (
     PredictedMaps,
-    map_picture,
+    heat_picture,
     maps_table,
+    phrase_row,
     phrases_asked,
     picture_folder,
-    row_of,
     write_picture,
 )
 from ..grounding.reading import asked_of, divided_phrases
@@ -127,10 +127,10 @@ class PhraseGrounding(Grounding):
             for number, located in enumerate(found, start=1):
                 heat, name = judging.heat(located), ""
                 if folder is not None:
-                    picture = map_picture(image, heat)
+                    picture = heat_picture(image, heat)
                     made.files.append(path := write_picture(picture, folder, item.id, number))
                     name = path.name
-                made.facts.append(row_of(item.id, located, heat, name))
+                made.facts.append(phrase_row(item.id, located, heat, name))
         if not made.facts:
             raise DataError(f"none of the files given is a readable image; {': '.join(made.skipped[0])}")
         return made

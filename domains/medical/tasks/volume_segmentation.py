@@ -66,9 +66,9 @@ class VolumeSegmentation(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The network and its training as the fingerprint of the training volumes has them."""
-        from ..segmenting.training import make_plan
+        from ..segmenting.training import make_volume_plan
 
-        return make_plan(_asked(recipe), VolumeOptions(**recipe.task_options), data, backbone)
+        return make_volume_plan(_asked(recipe), VolumeOptions(**recipe.task_options), data, backbone)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """The fingerprint, and what a fit would train."""

@@ -62,7 +62,7 @@ def read_itk(path: Path, volume: int | None = None, max_pixels: int = Item.MAX_P
     return values, _affine(reader)
 
 
-def header_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int, int, int], np.ndarray]:
+def itk_header(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int, int, int], np.ndarray]:
     """(X, Y, Z) and the affine of a file.
 
     Raises:
@@ -74,7 +74,7 @@ def header_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> tuple[tuple[int,
 
 
 def channels_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> int:
-    """Values of each voxel, those of a fourth dimension among them; errors as `header_of`."""
+    """Values of each voxel, those of a fourth dimension among them; errors as `itk_header`."""
     reader = _opened(path, max_pixels)
     return reader.GetNumberOfComponents() * math.prod(reader.GetSize()[3:])
 

@@ -113,7 +113,7 @@ def new_volumes(paths: Sequence[str | Path], max_pixels: int = Item.MAX_PIXELS) 
         files += [place] if place.is_file() else [*sorted(filter(_is_volume, place.rglob("*"))), *_series_below(place)]
     cases: dict[Path, list[Path]] = {}
     for file in files:
-        cases.setdefault(file.with_name(CHANNEL.sub("", stem_of(file)) or file.name), []).append(file)
+        cases.setdefault(file.with_name(CHANNEL.sub("", volume_stem(file)) or file.name), []).append(file)
     items, skipped = [], []
     for channels in cases.values():
         name = printable(channels[0].as_posix())
@@ -147,7 +147,7 @@ def load_volume(item: Item) -> Decoded:
     return load_parts(item.source, {"axis": "axial", "slices": SHOWN_SLICES, "volume": 0, **limit})
 
 
-def stem_of(file: Path) -> str:
+def volume_stem(file: Path) -> str:
     """The name of a volume's file without its ending."""
     lower = file.name.lower()
     return next(
@@ -239,7 +239,7 @@ def _listed(folder: Path, place: Path, entry: Mapping[str, Any]) -> tuple[str, t
     for key, file in zip(("image", "label"), files):
         if file is None:
             raise DataError(f"{place}: training names the {key} '{entry.get(key, '')}', which is not there; copy it")
-    return stem_of(files[0]), (files[0],), files[1], ""
+    return volume_stem(files[0]), (files[0],), files[1], ""
 
 
 def _in_folders(
@@ -267,11 +267,11 @@ def _in_folders(
 
 def _beside(path: Path, reading: Any) -> LabelSetLayout:
     """Images and labels of the same names."""
-    masks = {stem_of(file): file for each in visible(path / "labels") if _is_volume(file := Path(each.path))}
+    masks = {volume_stem(file): file for each in visible(path / "labels") if _is_volume(file := Path(each.path))}
     files = [file for each in visible(path / "images") if _is_volume(file := Path(each.path))]
     cases: dict[str, list[Path]] = {}
     for file in sorted(files):
-        name = stem_of(file)
+        name = volume_stem(file)
         cases.setdefault(name if name in masks else CHANNEL.sub("", name), []).append(file)
     listed = [(name, tuple(of), masks.get(name), "") for name, of in cases.items()]
     values = sorted({value for file in masks.values() for value in label_counts(file)} - {0})

@@ -14,7 +14,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 from ....core.contracts import Item
 from ....core.errors import DataError
 from ..formats import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
-from ..nifti_slices import AXES, SLAB_VOXELS, check_size, header_of, read_slab
+from ..nifti_slices import AXES, SLAB_VOXELS, check_size, nifti_header, read_slab
 from .geometry import Grid, check_same_grid
 from .reading import read_volume
 
@@ -28,12 +28,12 @@ def grid_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> Grid:
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES) and not path.is_dir():
         check_size(path, AXES["axial"], max_pixels)
-        size, channels, affine = header_of(path)
+        size, channels, affine = nifti_header(path)
         return Grid(path, size, np.asarray(affine, dtype=np.float64), channels)
     if name.endswith(META_SUFFIXES + NRRD_SUFFIXES) and not path.is_dir():
         from . import itk_files
 
-        size, affine = itk_files.header_of(path, max_pixels)
+        size, affine = itk_files.itk_header(path, max_pixels)
         return Grid(path, size, affine, itk_files.channels_of(path, max_pixels))
     from .series import ordered, series_at
 

@@ -24,7 +24,7 @@ from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_s
 from ..intensity import MINMAX, ZSCORE, is_preset, robust_range, window_range
 from ..nifti_slices import AXES, SLICES, as_shown, check_size, count_slices
 from .geometry import as_volume
-from .itk_files import data_file_of, header_of
+from .itk_files import data_file_of, itk_header
 from .reading import read_volume
 from .series import Slice, ordered, read_slices, series_at
 
@@ -74,7 +74,7 @@ def count_along(path: Path, axis: int, max_pixels: int) -> int:
     if not path.name.lower().endswith(META_SUFFIXES + NRRD_SUFFIXES):
         check_size(path, axis, max_pixels)
         return count_slices(path, axis)
-    shape, affine = header_of(path, max_pixels)
+    shape, affine = itk_header(path, max_pixels)
     return shape[_file_axis(path, affine, axis)]
 
 

@@ -49,7 +49,7 @@ class Structures:
     names: tuple[str, ...]
 
 
-def read_labels(source: str | Path, volume: MetaTensor) -> MetaTensor:
+def read_volume_labels(source: str | Path, volume: MetaTensor) -> MetaTensor:
     """The labels of a volume, of a NIfTI, MHA or NRRD file: (1, X, Y, Z) of whole numbers.
 
     Args:

@@ -15,7 +15,7 @@ from ....core.data import decode_values
 from ....core.errors import DataError, shortened
 from ....core.registry import load_domain
 from .mask_tables import MOST_STORED
-from .outlines import draw
+from .outlines import outline_mask
 
 IGNORED = 255
 """The value of pixels that are neither learned from nor counted."""
@@ -46,7 +46,7 @@ class MaskReader:
         """
         file = annotated_mask(item).file
         labels = self._drawn(item) if file is None else self._looked_up(Path(file), item)
-        labels, valid = _chosen(labels, self.classes, item), valid_pixels(item)
+        labels, valid = _chosen(labels, self.classes, item), image_valid_pixels(item)
         if valid is None or valid.shape != labels.shape:  # masks of another size are refused where images are loaded
             return labels
         return np.where(valid, labels, np.uint8(IGNORED))
@@ -126,7 +126,7 @@ class MaskReader:
         return labels
 
 
-def valid_pixels(item: Item) -> np.ndarray | None:
+def image_valid_pixels(item: Item) -> np.ndarray | None:
     """(H, W) bool, where an image has values, as the domain says that decodes it; None: everywhere."""
     decode = dict(item.decode)
     domain = decode.pop(Item.READ_BY, None)
@@ -198,7 +198,7 @@ def _after(before: Mapping[int, int] | None, new: Mapping[int, int]) -> dict[int
 def _area(size: tuple[int, int], outline: Any, box: tuple[float, ...]) -> tuple[Any, int, bool]:
     """Pixels of an object, how many, and whether they are an outline's and not a box's."""
     if outline is not None:
-        pixels = draw(outline, size)
+        pixels = outline_mask(outline, size)
         return pixels, int(pixels.sum()), True
     x0, y0, x1, y1 = int(box[0]), int(box[1]), int(np.ceil(box[2])), int(np.ceil(box[3]))
     return (slice(y0, y1), slice(x0, x1)), (y1 - y0) * (x1 - x0), False

@@ -37,7 +37,7 @@ def valid_outline(written: Any, size: tuple[int, int]) -> Outline | None:
     return [polygon for polygon in polygons if _way_around(polygon) <= _longest_way(size)] or None
 
 
-def draw(outline: Outline, size: tuple[int, int]) -> np.ndarray:
+def outline_mask(outline: Outline, size: tuple[int, int]) -> np.ndarray:
     """(H, W) bool: the pixels of an outline.
 
     Args:
@@ -69,7 +69,7 @@ def corners_of(outline: Outline, size: tuple[int, int]) -> tuple[float, float, f
         xs = [value for polygon in outline for value in polygon[0::2]]
         ys = [value for polygon in outline for value in polygon[1::2]]
         return min(xs), min(ys), max(xs), max(ys)
-    rows, columns = np.nonzero(draw(outline, size))
+    rows, columns = np.nonzero(outline_mask(outline, size))
     if not len(rows):
         return None
     return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)

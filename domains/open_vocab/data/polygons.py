@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .outlines import Outline, draw
+from .outlines import Outline, outline_mask
 
 LEAST_CORNERS = 3
 
@@ -20,7 +20,7 @@ def polygons_of(outline: Outline, size: tuple[int, int]) -> list[list[float]]:
         return outline
     import cv2
 
-    mask = draw(outline, size)
+    mask = outline_mask(outline, size)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return []

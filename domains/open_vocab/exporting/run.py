@@ -25,7 +25,7 @@ from ....core.data import IMAGE
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
-from ....core.tasks import KeptModel, quiet
+from ....core.tasks import KeptModel, quiet_mm
 from ..data.items_file import to_uint8
 from ..hub_models.processor import image_processor
 from ..inference.running import known_names, outcomes
@@ -109,7 +109,7 @@ class Form(ABC):
         """How many answers of the model and of the graph are the same, and of how many."""
 
 
-def export_run(
+def export_model(
     form: Form, use: Use, wishes: ExportWishes, read: Callable[[], DomainData], reporter: Reporter
 ) -> Exported:
     """Write and compare; see `Task.export`.
@@ -125,7 +125,7 @@ def export_run(
         form.check()
         data = read()
         items = data.split("test")[:: -(-len(data.split("test")) // MOST_CHECKED)]
-        with new.folder() as folder, quiet(), KeptModel(use.run).running():
+        with new.folder() as folder, quiet_mm(), KeptModel(use.run).running():
             facts = _facts(new, model, form)
             noise = form.noise()
             graph = form.graph(noise[0])

@@ -303,11 +303,11 @@ def plain_config(stated: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """mmengine's dicts as plain ones."""
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    return [plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain_values(inner) for key, inner in value.items()}
+    return [plain_values(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .family import MASKS, Family
-from .pixel_logits import IGNORED, enlarged, mean_over_processes, padded, without_idle
+from .pixel_logits import IGNORED, enlarged_logits, mean_over_processes, padded, without_idle
 
 AT_ONCE = 8
 """Masks that are enlarged to an image together."""
@@ -119,7 +119,7 @@ class MaskQueries(Family):
 
     def _masks(self, outputs: Any) -> Tensor:
         masks = outputs.masks_queries_logits
-        return masks if self.raster is None else enlarged(masks, self.raster)  # (B, Q, h, w)
+        return masks if self.raster is None else enlarged_logits(masks, self.raster)  # (B, Q, h, w)
 
     def _objects(self, of_classes: Tensor, logits: Tensor, size: tuple[int, int]) -> InstanceData:
         """Of one image.

@@ -65,7 +65,7 @@ class PixelLogits(Family):
         parts = {}
         for name, key in self.heads.items():
             if name in outputs.head_logits:
-                logits = enlarged(outputs.head_logits[name], labels.shape[-2:])
+                logits = enlarged_logits(outputs.head_logits[name], labels.shape[-2:])
                 total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
                 weight = 1.0 if key is None else getattr(self.stated, key)
                 parts[f"loss_{name}"] = weight * total / pixels
@@ -77,7 +77,7 @@ class PixelLogits(Family):
         return model(**self.inputs(pixels, None)).logits
 
 
-def enlarged(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def enlarged_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, C, h, w) -> (B, C, H, W), bilinear."""
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 

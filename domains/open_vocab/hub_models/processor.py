@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ....core.errors import ConfigError
-from .source import as_text
+from .source import stable_text
 
 KIND = "kind"
 KINDS = frozenset(
@@ -141,7 +141,7 @@ class ImageProcessor:
 
 def image_processor(stated: Mapping[str, Any]) -> ImageProcessor:
     """The processor of these options; one object for all that ask for the same."""
-    return _built(as_text(dict(stated)))
+    return _built(stable_text(dict(stated)))
 
 
 @lru_cache(maxsize=8)

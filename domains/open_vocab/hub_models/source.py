@@ -247,6 +247,6 @@ def _names(stated: dict[str, Any], file: Path) -> tuple[str | None, ...]:
     )
 
 
-def as_text(value: Any) -> str:
+def stable_text(value: Any) -> str:
     """Plain data in one line, the same for the same data."""
     return json.dumps(value, sort_keys=True)

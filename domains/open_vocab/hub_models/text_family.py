@@ -116,7 +116,7 @@ class TextFamily(Family):
         return instances
 
 
-def asked(targets: Sequence[dict[str, Tensor]], prompt: _Prompt) -> list[dict[str, Tensor]]:
+def placed_in_prompt(targets: Sequence[dict[str, Tensor]], prompt: _Prompt) -> list[dict[str, Tensor]]:
     """Targets with the places of their classes in the prompt; boxes of classes that it does not ask for are left
     out."""
     kept = []

@@ -15,7 +15,7 @@ from ....core.data import IMAGE, FileHashes, loader
 from ....core.features import FeatureStore
 from ....core.runtime import Reporter
 from ..vocabulary import UNASKED
-from .source import RUN, HubModel, as_text
+from .source import RUN, HubModel, stable_text
 from .starting import source_at
 from .tokens import TOKENIZER_FILES
 
@@ -62,4 +62,4 @@ def _key(source: HubModel) -> str:
     texts = [hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in tokenizer]
     made_by = [FORMAT, version("vladapt"), version("transformers")]
     identity = [source.config, source.processor, list(source.names), source.facts(), hashes, texts, made_by]
-    return hashlib.sha256(as_text(identity).encode()).hexdigest()[:24]
+    return hashlib.sha256(stable_text(identity).encode()).hexdigest()[:24]

@@ -20,10 +20,10 @@ from ..remembering.memory import Memory, old_and_new
 from ..scores.confidence import Confidence, best_confidence
 from ..scores.detection import DetectionScores, Truth, score_detections, truth_of
 from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
-from ..scores.intervals import groups_of
+from ..scores.intervals import image_groups
 from ..scores.panoptic import PanopticCounts
-from .joined import join_boxes, pictures_of, window_of
-from .predictions import OVERLAP, UNSURE, PredictedBoxes, first_of, overlaps
+from .joined import join_boxes, picture_window, pictures_of
+from .predictions import OVERLAP, UNSURE, PredictedBoxes, deciding_first, overlaps
 from .running import as_in_data, known_names, names_given_regions, outcomes, shown_regions
 
 SHOWN = 9
@@ -58,7 +58,7 @@ def evaluate_detection(
         if outlined and "pred_panoptic_seg" in sample:
             segments = segments or PanopticCounts(data.class_names)
             segments.add_sample(truth, sample.pred_panoptic_seg.sem_seg[0].cpu().numpy(), numbers)
-    groups, number = groups_of(items)
+    groups, number = image_groups(items)
     scored = _scored(truths, predicted, data, novel, groups, outlines=False)
     old = spelled_as_in(data, model.cfg.vladapt.get("remember") or ())
     of_lvis = _fixed(model, truths, predicted, data) if data.frequency is not None else {}
@@ -80,7 +80,7 @@ def evaluate_detection(
     ]
     objects = {name: of["objects"] for name, of in scored.per_class.items()}
     notes = list(model.cfg.vladapt.get("notes") or [])
-    evaluation = Evaluation(first_of(metrics, DECIDING), sections, notes, intervals, number, objects)
+    evaluation = Evaluation(deciding_first(metrics, DECIDING), sections, notes, intervals, number, objects)
     return evaluation if memory is None else memory.told(evaluation, scored.per_class, data, predicted)
 
 
@@ -115,7 +115,7 @@ def predict_detection(model, data: DomainData, progress: Callable[[int, int], No
         if size is None:
             rows.append({"id": name, **found[0][1].row(names)})
             continue
-        joined = join_boxes([(window_of(item), boxes) for item, boxes in found], size, apart)
+        joined = join_boxes([(picture_window(item), boxes) for item, boxes in found], size, apart)
         rows.append({"id": name, "size": list(size), **joined.row(names)})
     return rows
 

@@ -19,7 +19,7 @@ from ....core.tasks import Finder
 from ..vocabulary import Vocabulary, texts_kept_in
 from .detection import believed_from, notes_on_names, predict_detection, rivals
 from .predictions import PredictedBoxes, PredictedMap
-from .running import Looking, ask_for, known_names, names_given_regions, takes_names, with_background
+from .running import Looking, ask_for, known_names, model_takes_names, names_given_regions, names_with_background
 from .segmentation import predict_segmentation
 
 
@@ -40,7 +40,7 @@ class ModelFinder(Finder):
                 "use vladapt predict"
             )
         self.model, self._looking = model, Looking(model)
-        self.names, self.any_names = known_names(model), takes_names(model)
+        self.names, self.any_names = known_names(model), model_takes_names(model)
 
     def ready(self, item: Item) -> Any:
         return self._looking.ready(item)
@@ -56,7 +56,7 @@ class ModelFinder(Finder):
         client sends are encoded and not kept in the cache of features."""
         model = deepcopy(self.model, {id(weight): weight for weight in self.model.parameters()})
         with tempfile.TemporaryDirectory(prefix="vladapt-") as folder, texts_kept_in(folder):
-            ask_for(model, with_background(model, list(names)))
+            ask_for(model, names_with_background(model, list(names)))
         return type(self)(model)
 
     def chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:

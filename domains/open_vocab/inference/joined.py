@@ -53,7 +53,7 @@ def whole_pictures(data: DomainData) -> dict[str, Item]:
     return pictures
 
 
-def window_of(item: Item) -> Window:
+def picture_window(item: Item) -> Window:
     """Where a window lies in its picture."""
     if "window" in item.decode:
         return tuple(item.decode["window"])

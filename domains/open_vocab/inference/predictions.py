@@ -129,6 +129,6 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / (areas[0][:, None] + areas[1][None] - shared).clip(1e-9)
 
 
-def first_of(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, float]:
+def deciding_first(metrics: dict[str, float], deciding: Sequence[str]) -> dict[str, float]:
     """The metrics with those that decide in front, where they are there."""
     return {name: metrics[name] for name in deciding if name in metrics} | metrics

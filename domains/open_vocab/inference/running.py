@@ -232,7 +232,7 @@ def choose_names(model: nn.Module, names: Sequence[str]) -> tuple[str, ...]:
     return model.asked_for
 
 
-def with_background(model: nn.Module, classes: Any) -> Any:
+def names_with_background(model: nn.Module, classes: Any) -> Any:
     """Class names with the background that the model has learned, where they do not name it: else every pixel would be
     one of them."""
     learned = {getattr(module, "background_class", None) for module in model.modules()} & set(known_names(model))
@@ -252,29 +252,29 @@ def as_in_data(model: nn.Module, class_names: Sequence[str]) -> np.ndarray:
     names = known_names(model)
     if isinstance(model, ClosedNames) and set(class_names) < set(names):
         names = choose_names(model, class_names)
-    if set(names) != set(class_names) and takes_names(model) and getattr(model, "asked_for", None) is None:
-        names = ask_for(model, described(model, class_names))
-    if takes_names(model):
+    if set(names) != set(class_names) and model_takes_names(model) and getattr(model, "asked_for", None) is None:
+        names = ask_for(model, _described(model, class_names))
+    if model_takes_names(model):
         check_names(None, class_names, names)
     else:
         check_names(names, class_names)
     return np.array(class_positions(names, class_names))
 
 
-def described(model: nn.Module, names: Sequence[str]) -> Mapping[str, Any] | Sequence[str]:
+def _described(model: nn.Module, names: Sequence[str]) -> Mapping[str, Any] | Sequence[str]:
     """The names with what the training's vocabulary said of them, where it said anything."""
     texts = dict(model.cfg.vladapt.get("described") or {})
     return {name: dict(texts[name]) if name in texts else [] for name in names} if texts else list(names)
 
 
-def takes_names(model: nn.Module) -> bool:
+def model_takes_names(model: nn.Module) -> bool:
     """Whether a part of the model has texts as classes."""
     return any(isinstance(module, NamedClasses) for module in model.modules())
 
 
 def refuse_fixed(model: nn.Module) -> None:
     """Raise the CapabilityError of a model whose classes cannot be changed."""
-    if not takes_names(model):
+    if not model_takes_names(model):
         raise CapabilityError(
             f"--classes: this model takes no class names, its classes are {', '.join(known_names(model))}; train one "
             "with a text classifier (docs/open-vocab.md)"

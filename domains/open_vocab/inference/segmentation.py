@@ -10,12 +10,12 @@ import numpy as np
 from ....core.contracts import DomainData, Evaluation, Item, MaskScorer
 from ....core.runs import PictureSection, TableSection
 from ..data.items_file import to_uint8
-from ..data.masks import IGNORED, valid_pixels
+from ..data.masks import IGNORED, image_valid_pixels
 from ..drawing import draw_classes
-from ..scores.intervals import groups_of, image_counts, mean_iou_intervals
+from ..scores.intervals import image_counts, image_groups, mean_iou_intervals
 from ..scores.segmentation import SegmentationScores, confusion, score_segmentation
-from .joined import JoinedMap, pictures_of, window_of
-from .predictions import PredictedMap, first_of
+from .joined import JoinedMap, picture_window, pictures_of
+from .predictions import PredictedMap, deciding_first
 from .running import as_in_data, known_names, outcomes
 
 SHOWN = 6
@@ -53,10 +53,10 @@ def evaluate_segmentation(
         _per_class(scored, novel),
         PictureSection("What it finds", pictures, "Left as marked, right as found.", side=2 * SIDE, columns=2),
     ]
-    groups, number = groups_of(seen)
+    groups, number = image_groups(seen)
     intervals = mean_iou_intervals(np.stack(counts), data.class_names, novel, groups)
     notes = list(model.cfg.vladapt.get("notes") or [])
-    metrics = first_of(scored.metrics, DECIDING)
+    metrics = deciding_first(scored.metrics, DECIDING)
     if further is not None:
         of_domain = further.evaluation()
         metrics, intervals = {**metrics, **of_domain.metrics}, {**intervals, **of_domain.intervals}
@@ -72,11 +72,11 @@ def predict_segmentation(model, data: DomainData, progress: Callable[[int, int],
     for name, size, samples in pictures_of(outcomes(model, data, data.items, progress)):
         if size is None:
             item, sample = next(samples)
-            found = PredictedMap.of(sample).where(valid_pixels(item))
+            found = PredictedMap.of(sample).where(image_valid_pixels(item))
         else:
             joined = JoinedMap(size, choose)
             for item, sample in samples:
-                joined.add(window_of(item), sample.seg_logits.data, valid_pixels(item))
+                joined.add(picture_window(item), sample.seg_logits.data, image_valid_pixels(item))
             found = PredictedMap(joined.finished())
         rows.append({"id": name, **({} if size is None else {"size": list(size)}), **found.row(names)})
     return rows

@@ -12,7 +12,7 @@ from ..inference.running import known_names
 from .label_set import LabelSet, labels_of_rows
 
 
-def check_wishes(use: Use) -> None:
+def check_label_wishes(use: Use) -> None:
     """Raise the ConfigError of what is asked of labels where none, or none that can have it, are written."""
     kinds = [kind for kind in use.outputs if kind.made_of == kind.BOXES]
     for flag in ("masks", "own_data"):
@@ -24,7 +24,7 @@ def check_wishes(use: Use) -> None:
         raise ConfigError(f"--tile {use.tile}: give the side of a window in pixels")
 
 
-def check_names(model: Any, own: DomainData) -> None:
+def check_annotated_names(model: Any, own: DomainData) -> None:
     """Raise the ConfigError of names that were not annotated in the run's own images, where a training would take them
     for background."""
     if unknown := next((name for name in known_names(model) if name not in own.class_names), None):

@@ -30,7 +30,7 @@ from ....core.runtime import DecisionFile, LocalPage, replacing
 from ..data.items_file import to_uint8
 from ..data.outlines import valid_outline
 from ..data.polygons import polygons_of
-from ..outputs._labels import LabelOutput, whole_folder
+from ..outputs._labels import LabelOutput, replaced_folder
 from ..outputs.coco import POLYGONS, RLE, Coco
 from ..outputs.voc import Voc
 from ..outputs.yolo import Yolo
@@ -275,7 +275,7 @@ def _shown(box: Box, size: tuple[int, int]) -> dict[str, Any]:
 
 def _write(labels: LabelSet, folder: Path) -> None:
     """All kinds of labels of a folder, first beside those that are there."""
-    with whole_folder(folder / READY) as ready:
+    with replaced_folder(folder / READY) as ready:
         for output in _outputs(labels, folder):
             output.write_labels(labels, ready)
     _put_in_place(folder)

@@ -126,7 +126,7 @@ def _shows(path: Path, labels: LabelSet, name: str) -> bool:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def replaced_folder(path: Path) -> Iterator[Path]:
     """A folder to write into in the block, which then takes the place of `path`."""
     partial, old = (path.parent / f".partial-{os.getpid()}-{secrets.token_hex(8)}" for _ in range(2))
     try:

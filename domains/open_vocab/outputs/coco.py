@@ -13,7 +13,7 @@ from typing import Any
 from ....core.contracts import option
 from ....core.data import Box, ListedImage
 from ....core.runtime import json_text, write_whole
-from ..data.outlines import coco_masks, draw, encode
+from ..data.outlines import coco_masks, encode, outline_mask
 from ..data.polygons import polygons_of
 from ..labels.label_set import LabelSet
 from ._labels import LabelOutput, of_split, split_names
@@ -50,7 +50,7 @@ class Coco(LabelOutput):
         x0, y0, x1, y1 = box.corners
         entry: dict[str, Any] = {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0)}
         if box.outline:
-            encoded = encode(draw(box.outline, size))
+            encoded = encode(outline_mask(box.outline, size))
             entry["area"] = float(coco_masks().area(encoded))
             entry["segmentation"] = encoded if self.outline == RLE else polygons_of(box.outline, size)
         entry |= {"iscrowd": int(box.ignored), "source": box.made_by}

@@ -15,7 +15,7 @@ from ....core.data import Box, ListedImage
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ..labels.label_set import IMAGES, LabelSet
-from ._labels import LabelOutput, of_split, refuse_blank, split_names, whole_folder
+from ._labels import LabelOutput, of_split, refuse_blank, replaced_folder, split_names
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -33,7 +33,7 @@ class Voc(LabelOutput):
 
     def write_labels(self, labels: LabelSet, folder: Path) -> list[Path]:
         files = [folder / "Annotations" / f"{Path(image.name).stem}.xml" for image in labels.images]
-        with whole_folder(folder / "Annotations") as partial:
+        with replaced_folder(folder / "Annotations") as partial:
             for image, file in zip(labels.images, files):
                 tree = _annotation(image)
                 ElementTree.indent(tree)

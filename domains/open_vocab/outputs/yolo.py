@@ -13,7 +13,7 @@ from ....core.runtime import json_text, write_whole
 from ..data.polygons import one_polygon
 from ..data.yolo import SOURCES, SOURCES_FORMAT, SOURCES_VERSION
 from ..labels.label_set import IMAGES, LabelSet
-from ._labels import LabelOutput, of_split, refuse_blank, split_names, whole_folder
+from ._labels import LabelOutput, of_split, refuse_blank, replaced_folder, split_names
 
 DIGITS = 9
 """Of a share, behind the point."""
@@ -30,7 +30,7 @@ class Yolo(LabelOutput):
 
         numbers = {name: number for number, name in enumerate(labels.class_names)}
         files = [folder / "labels" / f"{Path(image.name).stem}.txt" for image in labels.images]
-        with whole_folder(folder / "labels") as partial:
+        with replaced_folder(folder / "labels") as partial:
             for image, file in zip(labels.images, files):
                 lines = [_line(box, numbers[box.name], image.size) for box in _written(image)]
                 (partial / file.name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -159,13 +159,13 @@ def _train_input(plan: Node, count: int) -> None:
     from mmengine.registry import init_default_scope
 
     from ....registry import MODELS
-    from ..modules.backbones.channels import input_layer
+    from ..modules.backbones.channels import first_convolution
 
     init_default_scope(plan["default_scope"])
     wrapper = plan.get("optim_wrapper") or {}
     keys = (wrapper.get("paramwise_cfg") or {}).get("custom_keys") or {}
     backbone = plan["model"]["backbone"]
-    name = f"backbone.{input_layer(MODELS.build(dict(backbone)), count, _name(backbone))}"
+    name = f"backbone.{first_convolution(MODELS.build(dict(backbone)), count, _name(backbone))}"
     slowed = [key for key, how in keys.items() if key in name and how.get("lr_mult", 1.0) < 1.0]
     if slowed:
         keys[name] = {**keys[max(slowed, key=len)], "lr_mult": 1.0}

@@ -78,18 +78,18 @@ def texts_in(value: Any) -> Iterator[str]:
             yield from texts_in(inner)
 
 
-def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
+def mapped_values(value: Any, change: Callable[[Any], Any]) -> Any:
     """A copy of a nest in which every value that is not a dict or list is what `change` makes of it."""
     if isinstance(value, dict):
-        return {key: mapped(inner, change) for key, inner in value.items()}
+        return {key: mapped_values(inner, change) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(mapped(inner, change) for inner in value)
+        return type(value)(mapped_values(inner, change) for inner in value)
     return change(value)
 
 
-def plain(value: Any) -> Any:
+def as_plain_config(value: Any) -> Any:
     """A copy with names for classes, as configs in Python's own syntax have them."""
-    return mapped(value, _name)
+    return mapped_values(value, _name)
 
 
 def _name(value: Any) -> Any:

@@ -24,8 +24,8 @@ from ..data.novel import split_novel
 from .channels import is_deep, on_bands, on_channels, on_depth
 from .classes import takes_names, with_classes
 from .kinds import KINDS, ConfigKind
-from .pipelines import mapped, nodes, ours, plain, testing_pipeline, training_pipeline
-from .schedule import Schedule, apply_schedule, backbone_of, on_backbone
+from .pipelines import as_plain_config, mapped_values, nodes, ours, testing_pipeline, training_pipeline
+from .schedule import Schedule, apply_schedule, first_backbone, put_on_backbone
 
 PASSES = "vladapt.PassSampler"
 ENGINE = ("model", "train_dataloader", "train_cfg", "optim_wrapper", "param_scheduler", "default_hooks", "custom_hooks")
@@ -82,13 +82,13 @@ def make_plan(
         ConfigError: the config lacks a part, or what the options ask for does not apply to it.
         DataError: no training image shows a class.
     """
-    plan = plain(dict(config))
+    plan = as_plain_config(dict(config))
     _check_task(plan, kind)
     model = plan["model"]
     if options.backbone is not None:
-        if backbone_of(model) is None:
+        if first_backbone(model) is None:
             raise ConfigError(f"--backbone {options.backbone}: no part of the config's model takes one; omit it")
-        on_backbone(plan, options.backbone, options.by_band and options.by_band.channels)
+        put_on_backbone(plan, options.backbone, options.by_band and options.by_band.channels)
     novel = split_novel(data.class_names, options.novel, data.frequency).novel if options.novel else ()
     learned = [name for name in data.class_names if name not in novel]
     if novel and not takes_names(model):
@@ -128,7 +128,7 @@ def check_outlines(config: Mapping[str, Any], kind: ConfigKind, data: DomainData
     """
     if not config.get("train_cfg"):
         return
-    pipeline = training_pipeline(plain(dict(config)), kind)
+    pipeline = training_pipeline(as_plain_config(dict(config)), kind)
     outlined = (outline for item in data.split("train") for outline in annotated_boxes(item).segments or ())
     if any(node.get("with_mask") for node in nodes(pipeline)) and not any(outlined):
         of_start = (config.get("vladapt") or {}).get("source")
@@ -196,4 +196,4 @@ def _with_batch_norms(plan: dict[str, Any], device: str) -> dict[str, Any]:
     on_gpus = torch.cuda.is_available() and not str(device).startswith("cpu")
     if (get_world_size() > 1 and on_gpus) or not any(node.get("type") in SYNCED_NORMS for node in nodes(plan["model"])):
         return plan
-    return {**plan, "model": mapped(plan["model"], lambda value: "BN" if value in SYNCED_NORMS else value)}
+    return {**plan, "model": mapped_values(plan["model"], lambda value: "BN" if value in SYNCED_NORMS else value)}

@@ -153,12 +153,12 @@ def _whole(option: str, value: Any) -> int:
     return value
 
 
-def backbone_of(model: Node) -> str | None:
+def first_backbone(model: Node) -> str | None:
     """The spec of the first part of a model that names one; None where no part does."""
     return next((node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)), None)
 
 
-def on_backbone(plan: Node, spec: str, bands: InputChannels | None = None) -> None:
+def put_on_backbone(plan: Node, spec: str, bands: InputChannels | None = None) -> None:
     """Put a plan on another backbone, in place: every part that names one, the pixels it takes, the neck's channels.
 
     Args:

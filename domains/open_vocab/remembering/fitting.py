@@ -16,7 +16,7 @@ from torch import nn
 from ....core.contracts import DomainData, Item
 from ....core.errors import ConfigError, DataError
 from ....core.runtime import Reporter
-from ....core.tasks import KeptModel, quiet
+from ....core.tasks import KeptModel, quiet_mm
 from ..data.boxes import annotated_boxes
 from ..data.remembered import spelled_as_in, without_boxes
 from ..hub_models.starting import PRETRAINED
@@ -164,7 +164,7 @@ def with_boxes_before(
     if not train and not more:
         return data
     before = remembering.detector(config, names, device)
-    with reporter.task("Looking for what is to be remembered") as progress, quiet():
+    with reporter.task("Looking for what is to be remembered") as progress, quiet_mm():
         of_train = found_boxes(before, data, train, missing, progress)
         found = chain(of_train, found_boxes(before, data, more, names, progress))
         taught = {item.id: with_found(item, boxes, remembering.score) for item, boxes in found}
@@ -207,7 +207,7 @@ def trained_and_kept(
     names = spelled_as_in(data, remembering.names)
     if names:
         memory = Memory(remembering.detector(config, names, device), names, remembering.score)
-        with reporter.task("Choosing between before and after", unit="weights") as progress, quiet():
+        with reporter.task("Choosing between before and after", unit="weights") as progress, quiet_mm():
             memory.mix(model, data, remembering.wise_alpha, progress)
         model.memory = memory
     return model, history

@@ -15,7 +15,7 @@ from torch import nn
 
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
-from ....core.tasks import KeptModel, build_model, quiet
+from ....core.tasks import KeptModel, build_model, quiet_mm
 from ..hub_models.source import HubModel, is_hub_node, is_hub_place
 from ..hub_models.starting import PRETRAINED, source_at
 from ..plans.classes import takes_names, with_classes
@@ -182,7 +182,7 @@ def _from_checkpoint(
     weights = _read(start.weights)["state_dict"]
     if not set(weights) & set(built.state_dict()):
         raise DataError(f"{start.weights}: none of its weights is of the config's model; give the config it belongs to")
-    with quiet():
+    with quiet_mm():
         load_state_dict(built, weights, strict=False)
     return built
 

@@ -18,7 +18,7 @@ import numpy as np
 from ....core.contracts import Item
 from ....core.errors import CapabilityError, ConfigError
 from ..data.boxes import annotated_boxes
-from ..data.outlines import coco_masks, draw, encode
+from ..data.outlines import coco_masks, encode, outline_mask
 from .intervals import average_precision_intervals
 from .means import base_and_novel, known, mean_of_known, or_none
 
@@ -252,7 +252,7 @@ def _true_objects(truths: Sequence[Truth], outlines: bool) -> list[dict[str, Any
             if outline is not None and truth.size is None:
                 raise ConfigError("outlines need the size of their image; give Truth its size")
             if outline is not None:
-                encoded = encode(draw(outline, truth.size))
+                encoded = encode(outline_mask(outline, truth.size))
                 entry["area"] = float(coco_masks().area(encoded))
             if outlines:
                 entry["segmentation"] = encoded if outline is not None else _box_encoding(box, truth.size)
@@ -295,7 +295,7 @@ def _box_encoding(box: Any, size: tuple[int, int] | None) -> dict[str, Any]:
     if size is None:
         raise ConfigError("outlines need the size of their image; give Truth its size")
     x0, y0, x1, y1 = (float(value) for value in box)
-    return encode(draw([[x0, y0, x1, y0, x1, y1, x0, y1]], size))
+    return encode(outline_mask([[x0, y0, x1, y0, x1, y1, x0, y1]], size))
 
 
 def _object_counts(truths: Sequence[Truth], num_classes: int) -> np.ndarray:

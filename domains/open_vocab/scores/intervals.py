@@ -93,7 +93,7 @@ def image_counts(matrix: np.ndarray) -> np.ndarray:
     return np.stack([np.diagonal(matrix), matrix.sum(axis=1), matrix[:, :num_classes].sum(axis=0)])
 
 
-def groups_of(items: Sequence[Item]) -> tuple[list[str | None] | None, int | None]:
+def image_groups(items: Sequence[Item]) -> tuple[list[str | None] | None, int | None]:
     """The group of each image and their number; None where no two images are of one group."""
     groups = [item.group for item in items]
     number = units_of(groups, len(groups))[1]

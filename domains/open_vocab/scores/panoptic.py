@@ -12,7 +12,7 @@ from math import nan
 import numpy as np
 import torch
 
-from ..data.outlines import draw
+from ..data.outlines import outline_mask
 from .detection import Truth
 from .means import base_and_novel, known, mean_of_known, or_none
 
@@ -97,7 +97,7 @@ def true_segments(truth: Truth, num_classes: int, shape: tuple[int, int]) -> np.
     ignored = truth.ignored or [False] * len(truth.labels)
     for number, (label, outline, skipped) in enumerate(zip(truth.labels, truth.outlines or (), ignored), start=1):
         if outline:
-            segments[draw(outline, shape[::-1])] = (VOID, 0) if skipped else (label, number)
+            segments[outline_mask(outline, shape[::-1])] = (VOID, 0) if skipped else (label, number)
     return segments
 
 

@@ -71,9 +71,9 @@ class ByNames(ConfigTask):
 
     def backbone_spec(self, recipe: Recipe) -> str:
         """The one that is given, else the config's own."""
-        from ..plans.schedule import backbone_of
+        from ..plans.schedule import first_backbone
 
-        of_config = backbone_of(self._config(recipe)["model"])
+        of_config = first_backbone(self._config(recipe)["model"])
         return of_config if of_config and not recipe.gave("backbone") else recipe.backbone
 
     def choose(self, recipe: Recipe, data: DomainData) -> DomainData:
@@ -143,26 +143,26 @@ class ByNames(ConfigTask):
 
     def rename(self, model, classes: Any) -> tuple[str, ...]:
         """Other names for a model with texts as classes."""
-        from ..inference.running import ask_for, choose_names, refuse_fixed, with_background
+        from ..inference.running import ask_for, choose_names, names_with_background, refuse_fixed
 
         if isinstance(model, ClosedNames):
             return choose_names(model, list(described_classes(classes)))
         refuse_fixed(model)
-        return ask_for(model, with_background(model, classes))
+        return ask_for(model, names_with_background(model, classes))
 
     def check_use(self, use: Use, command: str) -> None:
         """And that what is asked of labels fits them."""
         super().check_use(use, command)
-        from ..labels.asked_for import check_wishes
+        from ..labels.asked_for import check_label_wishes
 
-        check_wishes(use)
+        check_label_wishes(use)
 
     def check_model(self, model, data: DomainData, use: Use, own: DomainData | None) -> None:
         """That the run's own data were searched for the names, where both become labels."""
-        from ..labels.asked_for import check_names
+        from ..labels.asked_for import check_annotated_names
 
         if own is not None:
-            check_names(model, own)
+            check_annotated_names(model, own)
 
     def notes_on(self, model) -> list[str]:
         """Where it was to look for texts, and none were given."""
@@ -200,7 +200,7 @@ class ByNames(ConfigTask):
 
     def export(self, use: Use, wishes: ExportWishes, reporter: Reporter) -> Exported:
         """The graph of a model of mm, where it has a fixed one."""
-        from ..exporting.run import export_run
+        from ..exporting.run import export_model
 
         self._need_colours(use, "an export")
         recipe, model = self.used_again(use), KeptModel(use.run).load(torch.device("cpu"))
@@ -210,7 +210,7 @@ class ByNames(ConfigTask):
         def read() -> DomainData:
             return self._chosen(self._read(recipe), recipe, use.split, bool(use.data), reporter)
 
-        return export_run(self.form(model), use, wishes, read, reporter)
+        return export_model(self.form(model), use, wishes, read, reporter)
 
     def _config(self, recipe: Recipe) -> Mapping[str, Any]:
         """The user's config, or the packaged one for the task, with the parts of it that `--set plan...` and

@@ -74,7 +74,7 @@ class Description:
         return not (self.worn or self.carried or self.extras) and self.subject == (PERSON,)
 
 
-def described(answers: Mapping[str, AttributeBelief], questions: Sequence[AttributeQuestion]) -> Description:
+def described_person(answers: Mapping[str, AttributeBelief], questions: Sequence[AttributeQuestion]) -> Description:
     """The parts of a sentence from answers; each colour goes to its garment."""
     subject, worn, carried = (PERSON,), [], []
     colours = {each.colour_of: each for each in questions if each.colour_of}

@@ -26,7 +26,7 @@ from ....core.registry import load_domain
 from ....core.runs import page_template
 from ....core.runtime import Reporter, file_stem, json_text, write_whole
 from ..pedestrian import Pedestrian
-from .combine import Captioning, described, sentences
+from .combine import Captioning, described_person, sentences
 from .conquer import AttributeBelief, kept_answers, without_mixed_up
 from .divide import QuestionTexts
 from .faces import are_faces, face_sentences
@@ -163,7 +163,7 @@ def _from_pictures(
 def _caption(
     item: Item, answers: dict[str, AttributeBelief], questions: Sequence[AttributeQuestion], how: Captioning
 ) -> ComposedCaption:
-    description = described(answers, questions)
+    description = described_person(answers, questions)
     texts = [] if description.says_nothing else sentences(description, how.sentences, how.seed, _name(item))
     values = {name: answer.value for name, answer in answers.items()}
     return ComposedCaption(item, texts, values, {name: round(answer.confidence, 4) for name, answer in answers.items()})

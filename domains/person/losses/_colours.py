@@ -50,7 +50,7 @@ def grey_and_colours(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor
     return (grey - mean) / std, plain - grey
 
 
-def cells_of(colours: Tensor, grid: tuple[int, int], cells: int) -> Tensor:
+def patch_cells(colours: Tensor, grid: tuple[int, int], cells: int) -> Tensor:
     """(B, 3, H, W) -> (B, h * w, 3 * cells * cells): mean colours of the cells of each patch."""
     rows, columns = grid
     means = F.adaptive_avg_pool2d(colours, (rows * cells, columns * cells))

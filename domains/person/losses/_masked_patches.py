@@ -36,7 +36,7 @@ class MaskedPatchDecoder(nn.Module):
         with torch.no_grad():
             inside = backbone.norm_tokens(backbone.embed_image(pixels)).shape[-1]
         self.grid = backbone.image_grid(pixels)
-        of_patch = patches_of(pixels, self.grid).shape[-1]
+        of_patch = image_patches(pixels, self.grid).shape[-1]
         self.embed = nn.Linear(inside, width)
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
         self.register_buffer("positions", sine_positions(*self.grid, width), persistent=False)
@@ -58,7 +58,7 @@ class MaskedPatchDecoder(nn.Module):
         """
         seen, places = self._seen(pixels, draws)
         rebuilt = self._rebuilt(seen, places)
-        targets = standardised(patches_of(pixels, self.grid).float())
+        targets = standardised(image_patches(pixels, self.grid).float())
         errors = (rebuilt.float() - targets).square().mean(dim=2)  # (B, P)
         hidden = torch.ones_like(errors).scatter(1, places, 0.0)
         return (errors * hidden).sum(dim=1, keepdim=True) / hidden.sum(dim=1, keepdim=True)
@@ -85,7 +85,7 @@ class MaskedPatchDecoder(nn.Module):
         return self.pixels(self.norm(x))
 
 
-def patches_of(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+def image_patches(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, C, H, W) -> (B, h * w, C * H / h * W / w); what is left over at the edges is left out."""
     height, width = (side // cells for side, cells in zip(pixels.shape[-2:], grid))
     whole = pixels[..., : grid[0] * height, : grid[1] * width]

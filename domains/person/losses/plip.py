@@ -15,7 +15,7 @@ from ....core.errors import CapabilityError
 from ....core.losses import HiddenWords, products_option, with_all
 from ....core.runtime import Ranks
 from ....core.training import MaskedWords
-from ._colours import GuidedReader, cells_of, grey_and_colours
+from ._colours import GuidedReader, grey_and_colours, patch_cells
 from ._identities import IdentityTargets, soft_contrast
 
 PAIR = frozenset({"image_features", "text_features", "labels", "logit_scale"})
@@ -144,5 +144,5 @@ class Plip(RowLoss):
         grey, colours = grey_and_colours(backbone, batch["pixels"])
         patches, grid = backbone.image_tokens(grey)
         told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
-        wanted = TENTHS * cells_of(colours.float(), grid, self.cells)
+        wanted = TENTHS * patch_cells(colours.float(), grid, self.cells)
         return (told.float() - wanted).square().mean(dim=(1, 2))[:, None]

@@ -17,7 +17,7 @@ from ....core.data import CocoFile, Row, Table, visible
 from ....core.errors import DataError, shortened
 from ....core.runtime import read_json, read_start
 from ..reading import PersonReading, SetFormat
-from .people_tables import COLUMNS, read_rows
+from .people_tables import COLUMNS, read_people_rows
 
 IMAGE_KEYS, IDENTITY, CAPTIONS = ("file_path", "img_path", "image"), "id", "captions"
 
@@ -51,7 +51,7 @@ def read(path: Path, reading: PersonReading, task: str) -> DomainData:
         named = {key: entry.get(key) for key in ("camera", "time", "split", "role", CAPTIONS)}
         rows.append(Row({**named, "image": image, "identity": entry[IDENTITY]}, f"{path} entry {number}"))
     has = {key for row in rows for key, value in row.values.items() if value is not None}
-    return read_rows(
+    return read_people_rows(
         Table(path, tuple(COLUMNS), rows), {key: key if key in has else None for key in COLUMNS}, reading, task
     )
 

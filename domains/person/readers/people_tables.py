@@ -66,10 +66,10 @@ def read(path: Path, reading: PersonReading, task: str) -> DomainData:
     for kind in ("image", "identity"):
         if columns[kind] is None:
             raise DataError(f"{path}: no column {kind}; it has: {shortened(', '.join(map(str, table.columns)))}")
-    return read_rows(table, columns, reading, task)
+    return read_people_rows(table, columns, reading, task)
 
 
-def read_rows(table: Table, columns: dict[str, str | None], reading: PersonReading, task: str) -> DomainData:
+def read_people_rows(table: Table, columns: dict[str, str | None], reading: PersonReading, task: str) -> DomainData:
     """The set of a table's rows.
 
     Args:

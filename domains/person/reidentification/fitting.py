@@ -28,7 +28,7 @@ from ..random_erasing import RandomErasing
 from ..samplers import IdentityBatches
 from ..transforms import PedestrianTransform
 from .protocol import SearchedSplit
-from .scoring import ReidScores, Reranking, evaluate_reid, flat_scores
+from .scoring import ReidScores, Reranking, evaluate_reid, flat_reid_scores
 
 BATCH_SIZE = 64
 
@@ -137,7 +137,7 @@ def divided_people(data: DomainData, options: Mapping[str, Any], split_seed: int
     return ReidData(parts.with_items([i.with_(target=target_of[i.id]) for i in parts.items]), options)
 
 
-def scored(
+def reid_scores(
     backbone: Backbone,
     people: ReidData,
     protocol: SearchedSplit,
@@ -211,7 +211,7 @@ def _validation(training: Training, people: ReidData) -> tuple[Callable[[Backbon
         return None, [f"Nothing was chosen on val; the last epoch is kept: {error}."]
 
     def score(towers: Backbone) -> float:
-        return scored(towers, people, protocol, training).ranking.metrics()["map"]
+        return reid_scores(towers, people, protocol, training).ranking.metrics()["map"]
 
     return score, []
 
@@ -227,9 +227,9 @@ def fitted_people(
     started = time.monotonic()
     protocol = people.protocol("test")  # what cannot be retrieved is told before anything is computed
     backbone = load()
-    before = None if training.adapter is None else scored(backbone, people, protocol, training, reporter)
+    before = None if training.adapter is None else reid_scores(backbone, people, protocol, training, reporter)
     adapter, report, towers = train_on_people(training, people, backbone, reporter, folder)
-    after = scored(towers, people, protocol, training, reporter, reranking=people.reranking)
-    metrics = flat_scores(before, after, people.data.class_names, people.reranking)
+    after = reid_scores(towers, people, protocol, training, reporter, reranking=people.reranking)
+    metrics = flat_reid_scores(before, after, people.data.class_names, people.reranking)
     notes = [*people.data.notes, *report.notes]
     return FittedTowers(adapter, report, backbone, towers, before, after, metrics, notes, time.monotonic() - started)

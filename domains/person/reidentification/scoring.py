@@ -137,7 +137,7 @@ def _row(ranking: CameraRanking) -> dict[str, float]:
     return {"queries": len(ranking), **{name: found[name] for name in ("r1", "map", "minp")}}
 
 
-def flat_scores(
+def flat_reid_scores(
     before: ReidScores | None, after: ReidScores, attributes: Sequence[str] = (), reranking: Reranking | None = None
 ) -> dict[str, Any]:
     """Both scores in the shape of metrics.json.

@@ -21,11 +21,11 @@ from ..reidentification.fitting import (
     ReidData,
     divided_people,
     fitted_people,
-    scored,
+    reid_scores,
     train_on_people,
 )
 from ..reidentification.report import ReidComparison, reid_report, shown_searches
-from ..reidentification.scoring import flat_scores
+from ..reidentification.scoring import flat_reid_scores
 from ..samplers import SAMPLERS
 
 LOSS = "bot"
@@ -117,15 +117,15 @@ class ReIdentification(TowerTraining):
         return train_on_people(self.training(_with_loss(recipe), seed), data, backbone, Reporter(quiet=True), None)[2]
 
     def compared(self, towers: Backbone, data: ReidData, recipe: Recipe) -> dict[str, Any]:
-        return scored(towers, data, data.protocol("test"), self.training(recipe)).ranking.metrics()
+        return reid_scores(towers, data, data.protocol("test"), self.training(recipe)).ranking.metrics()
 
     def scores(self, data: ReidData, split: str, recipe: Recipe, reporter: Reporter, backbone, towers) -> tuple:
         protocol, how = data.protocol(split), self.training(recipe)
-        before = None if towers is backbone else scored(backbone, data, protocol, how, reporter)
-        return before, scored(towers, data, protocol, how, reporter, reranking=data.reranking)
+        before = None if towers is backbone else reid_scores(backbone, data, protocol, how, reporter)
+        return before, reid_scores(towers, data, protocol, how, reporter, reranking=data.reranking)
 
     def metrics(self, before: Any, after: Any, data: ReidData) -> dict[str, Any]:
-        return flat_scores(before, after, data.data.class_names, data.reranking)
+        return flat_reid_scores(before, after, data.data.class_names, data.reranking)
 
     def samples(self, data: ReidData, split: str) -> Sequence[Any]:
         return data.data.items if split == "all" else data.data.split(split)

@@ -19,9 +19,9 @@ from ..maps.strips import Strips, first_reaching
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of
-from ..windows import Box, batched, starts
-from .pairs import check_dates, dates_of, part_of, size_of, unit_pair
-from .scoring import AT_ONCE, MODEL, check_channels
+from ..windows import Box, batched, starts_of_windows
+from .pairs import check_dates, dates_of, pair_size, pair_window, unit_pair
+from .scoring import AT_ONCE, MODEL, check_pair_channels
 
 OVERLAP = 0.25
 """Share of a window that the next one covers too."""
@@ -45,10 +45,10 @@ def map_changes(
     threshold = float(facts["thresholds"][MODEL]["value"])
     for place, (item, folder) in enumerate(zip(data.items, folders, strict=True)):
         check_dates(*dates_of(item))
-        file, (height, width), side = folder / "map.raw", size_of(item), int(facts["side"])
+        file, (height, width), side = folder / "map.raw", pair_size(item), int(facts["side"])
         strips = Strips(folder, [top for top, _, _ in _rows(height, width, side)], height, width, 1, np.uint8)
         first = strips.lacking()
-        for row, (_, percent) in enumerate(probabilities(model, item, side, threshold, first), first):
+        for row, (_, percent) in enumerate(change_probabilities(model, item, side, threshold, first), first):
             strips.write(row, percent[None])
         chances = np.memmap(file, np.uint8, "w+", shape=(height, width))
         areas = _Areas(item)
@@ -62,7 +62,7 @@ def map_changes(
     return rows, files
 
 
-def probabilities(
+def change_probabilities(
     model: Any, item: Item, side: int, threshold: float = 0.5, first: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
     """First row, and (rows, width) uint8 per cent of change from north to south, 255 where a date has no value.
@@ -72,7 +72,7 @@ def probabilities(
     Args:
         first: the row of windows from which on they are wanted.
     """
-    height, width = size_of(item)
+    height, width = pair_size(item)
     weights = window_weights((min(side, height), min(side, width)), stride_of(side))
     blender, device = RowBlender(1, width), next(model.parameters()).device
     valid = np.zeros((0, width), bool)
@@ -83,9 +83,9 @@ def probabilities(
         high = min(side, height - top)
         valid = np.pad(valid, ((0, top + high - blender.top - len(valid)), (0, 0)))
         for some in batched(boxes, AT_ONCE):
-            read = [unit_pair(part_of(item, box)) for box in some]
+            read = [unit_pair(pair_window(item, box)) for box in some]
             inputs = torch.from_numpy(np.stack([pixels for pixels, _ in read])).to(device)
-            check_channels(model, item, inputs.shape[2])
+            check_pair_channels(model, item, inputs.shape[2])
             scores = model.probabilities(inputs).float().cpu().numpy()
             for (left, _, wide, _), chances, (_, there) in zip(some, scores, read):
                 blender.add(top, left, chances[None], weights)
@@ -108,9 +108,9 @@ def stride_of(side: int) -> int:
 def _rows(height: int, width: int, side: int) -> Iterator[tuple[int, int, list[Box]]]:
     """First row of a row of windows, the first row that the next ones reach, and its windows."""
     high, wide, stride = min(side, height), min(side, width), stride_of(side)
-    tops = starts(height, high, stride)
+    tops = starts_of_windows(height, high, stride)
     for top, below in zip(tops, [*tops[1:], height]):
-        yield top, below, [(left, top, wide, high) for left in starts(width, wide, stride)]
+        yield top, below, [(left, top, wide, high) for left in starts_of_windows(width, wide, stride)]
 
 
 class _Areas:

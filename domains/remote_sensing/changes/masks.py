@@ -18,7 +18,7 @@ from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import header_of, open_raster
 from ..windows import Box
-from .pairs import DatePair, box_of, check_place, unit_pair
+from .pairs import DatePair, check_place, unit_pair, window_box
 from .target import CHANGED, IGNORED, UNCHANGED, ChangeMask
 
 ROWS_AT_ONCE = 1024
@@ -89,7 +89,7 @@ def load_change(item: Item) -> np.ndarray:
     """(H, W) uint8: 0 no change, 1 change, 255 ignored."""
     target = item.target
     assert isinstance(target, ChangeMask)
-    box = box_of(item)
+    box = window_box(item)
     if is_layer(target.file):
         return _drawn(target.file, item, box)
     stored, there = _read(target.file, box)
@@ -106,7 +106,7 @@ def masked_pair(item: Item) -> tuple[np.ndarray, np.ndarray]:
     return pixels, np.where(valid, load_change(item), IGNORED).astype(np.uint8)
 
 
-def shown_in(mask: np.ndarray) -> tuple[int, ...]:
+def classes_in(mask: np.ndarray) -> tuple[int, ...]:
     """Which classes a mask has."""
     return tuple(label for label in (UNCHANGED, CHANGED) if (mask == label).any())
 

@@ -49,7 +49,7 @@ class DatePair:
     @property
     def size(self) -> tuple[int, int]:
         """(height, width)."""
-        return size_of(self.before)
+        return pair_size(self.before)
 
     @property
     def mask_file(self) -> Path:
@@ -84,7 +84,7 @@ def date_of(path: Path, formats: Sequence[Format]) -> Item:
     return Item(str(path), path, fmt.limited(parts[0]))
 
 
-def size_of(item: Item) -> tuple[int, int]:
+def pair_size(item: Item) -> tuple[int, int]:
     """(height, width) of a whole picture, by its header."""
     from ....core.data import IMAGE
 
@@ -103,7 +103,7 @@ def check_dates(before: Item, after: Item) -> None:
     """
     one, other = before.source, after.source
     check_place(one, _header(before), other, _header(after))
-    sizes = size_of(before), size_of(after)
+    sizes = pair_size(before), pair_size(after)
     if sizes[0] != sizes[1]:
         (h0, w0), (h1, w1) = sizes
         raise DataError(
@@ -152,7 +152,7 @@ def tile_boxes(box: Box, size: int) -> list[Box]:
     ]
 
 
-def part_of(item: Item, box: Box) -> Item:
+def pair_window(item: Item, box: Box) -> Item:
     """A window of a pair; a pair that fits it stays whole."""
     left, top, _, _ = box
     decode, after = item.decode, Path(item.decode[AFTER])
@@ -161,7 +161,7 @@ def part_of(item: Item, box: Box) -> Item:
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, apart=True)
 
 
-def box_of(item: Item) -> Box | None:
+def window_box(item: Item) -> Box | None:
     """(left, top, width, height) of a window; None of a whole pair."""
     if "window" in item.decode:
         left, top, width, height = item.decode["window"]

@@ -23,7 +23,7 @@ def as_pictures(inputs: np.ndarray, labels: np.ndarray, called: np.ndarray, name
     truth = np.zeros((*labels.shape, 3), np.uint8)
     truth[labels == CHANGED] = 255
     truth[labels == IGNORED] = NOTHING
-    return [(before, name), (after, "after"), (truth, "what changed"), (compared(after, labels, called), "found")]
+    return [(before, name), (after, "after"), (truth, "what changed"), (_compared(after, labels, called), "found")]
 
 
 def as_colours(date: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def as_colours(date: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray((shown.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0))
 
 
-def compared(after: np.ndarray, labels: np.ndarray, called: np.ndarray) -> np.ndarray:
+def _compared(after: np.ndarray, labels: np.ndarray, called: np.ndarray) -> np.ndarray:
     """The second date, faint, under hits, false alarms and misses."""
     shown = (after * FAINT).astype(np.uint8)
     changed, ignored = labels == CHANGED, labels == IGNORED

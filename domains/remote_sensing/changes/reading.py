@@ -20,10 +20,10 @@ from ..band_statistics import with_stretch
 from ..pictures import is_raster
 from ..places import files_of_item, with_blocks
 from ..rasters import header_of
-from ..stacks import of_folder
+from ..stacks import raster_of_folder
 from ..windows import Cutting, grids_of
-from .masks import check_mask, load_change, shown_in, with_mask_values
-from .pairs import DatePair, check_dates, date_of, dates_of, load_pair, part_of, tile_boxes
+from .masks import check_mask, classes_in, load_change, with_mask_values
+from .pairs import DatePair, check_dates, date_of, dates_of, load_pair, pair_window, tile_boxes
 from .target import CLASS_NAMES, ChangeMask
 
 KIND = "changes"
@@ -61,10 +61,10 @@ def read_changes(path: Path, reading: Any) -> DomainData:
     size, tiles = reading.cutting.size, []
     for pair, item, boxes in wholes:
         for box, block in boxes:
-            tile = item if box == (0, 0, *pair.size[::-1]) else part_of(item, box)
+            tile = item if box == (0, 0, *pair.size[::-1]) else pair_window(item, box)
             tile = tile.with_(target=ChangeMask(pair.mask_file, pair.values), group=block)
             of_tile = load_change(tile)
-            if classes := shown_in(of_tile):
+            if classes := classes_in(of_tile):
                 tiles.append(tile.with_(target=replace(tile.target, shown=classes)))
     cut = sum(len(boxes) > 1 for _, _, boxes in wholes)
     if cut:
@@ -207,7 +207,7 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
-        file = of_folder(entry) if entry.is_dir() else entry
+        file = raster_of_folder(entry) if entry.is_dir() else entry
         if file is not None:
             files[entry.name if entry.is_dir() else entry.stem] = file
     return files
@@ -241,7 +241,7 @@ def _of_cities(path: Path, cities: Sequence[Path], reading: Any, labelled: bool)
     for city in cities:
         dates: list[Path] = []
         for folder in (city / date for date in OSCD_DATES):
-            file = of_folder(folder) if folder.is_dir() else None
+            file = raster_of_folder(folder) if folder.is_dir() else None
             if file is None:
                 raise DataError(f"{city}: has no bands in {folder.name}; get the city again, or remove it")
             dates.append(file)

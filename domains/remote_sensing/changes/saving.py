@@ -17,13 +17,13 @@ from ....core.runtime import Reporter, file_stem
 from ..gdal import writing
 from ..maps.areas import Ground
 from ..maps.rasters import created, strip_rows
-from ..maps.regions import Regions, regions_of, write_regions
+from ..maps.regions import Regions, map_regions, write_regions
 from ..maps.work import check_free, key_of, put_in_place, work_folders
 from ..pictures import is_raster
 from ..places import files_of_item
 from ..rasters import Header, header_of
 from .mapping import NO_VALUE, map_changes
-from .pairs import dates_of, part_of, size_of, unit_pair
+from .pairs import dates_of, pair_size, pair_window, unit_pair
 from .pictures import as_colours, marked
 from .target import CHANGED, IGNORED, UNCHANGED
 
@@ -83,7 +83,7 @@ def save_changes(
     written: list[Path] = []
     used: set[str] = set()
     for item in items:
-        name, (height, width) = _free_name(item, used), size_of(item)
+        name, (height, width) = _free_name(item, used), pair_size(item)
         percent = np.memmap(maps[item.id], np.uint8, "r", shape=(height, width))
         least = 100 * thresholds[item.id]
         before, _ = dates_of(item)
@@ -145,7 +145,7 @@ def _write_regions(percent: np.ndarray, least: float, header: Header, file: Path
     file.unlink(missing_ok=True)
     try:
         _write_maps(percent, least, header, classes, scores)
-        regions = regions_of(classes, scores, ground)
+        regions = map_regions(classes, scores, ground)
     finally:
         for each in (classes, scores):
             each.unlink(missing_ok=True)
@@ -156,7 +156,7 @@ def _write_regions(percent: np.ndarray, least: float, header: Header, file: Path
 
 def _picture(item: Item, percent: np.ndarray, least: float) -> np.ndarray:
     height, width = (min(side, PICTURE_SIDE) for side in percent.shape)
-    pixels, _ = unit_pair(item if percent.shape == (height, width) else part_of(item, (0, 0, width, height)))
+    pixels, _ = unit_pair(item if percent.shape == (height, width) else pair_window(item, (0, 0, width, height)))
     before, after = map(as_colours, pixels)
     return marked(before, after, _mask(percent[:height, :width], least) == CHANGED)
 

@@ -36,7 +36,7 @@ NOTE = (
 )
 
 
-def batches(items: Sequence[Item], progress: Progress) -> Iterator[tuple[Sequence[Item], np.ndarray, np.ndarray]]:
+def _batches(items: Sequence[Item], progress: Progress) -> Iterator[tuple[Sequence[Item], np.ndarray, np.ndarray]]:
     """Tiles of one size, (B, 2, C, H, W) in 0..1, and (B, H, W) masks."""
     done = 0
     read = ((item, *masked_pair(item)) for item in items)
@@ -56,7 +56,7 @@ def choose_thresholds(plan: Config, model: nn.Module, data: DomainData, progress
     device = next(model.parameters()).device
     baselines = DateDistances(plan.vladapt, device)
     counts = {name: ScoreCounts() for name in TITLES}
-    for _, inputs, labels in batches(items, progress):
+    for _, inputs, labels in _batches(items, progress):
         for name, levels in _scores(model, baselines, torch.from_numpy(inputs).to(device)).items():
             counts[name].add(levels, labels)
     chosen = {name: of.best().to_json() for name, of in counts.items()}
@@ -76,11 +76,11 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
     shown = _shown(items)
-    for some, inputs, labels in batches(items, progress):
-        check_channels(model, some[0], inputs.shape[2])
+    for some, inputs, labels in _batches(items, progress):
+        check_pair_channels(model, some[0], inputs.shape[2])
         scores = _scores(model, baselines, torch.from_numpy(inputs).to(device))
         called = {name: _called(levels, facts["thresholds"][name]) for name, levels in scores.items()}
-        counts += list(np.stack([outcomes(called[name], labels) for name in TITLES], axis=1))
+        counts += list(np.stack([mask_outcomes(called[name], labels) for name in TITLES], axis=1))
         for place, item in enumerate(some):
             if item.id in shown:
                 pictures += as_pictures(inputs[place], labels[place], called[MODEL][place], item.id)
@@ -89,7 +89,7 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     return replace(evaluation, notes=[*evaluation.notes, *([ON_TRAIN] if facts.get("chosen_on") == "train" else [])])
 
 
-def check_channels(model: Any, item: Item, channels: int) -> None:
+def check_pair_channels(model: Any, item: Item, channels: int) -> None:
     """Raise the DataError of a pair with other channels than those that a model was trained on."""
     trained = model.cfg.vladapt["channels"]
     if channels != trained:
@@ -98,7 +98,7 @@ def check_channels(model: Any, item: Item, channels: int) -> None:
         )
 
 
-def outcomes(called: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def mask_outcomes(called: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B, 3) hits, false alarms and misses of each of B masks (B, H, W); ignored pixels are none of them."""
     changed, unchanged = labels == CHANGED, labels == UNCHANGED
     parts = (called & changed, called & unchanged, ~called & changed)

@@ -15,7 +15,7 @@ from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
 from ....registry import MODELS
 from ..pixel_options import PixelSchedule
-from ..pixel_training import BATCH, loader, optim_wrapper
+from ..pixel_training import BATCH, batch_loader, optim_wrapper
 from ..tower_bands import band_options
 from .masks import load_change
 from .options import FPN, FROZEN, FULL, LIGHT, LORA, RESNETS, TOWER, ChangeOptions
@@ -44,7 +44,7 @@ class Encoder:
     strides: Sequence[float]
 
 
-def make_plan(schedule: PixelSchedule, options: ChangeOptions, data: DomainData, backbone: Backbone) -> Config:
+def make_change_plan(schedule: PixelSchedule, options: ChangeOptions, data: DomainData, backbone: Backbone) -> Config:
     """The plan of a training on the train split.
 
     Raises:
@@ -56,7 +56,7 @@ def make_plan(schedule: PixelSchedule, options: ChangeOptions, data: DomainData,
     channels = data.load(train[0]).shape[-1]
     encoder = _encoder(schedule, options, backbone, channels)
     batch = schedule.batch_size or BATCH
-    steps = steps_of(schedule.epochs, len(train), batch)
+    steps = change_steps(schedule.epochs, len(train), batch)
     side = max(max(data.load_mask(item).shape) for item in train) if data.load_mask is not None else DIVISOR
     side = DIVISOR * math.ceil(side / DIVISOR)
     means = (backbone.image_mean, backbone.image_std) if options.encoder == TOWER else (MEAN, STD)
@@ -85,7 +85,7 @@ def make_plan(schedule: PixelSchedule, options: ChangeOptions, data: DomainData,
         {
             "default_scope": "vladapt",
             "model": model,
-            "train_dataloader": loader(schedule, dataset),
+            "train_dataloader": batch_loader(schedule, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
             "optim_wrapper": optim_wrapper(schedule, encoder.config if options.tower == FULL else None),
             "param_scheduler": [
@@ -112,7 +112,7 @@ def check_training(items: Sequence[Item]) -> None:
             raise DataError(f"{lacking}, so that nothing is to be learned; add pairs, or give another split")
 
 
-def steps_of(epochs: int | None, tiles: int, batch: int) -> int:
+def change_steps(epochs: int | None, tiles: int, batch: int) -> int:
     """Training steps: of the epochs that are asked for, else of 20, and 240 at least."""
     per_epoch = max(1, math.ceil(tiles / batch))
     return per_epoch * epochs if epochs else max(LEAST_STEPS, per_epoch * EPOCHS)

@@ -36,7 +36,7 @@ def localize(
     Example: vladapt localize scene.tif --text "a harbour with boats" --out harbour.tif
     """
     from ..localization.run import localize as run
-    from ..localization.scores import mean_scores
+    from ..localization.scores import mean_sentence_scores
 
     reading = {"bands": bands, "sensor": sensor, "stretch": stretch}
     result = run(
@@ -50,7 +50,7 @@ def localize(
     scored = [each.scores for each in result.found if each.scores is not None]
     if as_json:
         rows, skipped = [each.row() for each in result.found], [list(pair) for pair in result.skipped]
-        print_json({"maps": rows, "mean": mean_scores(scored) if scored else None, "skipped": skipped})
+        print_json({"maps": rows, "mean": mean_sentence_scores(scored) if scored else None, "skipped": skipped})
         return
     if scored:
         show_table(_table(result.found))
@@ -64,7 +64,7 @@ def _table(found):
     """Scores of each sentence and their mean."""
     from rich.table import Table
 
-    from ..localization.scores import mean_scores
+    from ..localization.scores import mean_sentence_scores
 
     table = Table(caption="a uniform map has Rsu 0.507", caption_justify="left")
     for name in ("picture", "sentence", "Rsu ↑", "Ras ↓", "Rda ↑", "Rmi ↑"):
@@ -72,7 +72,7 @@ def _table(found):
     for each in found:
         table.add_row(each.image.name, each.text, *(f"{value:.4f}" for value in each.scores.metrics().values()))
     if len(found) > 1:
-        mean = mean_scores([each.scores for each in found])
+        mean = mean_sentence_scores([each.scores for each in found])
         table.add_section()
         table.add_row("mean", "", *(f"{value:.4f}" for value in mean.values()))
     return table

@@ -48,7 +48,7 @@ def window_items(item: Item, sides: Sequence[int]) -> list[Item]:
         raise DataError(f"{item.source}: {error}") from None
 
 
-def box_of(decode: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
+def item_window(decode: Mapping[str, Any]) -> tuple[int, int, int, int] | None:
     """First row, end row, first column and end column of an item's window; None of a whole picture."""
     if "window" in decode:
         left, top, width, height = decode["window"]

@@ -23,7 +23,7 @@ from ..band_statistics import with_stretch
 from ..domain import RemoteSensing
 from .annotation import AnnotatedSentence, read_annotation
 from .heat import SIDES, MapOptions, SentenceHeatMap
-from .pictures import MAP_FILES, box_of, check_map_file, picture_size, whole_picture, window_items, write_map
+from .pictures import MAP_FILES, check_map_file, item_window, picture_size, whole_picture, window_items, write_map
 from .scores import LocalizationScores, localization_scores
 
 AT_ONCE = 1024
@@ -215,7 +215,7 @@ class _Pictures:
             how = {"at_once": AT_ONCE, "progress": progress, **self.how}
             for extraction in FeatureStore().some_at_once(data, items, self.backbone, transform, **how):
                 self.skipped += extraction.skipped
-                boxes += [box_of(each.decode) for each in extraction.items]
+                boxes += [item_window(each.decode) for each in extraction.items]
                 features += [extraction.features.unit] if extraction.items else []
         if not boxes:
             raise DataError(f"{path}: no window of it can be read ({self.skipped[-1][1]})")
@@ -244,7 +244,7 @@ class _Index:
             raise DataError(
                 f"{self.opened.path}: {which}{named}; give an index of one, or an --annotation that names it"
             )
-        chosen = {entry.id: box_of(entry.decode) for entry in entries if entry.source == of_name[0]}
+        chosen = {entry.id: item_window(entry.decode) for entry in entries if entry.source == of_name[0]}
         if None in chosen.values():
             cure = "index it with --window-sides 256,512,768"
             raise DataError(f"{self.opened.path}: holds {Path(of_name[0]).name} as a whole; {cure}")

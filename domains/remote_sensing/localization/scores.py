@@ -120,7 +120,7 @@ def attention_centres(probability: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(likely[:, ::-1])
 
 
-def mean_scores(scores: Sequence[LocalizationScores]) -> dict[str, float]:
+def mean_sentence_scores(scores: Sequence[LocalizationScores]) -> dict[str, float]:
     """The mean over sentences of each score."""
     return {name: float(np.mean([each.metrics()[name] for each in scores])) for name in scores[0].metrics()}
 

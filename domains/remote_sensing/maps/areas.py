@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....core.errors import DataError
-from ..gdal import linear_unit, moved
+from ..gdal import linear_unit, reprojected
 from ..rasters import Header
 
 EQUAL_AREA = "EPSG:6933"
@@ -74,7 +74,9 @@ class Ground:
         u = column + np.array([0, 1, 1, 0])[:, None]  # (4, 1)
         v = rows[None] + np.array([0, 0, 1, 1])[:, None]  # (4, N)
         x, y = a * u + b * v + c, d * u + e * v + f
-        x, y = (each.reshape(x.shape) for each in moved(x.ravel(), y.ravel(), self.header.crs, EQUAL_AREA, "a raster"))
+        x, y = (
+            each.reshape(x.shape) for each in reprojected(x.ravel(), y.ravel(), self.header.crs, EQUAL_AREA, "a raster")
+        )
         return abs((x * np.roll(y, -1, axis=0) - y * np.roll(x, -1, axis=0)).sum(axis=0)) / 2
 
     def of_shapes(self, shapes: np.ndarray) -> np.ndarray:
@@ -87,6 +89,6 @@ class Ground:
         crs = self.header.crs
 
         def on_equal_area(xy: np.ndarray) -> np.ndarray:
-            return np.column_stack(moved(xy[:, 0], xy[:, 1], crs, EQUAL_AREA, "a raster"))
+            return np.column_stack(reprojected(xy[:, 0], xy[:, 1], crs, EQUAL_AREA, "a raster"))
 
         return shapely.area(shapely.transform(shapes, on_equal_area))

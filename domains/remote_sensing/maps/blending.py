@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..windows import starts
+from ..windows import starts_of_windows
 
 LEAST_WEIGHT = 1e-6
 """Of a window's outermost pixels, so that those at a raster's border, which one window alone sees, have its score."""
@@ -120,4 +120,4 @@ def blended(
 def grid(height: int, width: int, size: int, stride: int) -> tuple[list[int], list[int], tuple[int, int]]:
     """Where rows and columns of windows begin, the last ones moved inside, and (height, width) of a window."""
     high, wide = min(size, height), min(size, width)
-    return starts(height, high, stride), starts(width, wide, stride), (high, wide)
+    return starts_of_windows(height, high, stride), starts_of_windows(width, wide, stride), (high, wide)

@@ -21,12 +21,12 @@ from ..stacks import PRODUCT_FILES
 from ..windows import Cutting
 from . import MAP_FILES
 from .areas import Ground
-from .page import Layer, hex_colours, layer_of, write_page
+from .page import Layer, hex_colours, layer_of, write_map_page
 from .rasters import write_rasters
 from .reference import ElsewhereError, Reference, assess
-from .regions import regions_of, write_regions
+from .regions import map_regions, write_regions
 from .scores import RasterWindows, UnmappableError, score_windows
-from .summary import as_json, columns_of, facts_of, matrix_of, rows_as_text, with_half
+from .summary import as_json, class_facts, matrix_of, rows_as_text, summary_columns, with_half
 from .work import check_free, key_of, put_in_place, work_folders
 
 MAP, SCORES, PACKAGE, GEOJSON, ACCURACY, PAGE = ".tif", "_scores.tif", ".gpkg", ".geojson", "_accuracy.json", ".html"
@@ -115,7 +115,7 @@ def write_maps(
             "on one label per image"
         )
     metres = any(plan.ground.in_metres for plan in plans)
-    written = OwnFiles([], columns_of(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
+    written = OwnFiles([], summary_columns(len(plans) > 1, metres, options.reference is not None), skipped=skipped)
     pages: dict[Path, list[Layer]] = {}
     places = [_place(plan, use) for plan in plans]
     keys = [key_of(w.item, model.fingerprint, w.size, w.stride) for w in (plan.windows for plan in plans)]
@@ -137,7 +137,7 @@ def write_maps(
             written.skipped += plan.skipped
             written.notes += [f"{plan.name}: {note}" if len(plans) > 1 else note for note in plan.notes]
         for target, layers in pages.items():
-            write_page(next(plan for plan in plans if plan.targets.get(PAGE) == target).made(PAGE), layers)
+            write_map_page(next(plan for plan in plans if plan.targets.get(PAGE) == target).made(PAGE), layers)
         _put_in_place(plans, use, written)
     return written
 
@@ -261,7 +261,7 @@ def _made(
     with reporter.task(f"Writing {plan.name}", unit="pixels") as progress:
         tally = write_rasters(scored, names, plan.made(MAP), plan.made(SCORES), tags, progress)
     if {PACKAGE, GEOJSON} & set(plan.targets):
-        regions = regions_of(plan.made(MAP), plan.made(SCORES), plan.ground)
+        regions = map_regions(plan.made(MAP), plan.made(SCORES), plan.ground)
         for part in (PACKAGE, GEOJSON):
             if part in plan.targets:
                 write_regions(regions, names, plan.ground, plan.made(part))
@@ -273,7 +273,7 @@ def _made(
         plan.notes.append(f"accuracy by area {with_half(accuracy.overall.value, accuracy.overall.half_width)}")
         write_whole(plan.made(ACCURACY), json_text(as_json(accuracy), indent=2) + "\n")
     assessed = options.reference is not None
-    facts = facts_of(plan.name, names, tally, plan.ground.in_metres, assessed, accuracy)
+    facts = class_facts(plan.name, names, tally, plan.ground.in_metres, assessed, accuracy)
     if PAGE not in plan.targets:
         return facts, None
     shades = hex_colours(len(names))

@@ -65,7 +65,7 @@ def layer_of(windows: RasterWindows, classes_file: Path, title: str, **more: Any
     return Layer(title, *pictures, size[1], size[0], scale, **more)
 
 
-def write_page(path: Path, layers: Sequence[Layer]) -> None:
+def write_map_page(path: Path, layers: Sequence[Layer]) -> None:
     """Write the page.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ....core.errors import ConfigError, DataError
 from ..gdal import writing
-from ..rasters import Header, corners_of, transform_at
+from ..rasters import Header, raster_corners, transform_at
 from .areas import Ground
 from .blending import blended, window_weights
 from .scores import WindowScores
@@ -129,7 +129,7 @@ def strip_place(transform: Sequence[float], top: int, size: tuple[int, int]):
     from rasterio.transform import Affine
 
     here, (height, width) = Affine(*transform_at(transform, 0, top)), size
-    return here, shapely.Polygon(corners_of(here, (0, 0, width, height)))
+    return here, shapely.Polygon(raster_corners(here, (0, 0, width, height)))
 
 
 def colours(count: int) -> list[tuple[int, int, int, int]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from ....core.errors import DataError, shortened
-from ..gdal import moved
+from ..gdal import reprojected
 from ..layers import ClassRaster, Shapes, read_layer
 from ..rasters import Header, header_of
-from ..scene_sets import plain, spoken_name
+from ..scene_sets import bare_name, spoken_name
 from .accuracy import MapAccuracy, map_accuracy
 from .rasters import NOTHING, Tally, strip_place, strip_rows, strips_of
 
@@ -71,8 +71,8 @@ class Reference:
         if isinstance(layer, ClassRaster):
             layer = _named(layer, class_names, names)
             _check_overlap(layer, header, raster)
-        number = {plain(name): index for index, name in enumerate(class_names)}
-        spelled = [plain(spoken_name(name)) for name in layer.names]
+        number = {bare_name(name): index for index, name in enumerate(class_names)}
+        spelled = [bare_name(spoken_name(name)) for name in layer.names]
         if unknown := [name for name, key in zip(layer.names, spelled) if key not in number]:
             listed = shortened(", ".join(class_names))
             raise DataError(f"{path}: class '{shortened(unknown[0])}' is not one of the map's ({listed}); rename it")
@@ -213,10 +213,10 @@ def _drawn(reference: Reference, classes_file: Path, seed: int) -> _Sample:
 def _named(layer: ClassRaster, class_names: Sequence[str], names: Sequence[str] | None) -> ClassRaster:
     """A raster of classes whose values are called as at the fit; else they are the map's numbers, from 1, and 0 is
     nothing."""
-    known = {plain(name) for name in class_names}
+    known = {bare_name(name) for name in class_names}
     if names and len(names) == len(layer.values):
         return replace(layer, names=tuple(names))
-    if all(plain(name) in known for name in layer.names):
+    if all(bare_name(name) in known for name in layer.names):
         return layer
     values = tuple(value for value in layer.values if value != NOTHING)
     if beyond := [value for value in values if not 1 <= value <= len(class_names)]:
@@ -236,7 +236,7 @@ def _check_overlap(layer: ClassRaster, header: Header, raster: Path) -> None:
         return
     xy = own.corners
     try:
-        xy = np.column_stack(moved(xy[:, 0], xy[:, 1], own.crs, header.crs, layer.path))
+        xy = np.column_stack(reprojected(xy[:, 0], xy[:, 1], own.crs, header.crs, layer.path))
     except DataError:
         xy = np.full((4, 2), np.inf)
     there = header.corners

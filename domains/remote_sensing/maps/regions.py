@@ -34,7 +34,7 @@ class Regions:
     areas: np.ndarray
 
 
-def regions_of(classes_file: Path, scores_file: Path, ground: Ground) -> Regions:
+def map_regions(classes_file: Path, scores_file: Path, ground: Ground) -> Regions:
     """The regions of a map; pixels belong together that share a side. Memory is that of their outlines.
 
     Raises:

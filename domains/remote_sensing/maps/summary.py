@@ -18,7 +18,7 @@ ESTIMATES = ("users_accuracy", "producers_accuracy", "estimated_share")
 METHOD = "Olofsson et al. 2014, doi 10.1016/j.rse.2014.02.015; rows of the matrix are the map's classes"
 
 
-def facts_of(
+def class_facts(
     raster: str, names: Sequence[str], tally: Tally, in_metres: bool, assessed: bool, accuracy: MapAccuracy | None
 ) -> list[dict[str, Any]]:
     """A dict per class.
@@ -47,7 +47,7 @@ def facts_of(
     return facts
 
 
-def columns_of(several: bool, in_metres: bool, assessed: bool) -> dict[str, str]:
+def summary_columns(several: bool, in_metres: bool, assessed: bool) -> dict[str, str]:
     """Title -> format of a fact.
 
     Args:

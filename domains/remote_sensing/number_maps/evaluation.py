@@ -14,8 +14,8 @@ from ....core.errors import DataError
 from ....core.metrics import NumberSums
 from ....core.runs import PictureSection, TableSection, VerdictSection
 from .baselines import BANDS, MEAN, TOWER, predicted
-from .pictures import ShownWindow, density, examples
-from .regressor import Regressor, sampled
+from .pictures import ShownWindow, density, window_examples
+from .regressor import Regressor, sampled_pixels
 from .target import place_of_item
 
 Progress = Callable[[int, int], None]
@@ -49,7 +49,7 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
         if counted.any():
             for name, of in maps.items():
                 sums[name][rows_of[place]] += window_sums(of[counted], truth[counted], centre)
-            picked = sampled(counted, per_window, [0, number])
+            picked = sampled_pixels(counted, per_window, [0, number])
             rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
             of_place += [place] * len(picked)
         if number % every == 0 and len(shown) < SHOWN:
@@ -76,7 +76,11 @@ def evaluate_number_maps(model: nn.Module, data: DomainData, backbone: Backbone,
         _table(scores, regressor.unit),
         PictureSection("Predicted against true", [(density(truth, values, regressor.unit), "")], side=560, columns=2),
         PictureSection(
-            "Windows", examples(shown, regressor.unit), "Image, true, predicted, and predicted minus true.", 900, 1
+            "Windows",
+            window_examples(shown, regressor.unit),
+            "Image, true, predicted, and predicted minus true.",
+            900,
+            1,
         ),
     ]
     notes.append(verdict.text)

@@ -25,7 +25,7 @@ class ShownWindow:
     values: np.ndarray
 
 
-def range_of(*maps: np.ndarray) -> tuple[float, float]:
+def _range_of(*maps: np.ndarray) -> tuple[float, float]:
     """Lowest and highest number that colours tell apart; 0 and 1 where there is none."""
     numbers = np.concatenate([each[np.isfinite(each)].ravel() for each in maps])
     if not len(numbers):
@@ -34,13 +34,13 @@ def range_of(*maps: np.ndarray) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def examples(shown: Sequence[ShownWindow], unit: str) -> list[tuple[np.ndarray, str]]:
+def window_examples(shown: Sequence[ShownWindow], unit: str) -> list[tuple[np.ndarray, str]]:
     """(picture, name) of each window: image, true, predicted, and the error; all on one scale."""
     if not shown:
         return []
-    low, high = range_of(*[of for each in shown for of in (each.truth, each.values)])
+    low, high = _range_of(*[of for each in shown for of in (each.truth, each.values)])
     errors = [each.values - each.truth for each in shown]
-    reach = max(abs(bound) for bound in range_of(*errors))
+    reach = max(abs(bound) for bound in _range_of(*errors))
     pictures = []
     for each, error in zip(shown, errors):
         figure, axes = _figure(4 * INCHES, INCHES, columns=4)
@@ -75,7 +75,7 @@ def map_picture(values: np.ndarray, name: str, unit: str) -> np.ndarray:
     height, width = values.shape
     scale = 6.0 / max(height, width)
     figure, axes = _figure(max(2.0, width * scale) + 1.4, max(2.0, height * scale) + 0.4)
-    low, high = range_of(values)
+    low, high = _range_of(values)
     drawn = axes[0].imshow(values, cmap=_colours(COLOURS), vmin=low, vmax=high, interpolation="nearest")
     axes[0].set_axis_off()
     _bar(figure, drawn, axes[0], f"{name}{f', {unit}' if unit else ''}")

@@ -13,7 +13,7 @@ from mmengine import Config
 from ....core.contracts import Backbone, DomainData, InputChannels, Item
 from ....core.errors import ConfigError, DataError
 from ..pixel_options import FROZEN, FULL, LORA, PIXEL, TOWER, PixelOptions, PixelSchedule
-from ..pixel_training import BATCH, loader, optim_wrapper
+from ..pixel_training import BATCH, batch_loader, optim_wrapper
 from ..tower_bands import band_options
 from .target import NumberMap, item_pixels
 
@@ -28,7 +28,7 @@ BLOCKS = {"resnet18": (18, (64, 128, 256, 512)), "resnet50": (50, (256, 512, 102
 STRIDES = (4, 8, 16, 32)
 
 
-def make_plan(
+def make_number_plan(
     schedule: PixelSchedule, options: PixelOptions, data: DomainData, backbone: Backbone, changes: Mapping[str, Any]
 ) -> Config:
     """The plan of a training on the train split.
@@ -74,7 +74,7 @@ def make_plan(
         {
             "default_scope": "mmseg",
             "model": model,
-            "train_dataloader": loader(schedule, dataset),
+            "train_dataloader": batch_loader(schedule, dataset),
             "train_cfg": {"by_epoch": False, "max_iters": steps},
             "optim_wrapper": optim_wrapper(schedule, encoder if trains_whole else None, "backbone"),
             "param_scheduler": _rates(steps),
@@ -92,7 +92,7 @@ def make_plan(
     return plan
 
 
-def plan_facts(schedule: PixelSchedule, options: PixelOptions, data: DomainData) -> dict[str, Any]:
+def number_plan_facts(schedule: PixelSchedule, options: PixelOptions, data: DomainData) -> dict[str, Any]:
     """What would be trained, JSON-able."""
     train = data.split("train")
     mean, std = target_statistics(train)

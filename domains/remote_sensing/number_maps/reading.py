@@ -16,7 +16,7 @@ from ..localization.pictures import picture_size
 from ..pictures import is_raster, masked_pixels
 from ..places import files_of_item, with_blocks
 from ..rasters import header_of
-from ..windows import Box, Cutting, boxes_of, grids_of, rasters_of, window_of
+from ..windows import Box, Cutting, grids_of, rasters_of, window_boxes, window_of
 from .target import NumberMap, NumberSource, source_over
 
 IMAGES = ("images", "image", "imgs", "img")
@@ -92,7 +92,7 @@ def _windows(
     images = []
     for pair in pairs:
         height, width = picture_size(pair.item)
-        boxes = boxes_of(height, width, cutting)
+        boxes = window_boxes(height, width, cutting)
         group = pair.item.group or (pair.item.id if len(boxes) > 1 else None)
         images.append([(box, group) for box in boxes])
     return images, ""

@@ -67,7 +67,7 @@ class Regressor:
         return None if self.intervals is None else self.intervals.reach * scales
 
 
-def settle(model: nn.Module, plan: Config, data: DomainData, backbone: Backbone, seed: int) -> None:
+def settle_regressor(model: nn.Module, plan: Config, data: DomainData, backbone: Backbone, seed: int) -> None:
     """Fit the baselines on the training windows and calibrate intervals on val, into the plan and its model."""
     regressor = Regressor(model)
     settled: dict[str, Any] = {"baselines": fit_baselines(data.split("train"), backbone, seed)}
@@ -85,7 +85,7 @@ def _interval(regressor: Regressor, items: Sequence[Item], seed: int) -> tuple[d
     per_window = max(1, min(PIXELS_PER_WINDOW, MOST_PIXELS // len(items)))
     for number, (item, _, valid, values, scales) in enumerate(regressor.over(items)):
         truth, there = item.target.read()
-        picked = sampled(there & valid, per_window, [seed, number])
+        picked = sampled_pixels(there & valid, per_window, [seed, number])
         rows.append(tuple(each.ravel()[picked] for each in (values, truth, scales)))
         places += [place_of_item(item)] * len(picked)
     values, truth, scales = (torch.from_numpy(np.concatenate(each)) for each in zip(*rows))
@@ -103,7 +103,7 @@ def _interval(regressor: Regressor, items: Sequence[Item], seed: int) -> tuple[d
     return {"reach": made.reach, "places": made.groups or made.rows}, [note]
 
 
-def sampled(mask: np.ndarray, most: int, seed: Sequence[int]) -> np.ndarray:
+def sampled_pixels(mask: np.ndarray, most: int, seed: Sequence[int]) -> np.ndarray:
     """Flat positions of so many pixels of a mask, or of all where there are fewer."""
     there = np.flatnonzero(mask)
     return (

@@ -235,12 +235,12 @@ def _called(crs: str) -> str:
     return ":".join(named) if named else "a CRS of its own"
 
 
-def pixels_of(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def scaled_pixels(source: Path, decode: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """(H, W, C) float32 in 0..1, black where the image has nothing, and (H, W) bool, where it has values."""
     pixels, valid = masked_pixels(source, decode)
     return in_unit(pixels), valid
 
 
 def item_pixels(item: Item) -> tuple[np.ndarray, np.ndarray]:
-    """As `pixels_of`."""
-    return pixels_of(item.source, item.decode)
+    """As `scaled_pixels`."""
+    return scaled_pixels(item.source, item.decode)

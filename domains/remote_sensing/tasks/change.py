@@ -62,13 +62,13 @@ class Change(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """The siamese model and its training."""
-        from ..changes.training import make_plan
+        from ..changes.training import make_change_plan
 
         settings = {key: getattr(recipe, key) for key in ("backbone", "batch_size", "amp", "seed", "workers")}
         assert self.domain is not None
         settings |= {"channels": self.domain.channels(recipe.reading)}
         schedule = PixelSchedule(**settings, epochs=recipe.adapter.get("epochs"), lr=recipe.adapter.get("lr"))
-        return make_plan(schedule, ChangeOptions(**recipe.task_options), data, backbone)
+        return make_change_plan(schedule, ChangeOptions(**recipe.task_options), data, backbone)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And choose thresholds on val, of the model and of what needs no training."""

@@ -66,22 +66,22 @@ class PixelRegression(ConfigTask):
 
     def plan(self, recipe: Recipe, data: DomainData, backbone) -> Config:
         """An encoder and a head with one channel, with what `plan` of the recipe changes of it."""
-        from ..number_maps import make_plan
+        from ..number_maps import make_number_plan
 
-        return make_plan(self._asked(recipe), PixelOptions(**recipe.task_options), data, backbone, recipe.plan)
+        return make_number_plan(self._asked(recipe), PixelOptions(**recipe.task_options), data, backbone, recipe.plan)
 
     def facts(self, recipe: Recipe, data: DomainData) -> dict[str, Any]:
         """What a fit would train, and the statistics of its targets."""
-        from ..number_maps import plan_facts
+        from ..number_maps import number_plan_facts
 
-        return plan_facts(self._asked(recipe), PixelOptions(**recipe.task_options), data)
+        return number_plan_facts(self._asked(recipe), PixelOptions(**recipe.task_options), data)
 
     def train(self, plan: Config, folder: Path, recipe: Recipe, data: DomainData, device, reporter, change=None):
         """And fit the baselines, and calibrate intervals on val."""
-        from ..number_maps import settle
+        from ..number_maps import settle_regressor
 
         model, history = super().train(plan, folder, recipe, data, device, reporter, change)
-        settle(model, plan, data, self.backbone_of(recipe, recipe.backbone, device), recipe.seed)
+        settle_regressor(model, plan, data, self.backbone_of(recipe, recipe.backbone, device), recipe.seed)
         return model, history
 
     def score(self, model, data: DomainData, backbone, progress) -> Evaluation:

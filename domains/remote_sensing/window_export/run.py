@@ -17,10 +17,10 @@ from ....core.contracts import DomainData, Exported, ExportWishes, Item, Use
 from ....core.errors import CapabilityError, ConfigError
 from ....core.export import Agreement, Graph, NewExport, pictures
 from ....core.runtime import Reporter
-from ....core.tasks import KeptModel, quiet
-from ..bands import pictures_of
+from ....core.tasks import KeptModel, quiet_mm
+from ..bands import band_pictures
 from ..changes.mapping import stride_of
-from ..changes.pairs import dates_of, size_of, unit_pair
+from ..changes.pairs import dates_of, pair_size, unit_pair
 from ..changes.scoring import MODEL
 from ..number_maps.mapping import OVERLAP
 from ..number_maps.target import item_pixels
@@ -105,7 +105,7 @@ class ChangeExport(WindowExport):
         return unit_pair(item)[0]
 
     def sources(self, item: Item) -> list[tuple[Path, dict[str, Any], list[int]]]:
-        height, width = size_of(item)
+        height, width = pair_size(item)
         made = []
         for date in dates_of(item):
             left, top, right, below = date.decode.get("box", (0, 0, width, height))
@@ -151,8 +151,8 @@ def export_windows(
         "sizes": f"height and width {side}",
         **new.last_facts,
     }
-    with new.folder() as folder, quiet(), KeptModel(use.run).running():
-        example = torch.from_numpy(np.stack([filled(kind.pixels(item), side) for item in (items * 2)[:2]]))
+    with new.folder() as folder, quiet_mm(), KeptModel(use.run).running():
+        example = torch.from_numpy(np.stack([_filled(kind.pixels(item), side) for item in (items * 2)[:2]]))
         with reporter.task("Writing the graph"):
             graph = Graph(kind.module, {"pixels": example}, kind.outputs, {"pixels": ()})
             ask = new.write(graph, folder / FILE, facts)
@@ -172,12 +172,12 @@ def _checks(kind: WindowExport, items: Sequence[Item], ask: Any, facts: dict[str
     """Of the first output on the same windows, and on windows as predict.py reads them where it can."""
     model, graph, of_script = [], [], []
     for item in items:
-        pixels = filled(kind.pixels(item), kind.window)[None]
+        pixels = _filled(kind.pixels(item), kind.window)[None]
         made = kind.module(torch.from_numpy(pixels))
         model.append((made[0] if isinstance(made, tuple) else made).numpy())
         graph.append(ask(pixels=pixels)[kind.outputs[0]])
         if facts is not None:
-            read = filled(np.stack(list(_as_script(kind, item, facts))), kind.window)
+            read = _filled(np.stack(list(_as_script(kind, item, facts))), kind.window)
             of_script.append(ask(pixels=read if kind.dates == 1 else read[None])[kind.outputs[0]])
     of_model = np.concatenate(model)
     range_ = float(of_model.max() - of_model.min()) or 1.0
@@ -190,7 +190,7 @@ def _checks(kind: WindowExport, items: Sequence[Item], ask: Any, facts: dict[str
     return checks
 
 
-def filled(pixels: np.ndarray, side: int) -> np.ndarray:
+def _filled(pixels: np.ndarray, side: int) -> np.ndarray:
     """(..., S, S) of a window (..., h, w): one that is smaller is filled up by zeros."""
     pixels = pixels[..., :side, :side]
     rest = [(0, side - length) for length in pixels.shape[-2:]]
@@ -211,7 +211,7 @@ def _bands(kind: WindowExport, item: Item) -> dict[str, Any]:
     if decode.keys() & UNKNOWN:
         return {}
     header = header_of([path], None)
-    channels = pictures_of(decode.get("bands"), header.names, str(path), header.alpha)
+    channels = band_pictures(decode.get("bands"), header.names, str(path), header.alpha)
     if len(channels) > 1 or any(channel.kind != "band" for channel in channels[0]) or header.palette:
         return {}
     places = [channel.bands[0] for channel in channels[0]]

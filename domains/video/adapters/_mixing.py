@@ -36,11 +36,11 @@ class Mixing(Part):
     def completed(self, task: TrainingTask, loss: str, classes: int) -> TrainingTask:
         """The task of a training by the method's own loss."""
         options = {loss: {"label_smoothing": self.label_smoothing}, **task.loss_options}
-        mix = partial(mixed, classes=classes, alphas=(self.mixup, self.cutmix), share=self.cutmix_share)
+        mix = partial(mixed_clips, classes=classes, alphas=(self.mixup, self.cutmix), share=self.cutmix_share)
         return replace(task, loss_options=options, mix=mix if self.mixup or self.cutmix else None)
 
 
-def mixed(
+def mixed_clips(
     batch: Mapping[str, Any], rng: np.random.Generator, *, classes: int, alphas: tuple[float, float], share: float
 ) -> dict[str, Any]:
     """A batch with each clip mixed with another one, and for labels (B,) the share of each class (B, C).

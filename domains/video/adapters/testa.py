@@ -111,7 +111,7 @@ class Cost:
 
 
 @torch.no_grad()
-def cost_of(backbone: Backbone, aggregates: bool) -> Cost:
+def tower_cost(backbone: Backbone, aggregates: bool) -> Cost:
     """Counted by torch, of matrix products and convolutions, on a blank clip."""
     joint: AggregatingFrames = backbone.joint
     before, joint.aggregates = joint.aggregates, aggregates
@@ -184,7 +184,7 @@ class Testa(ClipTowerAdapter):
     def _report(self, done: TrainingResult, settings: TrainingSettings, notes: list[str]) -> FitReport:
         """With what merging leaves."""
         report = super()._report(done, settings, notes)
-        less, whole = (cost_of(self._made, aggregates) for aggregates in (True, False))
+        less, whole = (tower_cost(self._made, aggregates) for aggregates in (True, False))
         shares = {"tokens kept": less.tokens / whole.tokens, "FLOPs kept": less.flops / whole.flops}
         report.chosen.update(shares)
         report.notes.append(

@@ -13,7 +13,7 @@ from ....core.contracts import Use
 from ....core.data import csv_text
 from ....core.errors import CapabilityError, ConfigError
 from ....core.runtime import json_text, read_text, write_whole
-from ..long_videos import clock
+from ..long_videos import clock_time
 from .scoring import Found
 
 COLUMNS = ("id", "sentence", "rank", "start", "end", "score")
@@ -65,12 +65,12 @@ def found_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in ("video", *COLUMNS[1:]):
         table.add_column(name, justify="left" if name in ("video", "sentence") else "right", overflow="fold")
     for row in rows:
-        times = clock(row["start"]), clock(row["end"])
+        times = clock_time(row["start"]), clock_time(row["end"])
         table.add_row(row["id"], row["sentence"], str(row["rank"]), *times, f"{row['score']:.4f}")
     return table
 
 
-def sentences_of(use: Use) -> list[str]:
+def asked_sentences(use: Use) -> list[str]:
     """What `--classes` asks for: a list, a text, or a text file with one per line.
 
     Raises:

@@ -42,7 +42,7 @@ def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole:
     Raises:
         DataError: nothing usable there, or no sentence has times. ConfigError: an option does not apply.
     """
-    data = timed(data)
+    data = _timed(data)
     check_tolerated(data)
     if whole and not any(item.split for item in data.items):
         data = data.with_items([item.with_(split="test") for item in data.items])
@@ -60,7 +60,7 @@ def divided_moments(data: DomainData, domain: Domain, split_seed: int, *, whole:
     return RetrievalData(DomainPairs.of(data), data.name, data.licence, transform, *said, dict(data.reading))
 
 
-def timed(data: DomainData) -> DomainData:
+def _timed(data: DomainData) -> DomainData:
     """The sentences that have a start and an end in their video; the others are listed in `skipped`.
 
     Raises:

@@ -17,8 +17,8 @@ from ....core.runs import CurveGridSection, CurveSection, Measure, PictureSectio
 from ....core.runs import run_sections as shared
 from ....core.tasks import GroundingComparison
 from ..clips import INSTANTS
-from ..long_videos import clock
-from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, overlaps
+from ..long_videos import clock_time
+from .scoring import DECIDING, FIRST, MEAN, OVERLAPS, Found, MomentScores, span_overlaps
 
 FRAMES = 6
 """Of a moment that are shown."""
@@ -91,7 +91,7 @@ def moments_report(
     Args:
         info: as in run.json, and `model`, the path of the weights.
         history, log: of the training.
-        shown: of `examples`.
+        shown: of `moment_examples`.
     """
     return Report.of_run(
         info,
@@ -117,7 +117,7 @@ def moments_report(
     )
 
 
-def examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> list[Any]:
+def moment_examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> list[Any]:
     """Similarity over time of some sentences, the surest mistakes first, and strips of what was found and meant.
 
     Args:
@@ -138,7 +138,7 @@ def examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> list[Any]
 
 
 def _overlap(found: Found) -> float:
-    return float(overlaps(found.spans[:1], torch.tensor(found.query.spans)).max())
+    return float(span_overlaps(found.spans[:1], torch.tensor(found.query.spans)).max())
 
 
 def _over_time(found: Found, video: Item) -> CurveSection:
@@ -164,7 +164,7 @@ def _strips(found: Found, video: Item, load: Callable[[Item], Decoded]) -> list[
         times = {"start": start, "fps": FRAMES / max(end - start, 1e-3), INSTANTS: FRAMES}
         try:
             picture = PictureSection.strip(load(video.with_(decode={**video.decode, **times})), FRAMES)
-            strips.append((picture, f"{what}, {clock(start)} to {clock(end)}"))
+            strips.append((picture, f"{what}, {clock_time(start)} to {clock_time(end)}"))
         except DataError:
             return []
     (first, words), *rest = strips

@@ -20,7 +20,7 @@ from ....core.runtime import Reporter
 from ....core.tasks import ExchangeComparison
 from ..long_videos import frame_features
 from .reading import MomentQuery, queries_of
-from .windows import Windows, in_seconds, overlaps
+from .windows import Windows, in_seconds, span_overlaps
 
 OVERLAPS = (0.3, 0.5, 0.7)
 FIRST = (1, 5)
@@ -161,7 +161,7 @@ def search_videos(
     return found, skipped
 
 
-def flat_scores(before: MomentScores | None, after: MomentScores) -> dict[str, Any]:
+def flat_moment_scores(before: MomentScores | None, after: MomentScores) -> dict[str, Any]:
     """Both scores in the shape of metrics.json.
 
     Returns:
@@ -200,7 +200,7 @@ def _search(
 
 def _reached(spans: Tensor, query: MomentQuery) -> Tensor:
     """(K,) overlap of each window with the moment; of several moments the best counts."""
-    return overlaps(spans, torch.tensor(query.spans)).amax(dim=1)
+    return span_overlaps(spans, torch.tensor(query.spans)).amax(dim=1)
 
 
 def _judged(reached: Tensor) -> dict[str, Tensor]:

@@ -77,7 +77,7 @@ def in_seconds(places: Tensor, fps: float, duration: float) -> Tensor:
     return (places / fps).clamp(max=duration)
 
 
-def overlaps(spans: Tensor, wanted: Tensor) -> Tensor:
+def span_overlaps(spans: Tensor, wanted: Tensor) -> Tensor:
     """(W, G) intersection over union of stretches of time (W, 2) and (G, 2)."""
     return box_iou(_as_boxes(spans), _as_boxes(wanted))
 

@@ -14,10 +14,10 @@ from ....core.runs import Report, Run
 from ....core.runtime import Reporter
 from ....core.tasks import FittedTowers, Grounding, RetrievalData
 from ..long_videos import whole_video
-from ..moments.predictions import PredictedMoments, found_table, sentences_of
+from ..moments.predictions import PredictedMoments, asked_sentences, found_table
 from ..moments.reading import MomentQuery, divided_moments
-from ..moments.report import MomentsComparison, examples, moments_report
-from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_scores, search_videos
+from ..moments.report import MomentsComparison, moment_examples, moments_report
+from ..moments.scoring import DECIDING, MomentScores, evaluate_moments, flat_moment_scores, search_videos
 from ..moments.windows import Windows, lengths_of
 
 LENGTHS = (4.0, 8.0, 16.0, 32.0, 64.0)
@@ -72,7 +72,7 @@ class Moments(Grounding):
         ),
     }
 
-    flat: ClassVar = staticmethod(flat_scores)
+    flat: ClassVar = staticmethod(flat_moment_scores)
 
     def divided(self, recipe: Recipe, whole: bool) -> MomentData:
         """The sentences that a recipe names, and windows as it says; errors as of `divided_moments`."""
@@ -89,16 +89,16 @@ class Moments(Grounding):
         return {"data": {"kind": "captions", "images": len(data.pairs)}, "windows": windows}
 
     def report(self, folder: Path, info: RunInfo, shown: tuple, done, data, hidden: Any) -> Report:
-        return moments_report(folder, info, *shown, examples(done.after, data.pairs.data.load))
+        return moments_report(folder, info, *shown, moment_examples(done.after, data.pairs.data.load))
 
     def report_again(self, folder: Path, info: RunInfo, result: MomentsComparison, after, data, hidden):
         info = info.with_(data={**info.data, "splits": {}}, notes=list(data.notes))
-        shown = [] if hidden is not None else examples(after, data.pairs.data.load)
+        shown = [] if hidden is not None else moment_examples(after, data.pairs.data.load)
         return moments_report(folder, info, result, shown=shown)
 
     def predict(self, use: Use, reporter: Reporter) -> PredictedMoments:
         """The times of sentences in new videos: each sentence in each video."""
-        sentences = sentences_of(use)
+        sentences = asked_sentences(use)
         recipe = self.used_again(use)
         data = self.images(use.images, recipe)
         videos = [whole_video(item) for item in data.items]

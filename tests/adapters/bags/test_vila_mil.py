@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from vladapt import FeatureSet, TextClassifier, build_adapter
-from vladapt.adapters.bags.vila_mil import PrototypesAndTexts, sentences_of
+from vladapt.adapters.bags.vila_mil import PrototypesAndTexts, class_sentences
 from vladapt.core.contracts.bags import Bags
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.prompts import PromptLearner
@@ -98,23 +98,23 @@ def test_attention_to_parts_adds_up_to_one():
 
 
 def test_sentences_name_the_magnification_and_what_is_seen_there():
-    fine, coarse = sentences_of(("lung",), 2, [["solid nests.", " clear cytoplasm"]])
+    fine, coarse = class_sentences(("lung",), 2, [["solid nests.", " clear cytoplasm"]])
     assert fine == ["A WSI of lung at high resolution with visually descriptive characteristics of clear cytoplasm"]
     assert coarse == ["A WSI of lung at low resolution with visually descriptive characteristics of solid nests"]
-    fine, coarse = sentences_of(("lung",), 2, [["nests"]])
+    fine, coarse = class_sentences(("lung",), 2, [["nests"]])
     assert fine[0].endswith("high resolution with visually descriptive characteristics of nests")
     assert coarse[0] == fine[0].replace("high", "low")
-    assert sentences_of(("lung", "bone"), 1, None) == [["A WSI of lung", "A WSI of bone"]]
-    assert sentences_of(("lung",), 1, [["a", "b"]]) == [
+    assert class_sentences(("lung", "bone"), 1, None) == [["A WSI of lung", "A WSI of bone"]]
+    assert class_sentences(("lung",), 1, [["a", "b"]]) == [
         ["A WSI of lung with visually descriptive characteristics of a, b"]
     ]
 
 
 def test_descriptions_and_magnifications_that_cannot_be_used_are_refused():
     with pytest.raises(DataError, match="class 'lung' has 3 for 2 magnifications; give that at low, then that at high"):
-        sentences_of(("lung",), 2, [["a", "b", "c"]])
+        class_sentences(("lung",), 2, [["a", "b", "c"]])
     with pytest.raises(DataError, match="class 'lung' has 0 for 1 magnifications"):
-        sentences_of(("lung",), 1, [[]])
+        class_sentences(("lung",), 1, [[]])
     with pytest.raises(CapabilityError, match="one or two magnifications, and these bags have 3"):
         build_adapter("vila-mil").fit(scaled(4, 0, 0, scales=3), TEXTS)
     with pytest.raises(CapabilityError, match="there are none"):
@@ -134,7 +134,7 @@ def test_the_context_is_learned_through_the_text_tower_and_kept_with_its_texts(w
     start = PromptLearner(world.backbone, world.names, n_ctx=3, seed=1).ctx
     learned = adapter.network["context"]
     assert learned.shape == start.shape and not torch.allclose(learned, start, atol=1e-4)
-    (sentences,) = sentences_of(world.names, 1, world.resources["descriptions"]())
+    (sentences,) = class_sentences(world.names, 1, world.resources["descriptions"]())
     with torch.no_grad():
         texts = PromptLearner(world.backbone, sentences, ctx=learned).encode(normalize=False)
     assert torch.allclose(adapter.network["texts"][0], texts, atol=1e-5)
@@ -147,7 +147,7 @@ def test_the_context_is_learned_through_the_text_tower_and_kept_with_its_texts(w
 def test_without_a_context_texts_stay_what_the_tower_makes_of_them(world):
     adapter = build_adapter("vila-mil", **{**QUICK, "epochs": 1}, n_ctx=0)
     world.fit(adapter, use_val=False)
-    (sentences,) = sentences_of(world.names, 1, world.resources["descriptions"]())
+    (sentences,) = class_sentences(world.names, 1, world.resources["descriptions"]())
     with torch.no_grad():
         texts = world.backbone.encode_text([f"{each}." for each in sentences], normalize=False)
     assert "context" not in adapter.network and torch.allclose(adapter.network["texts"][0], texts, atol=1e-5)

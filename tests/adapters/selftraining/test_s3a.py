@@ -15,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
 from vladapt import CapabilityError, build_adapter, build_classifier, load_adapter, load_backbone
-from vladapt.adapters.selftraining._words import assigned, broad_vocabulary, votes_of
+from vladapt.adapters.selftraining._words import broad_vocabulary, votes_of, words_of_clusters
 from vladapt.core.training.batches import epoch_order
 
 WORDS = ("wall", "sky", "leaf", "colour 1", "stone", "a red thing", "sand", "night")
@@ -127,7 +127,7 @@ def test_votes_are_shares_of_a_cluster():
 
 def test_no_two_clusters_have_one_word():
     votes = torch.tensor([[0.9, 0.1, 0.0], [0.8, 0.0, 0.2]])
-    assert assigned(votes).tolist() == [0, 2]  # in all 1.1, and 0.9 where the second has the first word
+    assert words_of_clusters(votes).tolist() == [0, 2]  # in all 1.1, and 0.9 where the second has the first word
 
 
 def test_a_file_gives_the_same_logits_and_too_few_words_are_refused(world, small_clip_spec, tmp_path):

@@ -130,14 +130,14 @@ def serving(tmp_path):
     testclient = pytest.importorskip("starlette.testclient", reason="the client of starlette's tests is not installed")
     pytest.importorskip("prometheus_client", reason="extra serve is not installed")
     from vladapt.core.contracts.serving import Serving
-    from vladapt.core.engine.serve import load_export, load_run
+    from vladapt.core.engine.serve import load_export, load_served
     from vladapt.core.serving.app import Access, build_app
     from vladapt.core.serving.desk import Desk
     from vladapt.core.serving.uploads import Limits
 
     @contextmanager
     def serve(place, **how):
-        load = load_export if (Path(place) / "export.json").is_file() else load_run
+        load = load_export if (Path(place) / "export.json").is_file() else load_served
         model = load(Path(place), Serving(device="cpu", threads=1, **how))
         assert len(model.examples(2)) == 2
         desk = Desk(model, 4, Limits(), tmp_path, 2, print)

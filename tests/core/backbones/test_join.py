@@ -155,7 +155,7 @@ def test_what_was_made_of_names_is_kept_and_made_again_where_it_is_damaged(small
     space, about = lexical.lexical_space(towers, side)
     (file,) = (tmp_path / "backbones").iterdir()
     with monkeypatch.context() as patched:
-        patched.setattr(lexical, "encoded_texts", lambda *given: pytest.fail("texts were encoded again"))
+        patched.setattr(lexical, "encoded_by_tower", lambda *given: pytest.fail("texts were encoded again"))
         again, same = lexical.lexical_space(towers, side)
     assert same == about and torch.equal(again.alignment.rotation, space.alignment.rotation)
     file.write_bytes(file.read_bytes()[:-20])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vladapt import Batch, FeatureSet, TextClassifier, build_adapter
-from vladapt.core.contracts.part_views import PartViews, averaged
+from vladapt.core.contracts.part_views import PartViews, averaged_views
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.judgements.part_order import reversed_parts, shuffled_parts
 
@@ -25,15 +25,17 @@ def classifier():
 
 def test_averages_are_those_worked_out_by_hand():
     logits = torch.tensor([[[math.log(3), 0.0]], [[0.0, math.log(7)]]])  # 3/4 and 1/4, 1/8 and 7/8
-    assert averaged(logits, "probabilities", several=False).softmax(dim=1).tolist() == [
+    assert averaged_views(logits, "probabilities", several=False).softmax(dim=1).tolist() == [
         pytest.approx([(3 / 4 + 1 / 8) / 2, (1 / 4 + 7 / 8) / 2])
     ]
-    assert averaged(logits, "scores", several=False).tolist() == [pytest.approx([math.log(3) / 2, math.log(7) / 2])]
-    several = averaged(logits, "probabilities", several=True).sigmoid()
+    assert averaged_views(logits, "scores", several=False).tolist() == [
+        pytest.approx([math.log(3) / 2, math.log(7) / 2])
+    ]
+    several = averaged_views(logits, "probabilities", several=True).sigmoid()
     assert several.tolist() == [pytest.approx([(3 / 4 + 1 / 2) / 2, (1 / 2 + 7 / 8) / 2])]
     sure = torch.tensor([[[800.0, -800.0]], [[-800.0, 800.0]]])
-    assert averaged(sure, "probabilities", several=False).softmax(dim=1).tolist() == [[0.5, 0.5]]
-    assert averaged(sure, "probabilities", several=True).tolist() == [[0.0, 0.0]]
+    assert averaged_views(sure, "probabilities", several=False).softmax(dim=1).tolist() == [[0.5, 0.5]]
+    assert averaged_views(sure, "probabilities", several=True).tolist() == [[0.0, 0.0]]
 
 
 def test_views_of_shorter_samples_are_shorter():

@@ -14,7 +14,7 @@ from tiny_blip import write_blip
 
 from vladapt.core.curation.caption import Captioner, CaptionStage, Writing
 from vladapt.core.curation.match import Matcher
-from vladapt.core.curation.pretrained import fingerprint_of
+from vladapt.core.curation.pretrained import model_fingerprint
 from vladapt.core.engine.curate_caption import caption_pairs
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 
@@ -149,7 +149,7 @@ def test_a_matcher_tells_which_captions_match_their_image(blip, matcher, tmp_pat
     itm, itc = Matcher.load(matcher, torch.device("cpu"), torch.float32).scores(pictures, captions)
     assert [row["caption_itm"] for row in rows] == pytest.approx(itm.tolist(), abs=1e-6)
     assert [row["caption_itc"] for row in rows] == pytest.approx(itc.tolist(), abs=1e-6)
-    assert {row["caption_scorer"] for row in rows} == {fingerprint_of(matcher)} != {made.captioner}
+    assert {row["caption_scorer"] for row in rows} == {model_fingerprint(matcher)} != {made.captioner}
     plain = caption_pairs(str(blip), [tar], tmp_path / "out", tokens=6)
     assert plain.folder != made.folder
     (file,) = Path(plain.folder).glob("part-*.parquet")

@@ -12,7 +12,7 @@ from vladapt.core.curators import _captions, _kmeans, image_based
 from vladapt.core.curators._captions import fasttext_tokens
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.registry import build_curator
-from vladapt.core.testing.curation import OPTIONS, drawn_pairs, drawn_rows
+from vladapt.core.testing.curation import OPTIONS, drawn_file, drawn_pairs
 
 RELEASED = (filters.basic, filters.caption, filters.text_based, filters.image_based)
 
@@ -32,15 +32,15 @@ def test_a_table_of_synsets_may_be_json_and_small_letters_stand_in_for_others(tm
 
 def test_image_based_clusters_the_pool_where_no_centroids_are_given():
     pairs = drawn_pairs()
-    usual = build_curator("image-based", target=drawn_rows(3), clusters=6)
+    usual = build_curator("image-based", target=drawn_file(3), clusters=6)
     decision = usual.decide_all(pairs)
     rule = decision.rules.index("in no cluster of a target image") + 1
     clusters, targets = usual.survey(pairs).rows["cluster"], usual.survey(pairs).whole["target_clusters"]
     assert 0 < len(targets) <= 3 and 0 < (decision.reason == rule).sum() < 120
     assert np.isin(clusters[decision.keep], targets).all()
-    many = build_curator("image-based", target=drawn_rows(3), clusters=30).decide_all(pairs)
+    many = build_curator("image-based", target=drawn_file(3), clusters=30).decide_all(pairs)
     assert not np.array_equal(many.keep, decision.keep)
-    other = build_curator("image-based", target=drawn_rows(3), clusters=6, seed=4).survey(pairs)
+    other = build_curator("image-based", target=drawn_file(3), clusters=6, seed=4).survey(pairs)
     assert not np.array_equal(other.rows["cluster"], clusters)
 
 
@@ -223,4 +223,4 @@ def test_files_that_do_not_fit_are_one_line(fake_fasttext, tmp_path):
             build_curator("text-based", **{**good, "synsets": str(tmp_path / name)}).decide_all(pairs)
     np.save(tmp_path / "narrow.npy", np.ones((3, 2), np.float32))
     with pytest.raises(DataError, match="centroids of 2 numbers, features have 16"):
-        build_curator("image-based", target=drawn_rows(3), centroids=str(tmp_path / "narrow.npy")).decide_all(pairs)
+        build_curator("image-based", target=drawn_file(3), centroids=str(tmp_path / "narrow.npy")).decide_all(pairs)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from parity_checks.deduplication import density_pruning
 
 from vladapt import ConfigError
-from vladapt.core.curators.density import centroid_distances, counts_to_keep, shares
+from vladapt.core.curators.density import centroid_distances, cluster_shares, counts_to_keep
 from vladapt.core.registry import build_curator
 from vladapt.core.testing.curation import drawn_pairs
 
@@ -62,8 +62,8 @@ def test_complexity_is_the_product_of_both_distances():
 
 def test_one_cluster_and_what_is_not_known_divide_nothing():
     assert np.isnan(centroid_distances(np.ones((1, 3)))).all()
-    np.testing.assert_allclose(shares(np.array([np.nan, 1.0, 3.0])), shares(np.array([2.0, 1.0, 3.0])))
-    assert shares(np.array([np.nan])).tolist() == [1.0]
+    np.testing.assert_allclose(cluster_shares(np.array([np.nan, 1.0, 3.0])), cluster_shares(np.array([2.0, 1.0, 3.0])))
+    assert cluster_shares(np.array([np.nan])).tolist() == [1.0]
     assert counts_to_keep(np.full(4, 0.25), np.array([9, 0, 9, 1]), 2, 0.0).sum() == 2
     assert kept(clusters=1, fraction=0.25).sum() == 30
 

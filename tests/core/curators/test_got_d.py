@@ -7,9 +7,9 @@ from parity_checks import subsets
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
 from vladapt.core.curators import got_d
-from vladapt.core.curators.got_d import calibrated, sinkhorn
+from vladapt.core.curators.got_d import calibrated, log_sinkhorn
 from vladapt.core.registry import build_curator
-from vladapt.core.testing.curation import WIDTH, drawn_pairs, drawn_rows
+from vladapt.core.testing.curation import WIDTH, drawn_file, drawn_pairs
 
 
 def unit(random, *shape):
@@ -38,7 +38,7 @@ def cost_of(masses, pool, target, regularisation):
 
 
 def test_a_gradient_is_how_the_cost_changes_with_a_pairs_mass():
-    transport = sinkhorn(lambda: [POOL], TARGET, 0.2, 3000, 1e-7)
+    transport = log_sinkhorn(lambda: [POOL], TARGET, 0.2, 3000, 1e-7)
     ours, count, step = calibrated(transport.pool), len(POOL), 1e-5
     for place in range(0, count, 4):
         shifted = np.full((2, count), 1 / count)
@@ -48,20 +48,20 @@ def test_a_gradient_is_how_the_cost_changes_with_a_pairs_mass():
 
 
 def test_blocks_change_nothing():
-    whole = sinkhorn(lambda: [POOL], TARGET, 0.05, 1000, 1e-6)
-    parts = sinkhorn(lambda: [POOL[:5], POOL[5:6], POOL[6:]], TARGET, 0.05, 1000, 1e-6)
+    whole = log_sinkhorn(lambda: [POOL], TARGET, 0.05, 1000, 1e-6)
+    parts = log_sinkhorn(lambda: [POOL[:5], POOL[5:6], POOL[6:]], TARGET, 0.05, 1000, 1e-6)
     np.testing.assert_allclose(whole.pool, parts.pool, atol=1e-5)
     assert whole.cost == pytest.approx(parts.cost, abs=1e-5)
 
 
 def test_small_regularisation_stays_finite():
-    transport = sinkhorn(lambda: [POOL], TARGET, 0.002, 50, 1e-6)
+    transport = log_sinkhorn(lambda: [POOL], TARGET, 0.002, 50, 1e-6)
     assert np.isfinite(transport.pool).all() and np.isfinite(transport.target).all()
 
 
 def test_small_regularisation_reaches_its_tolerance():
     pool, target = unit(np.random.default_rng(2), 300, 8), unit(np.random.default_rng(3), 40, 8)
-    transport = sinkhorn(lambda: [pool], target, 0.01, 4000, 1e-7)
+    transport = log_sinkhorn(lambda: [pool], target, 0.01, 4000, 1e-7)
     assert transport.misplaced <= 1e-7
     affinity = (pool.astype(float) @ target.T.astype(float) - 1) / 0.01
     plan = np.exp(affinity + (transport.pool[:, None] + transport.target) / 0.01) / (len(pool) * len(target))
@@ -71,8 +71,8 @@ def test_small_regularisation_reaches_its_tolerance():
 
 def test_a_little_misplaced_mass_is_not_told_as_none(monkeypatch):
     made = got_d.Transport(np.zeros(120), np.zeros(9), 0.5, 1.23e-5, 7)
-    monkeypatch.setattr(got_d, "sinkhorn", lambda *_: made)
-    assert "0.0012 % of the mass" in build_curator("got-d", target=drawn_rows(9)).survey(drawn_pairs()).notes[0]
+    monkeypatch.setattr(got_d, "log_sinkhorn", lambda *_: made)
+    assert "0.0012 % of the mass" in build_curator("got-d", target=drawn_file(9)).survey(drawn_pairs()).notes[0]
 
 
 def test_a_small_target_makes_no_large_blocks(monkeypatch):
@@ -81,7 +81,7 @@ def test_a_small_target_makes_no_large_blocks(monkeypatch):
     pairs = PairTable.of(names, image_features=features, caption_features=features)
     sizes, read = [], PairTable.unit
     monkeypatch.setattr(PairTable, "unit", lambda *args: sizes.append(len(read(*args))) or read(*args))
-    build_curator("got-d", target=drawn_rows(3), iterations=1).survey(pairs)
+    build_curator("got-d", target=drawn_file(3), iterations=1).survey(pairs)
     assert 1000 < max(sizes) <= 16_384
 
 
@@ -101,10 +101,10 @@ def test_what_the_pool_has_enough_of_gets_no_credit(tmp_path):
 
 
 def test_every_option_changes_the_choice(monkeypatch):
-    pairs, options = drawn_pairs(), {"target": drawn_rows(9), "fraction": 0.2}
+    pairs, options = drawn_pairs(), {"target": drawn_file(9), "fraction": 0.2}
     first = build_curator("got-d", **options).decide_all(pairs)
     assert first.keep.sum() == 24
-    changes = ({"target": drawn_rows(8)}, {"fraction": 0.1}, {"away": True}, {"features": "caption_features"})
+    changes = ({"target": drawn_file(8)}, {"fraction": 0.1}, {"away": True}, {"features": "caption_features"})
     for changed in (*changes, {"regularisation": 1.0}, {"iterations": 1}):
         other = build_curator("got-d", **options | changed).decide_all(pairs)
         assert not np.array_equal(first.keep, other.keep), changed
@@ -116,9 +116,9 @@ def test_every_option_changes_the_choice(monkeypatch):
 
 def test_costs_iterations_and_an_overlap_are_told(tmp_path):
     pairs = drawn_pairs()
-    notes = build_curator("got-d", target=drawn_rows(9)).survey(pairs).notes
+    notes = build_curator("got-d", target=drawn_file(9)).survey(pairs).notes
     assert "transport to 9 rows of the target costs" in notes[0] and "ended after" in notes[0]
-    assert "give more iterations" in build_curator("got-d", target=drawn_rows(9), iterations=1).survey(pairs).notes[0]
+    assert "give more iterations" in build_curator("got-d", target=drawn_file(9), iterations=1).survey(pairs).notes[0]
     np.save(tmp_path / "pool.npy", pairs.numbers("image_features")[:5].astype(np.float32))
     notes = build_curator("got-d", target=str(tmp_path / "pool.npy")).survey(pairs).notes
     assert "5 of 120 pairs are in" in notes[1]

@@ -5,7 +5,7 @@ import pytest
 from parity_checks import filters
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators.hype import exponential_map, violations
+from vladapt.core.curators.hype import cone_violations, exponential_map
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.registry import build_curator
 
@@ -90,10 +90,10 @@ def test_references_are_compared_in_blocks(drawn, monkeypatch):
 
     def watched(*args):
         sizes.append(len(args[0]) * len(args[1]))
-        return violations(*args)
+        return cone_violations(*args)
 
     monkeypatch.setattr("vladapt.core.curators.hype.REFERENCES_AT_ONCE", 4)
-    monkeypatch.setattr("vladapt.core.curators.hype.violations", watched)
+    monkeypatch.setattr("vladapt.core.curators.hype.cone_violations", watched)
     parts = curator.decide_all(pairs)
     assert max(sizes) == 60 * 4
     for name, scores in whole.scores.items():
@@ -103,7 +103,7 @@ def test_references_are_compared_in_blocks(drawn, monkeypatch):
 def test_a_text_near_the_origin_holds_an_image_further_out_in_its_direction():
     text, image = np.array([[0.2, 0.0]]), np.array([[2.0, 0.1], [-2.0, 0.0]])
     points = exponential_map(text, 1.0), exponential_map(image, 1.0)
-    inside, outside = violations(*points, 1.0)[0]
+    inside, outside = cone_violations(*points, 1.0)[0]
     assert inside < 0 < outside
 
 

@@ -10,7 +10,7 @@ from parity_checks import subsets
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators.m4 import WeightProblem, moments_of, rounded
+from vladapt.core.curators.m4 import WeightProblem, moments_of, rounded_weights
 from vladapt.core.registry import build_curator
 
 
@@ -97,9 +97,9 @@ def test_a_table_of_counts_gives_the_weights_of_all_rows():
 
 def test_utilities_are_few_numbers():
     utility = np.random.default_rng(0).random(50_000) * 100
-    assert len(np.unique(rounded(utility))) < 10_000
-    np.testing.assert_allclose(rounded(utility), utility, rtol=1e-3)
-    assert rounded(np.array([0.0, 1.0, 0.25])).tolist() == [0.0, 1.0, 0.25]
+    assert len(np.unique(rounded_weights(utility))) < 10_000
+    np.testing.assert_allclose(rounded_weights(utility), utility, rtol=1e-3)
+    assert rounded_weights(np.array([0.0, 1.0, 0.25])).tolist() == [0.0, 1.0, 0.25]
 
 
 def exact_weights(utility, mean):
@@ -140,7 +140,7 @@ def test_many_utilities_are_rounded_for_the_table_and_for_the_weights(monkeypatc
     monkeypatch.setattr("vladapt.core.curators.m4.FEW_UTILITIES", 10)
     q = curator.decide_all(with_utility(utility)).weight
     assert curator.survey(with_utility(utility)).whole["rounded"][0]
-    np.testing.assert_allclose(q, exact_weights(rounded(utility), 0.3), atol=1e-6)
+    np.testing.assert_allclose(q, exact_weights(rounded_weights(utility), 0.3), atol=1e-6)
     assert q.mean() == pytest.approx(0.3, abs=1e-6)
 
 

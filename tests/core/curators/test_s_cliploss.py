@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from parity_checks import filters
 
 from vladapt.core.contracts.curator import PairTable
-from vladapt.core.curators.s_cliploss import cut, norms_of_batch, norms_of_batches
+from vladapt.core.curators.s_cliploss import cut_batches, norms_of_batch, norms_of_batches
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.registry import build_curator
 from vladapt.core.testing.curation import drawn_pairs
@@ -19,7 +19,7 @@ def released(parity):
 
 
 def scores(image, text, orders, temperature, batch, as_released):
-    batches = (cut(order, batch, as_released) for order in orders)
+    batches = (cut_batches(order, batch, as_released) for order in orders)
     by_text, by_image = norms_of_batches(lambda rows: (image[rows], text[rows]), batches, temperature, len(image))
     return np.einsum("nd,nd->n", image, text) - by_text - by_image
 
@@ -41,7 +41,9 @@ def test_in_a_short_last_batch_scores_are_higher_so_batches_are_as_long_as_each_
 def test_both_steps_keep_the_pairs_of_the_released_code(released, norm, tmp_path, monkeypatch):
     np.save(tmp_path / "target.npy", released["proxy"].numpy())
     image, text, orders = (released[name].numpy() for name in ("image", "text", "permutation"))
-    monkeypatch.setattr("vladapt.core.curators.s_cliploss.cut", lambda order, batch: cut(order, batch, True))
+    monkeypatch.setattr(
+        "vladapt.core.curators.s_cliploss.cut_batches", lambda order, batch: cut_batches(order, batch, True)
+    )
     draws = iter(orders)  # the released ones instead of ours
     monkeypatch.setattr(PairTable, "uniform", lambda self, seed, rows, purpose: np.argsort(next(draws)))
     pairs = PairTable.of([f"{number:04d}" for number in range(len(image))], image_features=image, caption_features=text)
@@ -138,7 +140,7 @@ def test_a_pool_of_one_batch_is_compared_once():
 
 
 def test_batches_are_as_long_as_each_other_and_hold_every_row_once():
-    parts = cut(np.arange(103), 20)
+    parts = cut_batches(np.arange(103), 20)
     assert sorted(np.concatenate(parts)) == list(range(103))
     assert {len(each) for each in parts} == {17, 18}
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vladapt.core.contracts import FeatureSet
 from vladapt.core.contracts.prepared import NoValidation
-from vladapt.core.data.sampling import hold_out, selection_split
+from vladapt.core.data.sampling import hold_out_support, selection_split
 
 
 def support(counts, groups=None) -> FeatureSet:
@@ -22,7 +22,7 @@ def test_a_quarter_of_every_class_is_held(counts, seed):
     if not sum(counts):
         return
     whole = support(counts)
-    parts = hold_out(whole, seed)
+    parts = hold_out_support(whole, seed)
     if 2 * sum(c >= 4 for c in counts) < sum(c > 0 for c in counts):
         assert parts is None
         return
@@ -32,12 +32,12 @@ def test_a_quarter_of_every_class_is_held(counts, seed):
 
 
 def test_fewer_than_four_shots_hold_nothing():
-    assert hold_out(support([3, 3, 3]), 0) is None
+    assert hold_out_support(support([3, 3, 3]), 0) is None
 
 
 def test_the_seed_decides_and_repeats():
     whole = support([16, 16])
-    assert hold_out(whole, 1)[1].ids == hold_out(whole, 1)[1].ids != hold_out(whole, 2)[1].ids
+    assert hold_out_support(whole, 1)[1].ids == hold_out_support(whole, 1)[1].ids != hold_out_support(whole, 2)[1].ids
 
 
 @settings(max_examples=30, deadline=None)
@@ -45,7 +45,7 @@ def test_the_seed_decides_and_repeats():
 def test_groups_go_to_one_side_whole(sizes, seed):
     groups = tuple(f"patient {i}" for i, size in enumerate(sizes) for _ in range(size))
     whole = support([len(groups)], groups)
-    parts = hold_out(whole, seed)
+    parts = hold_out_support(whole, seed)
     if parts is None:
         assert len(groups) < 4 or min(sizes) > len(groups) // 2
         return
@@ -55,13 +55,13 @@ def test_groups_go_to_one_side_whole(sizes, seed):
 
 
 def test_images_without_a_group_stand_alone():
-    rest, held = hold_out(support([8], groups=("",) * 8), 0)
+    rest, held = hold_out_support(support([8], groups=("",) * 8), 0)
     assert (len(rest), len(held)) == (6, 2)
 
 
 def test_a_class_of_one_group_gives_nothing():
     groups = ("one",) * 8 + tuple(str(i) for i in range(8))
-    _, held = hold_out(support([8, 8], groups), 0)
+    _, held = hold_out_support(support([8, 8], groups), 0)
     assert held.labels.tolist() == [1, 1]
 
 
@@ -69,7 +69,7 @@ def test_several_labels_hold_a_quarter_of_the_positives_at_most():
     generator = torch.Generator().manual_seed(0)
     labels = (torch.rand(80, 4, generator=generator) < 0.3).float()
     labels[torch.rand(80, 4, generator=generator) < 0.1] = torch.nan
-    _, held = hold_out(FeatureSet(torch.randn(80, 3), labels), 0)
+    _, held = hold_out_support(FeatureSet(torch.randn(80, 3), labels), 0)
     positives, kept = (torch.nan_to_num(t).sum(dim=0) for t in (labels, held.labels))
     assert (kept <= positives // 4).all() and (kept >= 1).all()
     assert (torch.nan_to_num(held.labels).sum(dim=1) == 0).any()  # images without any finding too

@@ -166,7 +166,7 @@ def test_a_training_resumed_between_epochs_goes_on_step_by_step(tmp_path, monkey
     monkeypatch.setattr(config_runner._StepRecorder, "before_train_iter", stopping_before(6))
     with pytest.raises(KeyboardInterrupt):
         trained(tmp_path / "stopped", **steps)
-    assert config_runner.newest_checkpoint(tmp_path / "stopped") == "iter_5"
+    assert config_runner.newest_epoch(tmp_path / "stopped") == "iter_5"
     monkeypatch.undo()
     resumed, history = trained(tmp_path / "stopped", resume=True, **steps)
     assert [(row["step"], row["loss"]) for row in history] == [(row["step"], row["loss"]) for row in curve]
@@ -191,7 +191,7 @@ def test_no_checkpoint_holds_what_a_bad_loss_made(tmp_path):
     }
     with pytest.raises(DataError, match="at step 3: the loss is nan"):
         trained(tmp_path, model={"nan_at": (0, 3)}, **steps)
-    assert config_runner.newest_checkpoint(tmp_path) == "iter_2"
+    assert config_runner.newest_epoch(tmp_path) == "iter_2"
 
 
 def test_a_training_that_began_with_weights_resumes_from_its_own(tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_checkpoints_come_often_enough_to_go_on_from(given, loop, kept):
 def test_no_time_is_spent_on_formatting_the_configs_text(tmp_path, monkeypatch):
     monkeypatch.setattr("mmengine.config.config.FormatCode", lambda *a, **k: pytest.fail("formatted"))
     trained(tmp_path)
-    assert config_runner.newest_checkpoint(tmp_path) == "epoch_2"
+    assert config_runner.newest_epoch(tmp_path) == "epoch_2"
 
 
 def test_a_plan_without_checkpoints_keeps_none(tmp_path):

@@ -15,7 +15,7 @@ from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.testing.curation import drawn_rows, write_features
+from vladapt.core.testing.curation import drawn_file, write_features
 
 pytest.importorskip("duckdb", reason="extra curation is not installed")
 
@@ -90,7 +90,7 @@ def test_test_sets_may_be_options_of_the_stage(pairs, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="mine: no stage to run; give --tests"):
         run_curation(recipe, [pairs], tmp_path / "out")
     with pytest.raises(ConfigError, match="give the pairs by --data"):
-        run_curation(recipe, [], tmp_path / "out", options={f"{DECONTAMINATE}.tests": drawn_rows(5)})
+        run_curation(recipe, [], tmp_path / "out", options={f"{DECONTAMINATE}.tests": drawn_file(5)})
     with pytest.raises(ConfigError, match="--out s3://bucket/x: decisions are written to a folder of this machine"):
         run_curation(recipe, [pairs], "s3://bucket/x")
 

@@ -7,7 +7,7 @@ import torch
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.sample import sample_pairs
-from vladapt.core.tasks.pretraining.pairs import stages_of, train_in_stages
+from vladapt.core.tasks.pretraining.pairs import stage_settings, train_in_stages
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
 from vladapt.core.training.train import TrainingTask
@@ -16,10 +16,10 @@ SETTINGS = {"epochs": 3, "batch_size": 16, "lr": 1e-3, "lock": "image", "unlock_
 
 
 def test_the_first_stage_locks_and_the_second_does_not():
-    first, second = stages_of(TrainingSettings(**SETTINGS))
+    first, second = stage_settings(TrainingSettings(**SETTINGS))
     assert (first.epochs, first.lock) == (1, ("image",))
     assert (second.epochs, second.lock) == (2, ())
-    assert stages_of(TrainingSettings(epochs=3)) == [TrainingSettings(epochs=3)]
+    assert stage_settings(TrainingSettings(epochs=3)) == [TrainingSettings(epochs=3)]
 
 
 def test_stages_follow_each_other_and_are_told_as_one(small_clip_spec, tmp_path):

@@ -12,7 +12,7 @@ from vladapt.adapters.blocks import in_blocks
 from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens
 from vladapt.core.errors import CapabilityError, ConfigError
-from vladapt.core.export.agreement import Agreement, words_of
+from vladapt.core.export.agreement import Agreement, agreement_sentence
 from vladapt.core.export.folder import Session
 from vladapt.core.export.graph import Graph, check_opset, write_in_8_bits
 from vladapt.core.testing.towers import small_clip
@@ -164,7 +164,7 @@ def test_an_agreement_by_hand():
     found = Agreement.of(model, graph, torch.tensor([0, 0, 0]))
     assert (found.images, found.difference, found.share) == (3, 0.5, 0.125)
     assert found.same == pytest.approx(2 / 3) and found.accuracy == pytest.approx((2 / 3, 1 / 3))
-    assert found.words == words_of(found.facts)
+    assert found.words == agreement_sentence(found.facts)
     assert "66.7% of the answers are the same; 66.7% are right with the model, 33.3% with the graph" in found.words
 
 

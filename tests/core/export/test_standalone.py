@@ -20,7 +20,7 @@ from vladapt.core.contracts.serving import ClassifierFacts, Sample, Wishes
 from vladapt.core.contracts.task import Use
 from vladapt.core.data.images import decode_image
 from vladapt.core.errors import ConfigError
-from vladapt.core.export.folder import as_picture
+from vladapt.core.export.folder import script_picture
 from vladapt.core.registry import build_judgement
 from vladapt.core.serving.exported import ServedExport
 from vladapt.core.tasks.classification.predictions import predictions_of
@@ -40,7 +40,7 @@ def test_pixels_are_those_of_the_run(height, width, mode, size, data):
     resize = data.draw(st.sampled_from([None, 30])) if mode == "shortest" else None
     wanted = Preprocess(size, MEAN, STD, interpolation=interpolation, mode=mode, resize=resize)
     picture = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = standalone.pixels(as_picture(picture), wanted.spec)
+    found = standalone.pixels(script_picture(picture), wanted.spec)
     torch.testing.assert_close(torch.from_numpy(found[0]), wanted(picture), atol=1e-5, rtol=1e-5)
 
 
@@ -54,7 +54,7 @@ def test_a_strip_is_cut_before_it_is_resized():
 def test_deeper_pictures_keep_their_depth():
     wanted = Preprocess(16, MEAN, STD)
     picture = np.random.default_rng(0).random((40, 30, 3)).astype(np.float32)
-    found = torch.from_numpy(standalone.pixels(as_picture(picture), wanted.spec)[0])
+    found = torch.from_numpy(standalone.pixels(script_picture(picture), wanted.spec)[0])
     torch.testing.assert_close(found, wanted(picture), atol=2e-3, rtol=1e-3)
     coarse = standalone.pixels(Image.fromarray((picture * 255).astype(np.uint8)), wanted.spec)[0]
     assert (found - wanted(picture)).abs().mean() < 0.1 * (torch.from_numpy(coarse) - wanted(picture)).abs().mean()

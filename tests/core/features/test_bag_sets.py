@@ -16,7 +16,7 @@ from vladapt.core.errors import CacheError, CapabilityError, ConfigError, DataEr
 from vladapt.core.features import bag_extraction
 from vladapt.core.features.bag_extraction import bags_of_items
 from vladapt.core.features.bag_files import write_bag
-from vladapt.core.features.bag_sets import BagFolder, tile_map
+from vladapt.core.features.bag_sets import BagFolder, tile_layout
 from vladapt.core.features.store import FeatureStore
 
 TABLE = "case_id,slide_id,label\np1,a,no\np1,b,no\np2,c,yes\np3,d,yes\n"
@@ -314,7 +314,7 @@ def test_tiles_have_no_views(tmp_path, slides):
 
 
 def test_the_map_of_tiles_shows_where_they_lie():
-    drawn = tile_map(torch.tensor([[0, 0], [512, 0], [0, 1024]]), 3, 512)
+    drawn = tile_layout(torch.tensor([[0, 0], [512, 0], [0, 1024]]), 3, 512)
     scale = drawn.shape[1] // 4
     assert (drawn[::scale, ::scale, 0][1:-1, 1:-1] == np.array([[128, 128], [255, 255], [128, 255]])).all()
-    assert (tile_map(None, 5, None) == 128).any()
+    assert (tile_layout(None, 5, None) == 128).any()

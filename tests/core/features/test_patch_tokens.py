@@ -13,7 +13,7 @@ from vladapt.core.contracts.features import PATCH_TOKENS, FeatureSet
 from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.features import patch_tokens
 from vladapt.core.features.batches import Extras, batches
-from vladapt.core.features.patch_tokens import PatchTokenReader, in_words
+from vladapt.core.features.patch_tokens import PatchTokenReader, bytes_in_words
 from vladapt.core.features.store import FeatureStore
 from vladapt.core.judgements.part_order import reversed_parts
 from vladapt.core.runtime import shards
@@ -95,7 +95,7 @@ def test_a_line_says_how_large_they_will_be(reader):
     assert said.lines[0] == f"Patch tokens of 3 images or parts, {patches}: 0.00 MB to store in {reader.store.root}"
     told = [line for line in said.lines if isinstance(line, str)]
     assert len(told) == 2 and told[1].startswith("Patch tokens of 7 images or parts")
-    assert in_words(41_300_000_000) == "41.30 GB" and in_words(3_150_000) == "3.15 MB"
+    assert bytes_in_words(41_300_000_000) == "41.30 GB" and bytes_in_words(3_150_000) == "3.15 MB"
 
 
 def test_few_are_held_while_they_are_encoded(reader, monkeypatch):

@@ -21,7 +21,7 @@ from vladapt.core.contracts.judgement import (
     Scores,
 )
 from vladapt.core.contracts.options import options_of
-from vladapt.core.engine.listing import listing, only_kind, shown
+from vladapt.core.engine.listing import listing, name_facts, only_kind
 from vladapt.core.errors import ConfigError
 from vladapt.core.judgements.baselines import BaselineComparison, compared
 from vladapt.core.metrics import classification_metrics
@@ -95,7 +95,7 @@ def task(monkeypatch):
 
 
 def test_options_of_judgements_are_told_apart_from_those_of_the_task(task):
-    own, of_judgements = build.divided(task, {"windows": "3", "value": "2"})
+    own, of_judgements = build.divided_options(task, {"windows": "3", "value": "2"})
     assert own == {"windows": "3"} and of_judgements == {"value": 2}
     assert [each.value for each in build.judges_at(task, EVAL, {"value": "5", "windows": 3})] == [5]
     with pytest.raises(ConfigError, match="--other-value: pointing does not use it; omit it"):
@@ -185,7 +185,7 @@ def test_a_comparison_is_the_same_when_it_is_read_again():
 def test_judgements_are_listed_and_shown_with_their_options():
     rows = {row["name"]: row["what"] for row in listing("judgements")}
     assert set(rows) == set(NAMES) and all(rows.values())
-    told = shown("judgement", "growing-vocabulary")
+    told = name_facts("judgement", "growing-vocabulary")
     assert [each.name for each in told.options] == ["vocabulary_steps"] and "of eval" in told.given_by
     assert dict(told.facts)["made by"] == "eval" and told.text
     assert only_kind("part-order") == "judgement"

@@ -85,7 +85,7 @@ def test_the_surest_mistakes_of_the_worst_part_are_pictured_where_parts_differ()
 )
 def test_minus_one_is_a_number_among_others_below_zero(texts, values):
     cells = {f"{n}.png": text for n, text in enumerate(texts)}
-    assert module.values_of(Columns("table.csv", ("angle",), (), lambda name: cells), "angle", cells) == values
+    assert module.column_cells(Columns("table.csv", ("angle",), (), lambda name: cells), "angle", cells) == values
 
 
 def test_only_what_can_be_given_is_proposed():

@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from vladapt.core.data.label_files import TableSource, Todo, read_answers, todo_text
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.labelling.options import LabelOptions
-from vladapt.core.labelling.serve import open_labelling, serve
+from vladapt.core.labelling.serve import open_labelling, serve_labels
 from vladapt.core.runtime.local_page import GONE_AFTER_S, NO_TOKEN, TWO_PAGES, app_of
 
 TOKEN = "token-of-the-test"
@@ -61,7 +61,9 @@ def test_each_start_has_a_new_token_in_no_file_and_listens_here_alone(todo, monk
     places, addresses = [], []
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: places.append(sockets[0].getsockname()[0]))
     for _ in range(2):
-        serve(todo(), todo().parent / "labels.csv", LabelOptions(), lambda address, *_: addresses.append(address))
+        serve_labels(
+            todo(), todo().parent / "labels.csv", LabelOptions(), lambda address, *_: addresses.append(address)
+        )
     tokens = [address.partition("?token=")[2] for address in addresses]
     assert places == ["127.0.0.1"] * 2 and len(set(tokens)) == 2 and min(map(len, tokens)) >= 20
     texts = [file.read_bytes() for file in todo().parent.rglob("*") if file.is_file()]

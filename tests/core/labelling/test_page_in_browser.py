@@ -18,10 +18,10 @@ from vladapt.core.runtime.local_page import NO_TOKEN, TWO_PAGES
 SERVE = """
 import sys
 from vladapt.core.labelling.options import LabelOptions
-from vladapt.core.labelling.serve import serve
+from vladapt.core.labelling.serve import serve_labels
 from vladapt.core.runtime.files import write_whole
 from pathlib import Path
-serve(*sys.argv[1:3], LabelOptions(labeller="me"), lambda address, *_: write_whole(Path(sys.argv[3]), address))
+serve_labels(*sys.argv[1:3], LabelOptions(labeller="me"), lambda address, *_: write_whole(Path(sys.argv[3]), address))
 """
 BACKSPACE = "\ue003"
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for rank_jobs, which other pro
 
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import DIMS, example_outputs, steps_elsewhere
-from vladapt.core.testing.processes import place_of, workers
+from vladapt.core.testing.processes import class_place, workers
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +35,6 @@ def on_two_ranks(forked_workers):
     """`on_two_ranks(name, job)`: what `steps_of` gives of a loss on each of two ranks of a gloo group."""
 
     def run(name: str, job: dict) -> list[dict]:
-        return workers(2).run(steps_elsewhere, {**job, "place": place_of(loss_class(name))})
+        return workers(2).run(steps_elsewhere, {**job, "place": class_place(loss_class(name))})
 
     return run

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from parity_checks.self_supervised import dino_v2, dino_v2_masks, dino_v2_schedules, small_loss
 
 from vladapt import ConfigError, build_loss
-from vladapt.core.losses._crops import block_mask, hidden_places, masked_crops, most_hidden
+from vladapt.core.losses._crops import block_mask, hidden_places, masked_crops, most_hidden_patches
 from vladapt.core.losses.dino_v2 import koleo, mask_weights, sinkhorn
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import example_outputs, steps_of
@@ -170,7 +170,7 @@ def test_hidden_places_are_as_many_as_asked_at_most(grid, share, probability, se
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         places = hidden_places(grid, share, probability)
-    assert places.shape == (masked_crops(probability), most_hidden(patches, share))
+    assert places.shape == (masked_crops(probability), most_hidden_patches(patches, share))
     assert places.min() >= -1 and places.max() < 2 * patches
     for row in places:
         taken = row[row >= 0]

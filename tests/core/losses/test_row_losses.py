@@ -11,7 +11,7 @@ from vladapt.core.contracts.loss import RowLoss
 from vladapt.core.losses import _info_nce
 from vladapt.core.registry import catalogue, loss_class
 from vladapt.core.testing.loss_steps import DIMS, steps_elsewhere, steps_of
-from vladapt.core.testing.processes import place_of, workers
+from vladapt.core.testing.processes import class_place, workers
 from vladapt.core.testing.thread_ranks import as_ranks
 
 HEADS_ALONE = {
@@ -80,7 +80,7 @@ def alike(gradient, wanted, atol):
 def test_four_processes_give_what_one_gives(name, example_out, forked_workers):
     """`test_every_loss.py` has it of two."""
     cls, job = loss_class(name), job_of(name, example_out)
-    ranks = workers(4).run(steps_elsewhere, {**job, "place": place_of(cls)})
+    ranks = workers(4).run(steps_elsewhere, {**job, "place": class_place(cls)})
     assert_one_batch(ranks, steps_of(cls, job, 0, 1))
 
 

@@ -10,8 +10,8 @@ from parity_checks.composed import composed_metrics
 
 from vladapt.core.metrics.composed import (
     TargetRanks,
-    average_precision,
     average_precision_at,
+    composed_average_precision,
     is_found,
     precision,
     random_average_precision,
@@ -80,7 +80,7 @@ def test_each_share_by_hand():
     assert average_precision_at(ranks, 5).tolist() == pytest.approx([(1 + 2 / 3) / 3, 1 / 2])
     assert average_precision_at(ranks, 2).tolist() == pytest.approx([1 / 2, 1 / 2])  # over min(targets, k)
     trapezoid = [(1 + 1 + 1 / 2 + 2 / 3 + 2 / 9 + 3 / 10) / 2 / 3, (0 + 1 / 2) / 2]
-    assert average_precision(ranks).tolist() == pytest.approx(trapezoid, abs=1e-5)
+    assert composed_average_precision(ranks).tolist() == pytest.approx(trapezoid, abs=1e-5)
     assert recall(ranks, 3).tolist() == pytest.approx([2 / 3, 1], abs=1e-4)
     assert precision(ranks, 2).tolist() == pytest.approx([1 / 2, 1], abs=1e-4)
 
@@ -95,7 +95,7 @@ def test_what_chance_gives_is_the_mean_over_random_orders(targets, k):
     for drawn, worked_out in (
         (is_found(ranks, k).double(), random_is_found(count, size, k)),
         (average_precision_at(ranks, k), random_average_precision_at(count, size, k)),
-        (average_precision(ranks), random_average_precision(count, size)),
+        (composed_average_precision(ranks), random_average_precision(count, size)),
         (recall(ranks, k), random_recall(count, size, k)),
         (precision(ranks, k), random_precision(count, size, k)),
     ):

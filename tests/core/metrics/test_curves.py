@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vladapt.core.metrics import classification_metrics, confusion_matrix, multilabel_metrics
-from vladapt.core.metrics.classification import BINS, auroc, average_precision, calibration_error, ranking_curve
+from vladapt.core.metrics.classification import BINS, auroc, average_precision, binned_calibration_error, ranking_curve
 from vladapt.domains.video.metrics.top_five import KEY, TopFive
 
 
@@ -31,7 +31,9 @@ def test_the_areas_are_those_of_torchmetrics(seed, ties):
 def test_the_calibration_error_is_that_of_torchmetrics(seed):
     confidence, right = scores_and_truth(seed, ties=False)
     below_one = confidence.float().clamp(max=1 - torch.finfo(torch.float32).eps)
-    assert calibration_error(confidence, right) == float(peer.binary_calibration_error(below_one, right, n_bins=BINS))
+    assert binned_calibration_error(confidence, right) == float(
+        peer.binary_calibration_error(below_one, right, n_bins=BINS)
+    )
 
 
 def test_only_the_order_of_scores_counts():

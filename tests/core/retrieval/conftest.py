@@ -28,11 +28,11 @@ def entries_of(places) -> list:
 
 def resigned(folder: Path, **changes) -> None:
     """Write other values into the head of an index, as a process that means it would."""
-    from vladapt.core.retrieval.head import DIGEST, digest_of
+    from vladapt.core.retrieval.head import DIGEST, head_digest
 
     head = json.loads((folder / "index.json").read_text())
     head = {key: value for key, value in {**head, **changes}.items() if value is not None}
-    (folder / "index.json").write_text(json.dumps({**head, DIGEST: digest_of(head)}))
+    (folder / "index.json").write_text(json.dumps({**head, DIGEST: head_digest(head)}))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from parity_checks import attacks
 from torch.nn.functional import cross_entropy as mean_cross_entropy
 
-from vladapt.core.robustness.apgd import apgd, cross_entropy, dlr, fooled_by_apgd, log_odds, targeted_dlr
+from vladapt.core.robustness.apgd import apgd, cross_entropy, dlr, fooled_by_apgd, log_odds_against, targeted_dlr
 from vladapt.core.robustness.pgd import drawn_offsets, each_norm, pgd
 
 EPS = 4 / 255
@@ -128,9 +128,13 @@ def test_log_odds_grow_as_cross_entropy_does_and_do_not_vanish():
     images, weights, labels = linear()
     logits = logits_by(weights)(images)
     assert torch.allclose(
-        torch.nn.functional.softplus(log_odds(logits, labels)), cross_entropy(logits, labels), atol=1e-5
+        torch.nn.functional.softplus(log_odds_against(logits, labels)), cross_entropy(logits, labels), atol=1e-5
     )
-    for loss, scale, vanishes in ((cross_entropy, 1, False), (cross_entropy, 300, True), (log_odds, 300, False)):
+    for loss, scale, vanishes in (
+        (cross_entropy, 1, False),
+        (cross_entropy, 300, True),
+        (log_odds_against, 300, False),
+    ):
         at = images.clone().requires_grad_()
         loss(scale * logits_by(weights)(at), labels).sum().backward()
         assert bool((at.grad.flatten(1).abs().amax(dim=1) == 0).any()) == vanishes

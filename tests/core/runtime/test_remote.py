@@ -18,8 +18,8 @@ from vladapt.core.runtime.remote import (
     is_url,
     matching,
     open_stream,
+    printed_name,
     read_small,
-    shown,
     without_secrets,
 )
 
@@ -150,7 +150,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
     ],
 )
 def test_no_credential_of_an_address_is_shown(name, told):
-    assert shown(name) == told
+    assert printed_name(name) == told
     said = f"OSError: cannot open {name} now"
     assert "hush" not in without_secrets(said) and without_secrets(said).endswith(" now")
 

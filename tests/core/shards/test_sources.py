@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from vladapt.core.errors import ConfigError, DataError, SourceError
 from vladapt.core.shards import Manifest, ShardPlace, build_executor, drive, manifest, sources
-from vladapt.core.shards.manifest import first_repeated, listing
+from vladapt.core.shards.manifest import first_repeated, written_listing
 from vladapt.core.shards.sources import TarSource
-from vladapt.core.shards.task import Span, cut
+from vladapt.core.shards.task import Span, cut_tasks
 
 from .stages import STAGE
 
@@ -87,7 +87,7 @@ def test_a_plan_has_every_row_once_in_tasks_of_one_size(counts, size, parts):
 
 def test_a_plan_is_lazy():
     endless = (Span(TarSource("a.tar", "a", "", 10**9), 0, 10**9) for _ in range(10**9))
-    assert [task.number for task in islice(cut(endless, 1000), 3)] == [0, 1, 2]
+    assert [task.number for task in islice(cut_tasks(endless, 1000), 3)] == [0, 1, 2]
 
 
 def test_a_tar_is_read_by_ranges_of_its_samples(tmp_path, tar, encoded, manifest_of):
@@ -253,7 +253,7 @@ def test_memory_of_a_listing_does_not_grow_with_its_rows(tmp_path, monkeypatch):
     def peak(count):
         tracemalloc.start()
         rows = ({"path": f"/images/{n:09}.jpg", "id": f"{n:09}"} for n in range(count))
-        (source,) = listing(ShardPlace(str(tmp_path / str(count))), rows, columns)
+        (source,) = written_listing(ShardPlace(str(tmp_path / str(count))), rows, columns)
         manifest = Manifest((source,))
         assert sum(len(task) for task in manifest.plan(100)) == count
         assert sum(1 for _ in source.read(count - 500, count)) == 500

@@ -10,7 +10,7 @@ import pytest
 from vladapt import option
 from vladapt.core.contracts.options import options_of, settle
 from vladapt.core.testing.contract import checks_of, violations
-from vladapt.core.testing.options import OPTION_RULES, Options, alternatives
+from vladapt.core.testing.options import OPTION_RULES, Options, other_values
 
 
 class Settled:
@@ -173,13 +173,13 @@ def test_what_a_fault_breaks_first_is_said(cls, said):
 )
 def test_other_values_of_an_option_are_tried(name, first):
     (each,) = (each for each in options_of(Whole) if each.name == name)
-    tried = alternatives(each, each.default)
+    tried = other_values(each, each.default)
     assert tried[: len(first)] == first and bool(tried) == bool(first)
 
 
 def test_tried_values_keep_the_bounds():
     for each in options_of(Whole):
-        tried = alternatives(each, each.default)
+        tried = other_values(each, each.default)
         assert each.default not in tried and len(tried) <= 7
         if each.name in ("share", "pair"):
             flat = [number for value in tried for number in (value if isinstance(value, tuple) else (value,))]

@@ -9,7 +9,7 @@ import torch
 
 from vladapt import FeatureSet, FitReport
 from vladapt.core.testing.contract import differences
-from vladapt.core.testing.towers import PlainTowers, plain
+from vladapt.core.testing.towers import PlainTowers, plain_towers
 from vladapt.core.testing.world import Watched, world_of
 
 
@@ -40,7 +40,7 @@ def test_resources_remember_what_was_asked_for():
 
 
 def test_a_world_is_the_same_each_time_and_spoils_nothing():
-    world, again = world_of(plain(8)), world_of(PlainTowers(8))
+    world, again = world_of(plain_towers(8)), world_of(PlainTowers(8))
     assert torch.equal(world._sets["support"].features, again._sets["support"].features)
 
     @dataclass

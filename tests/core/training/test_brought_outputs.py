@@ -16,7 +16,7 @@ from vladapt.core.contracts.loss import shared_of
 from vladapt.core.contracts.outputs import SHARED
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.training.fields import fields_of
-from vladapt.core.training.objective import Objective, columns_of
+from vladapt.core.training.objective import Objective, loss_columns
 from vladapt.core.training.samples import Samples, collate
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import LabelledSource, PairSource
@@ -136,7 +136,7 @@ def table(tmp_path):
 
 
 def source_of(table, losses):
-    pairs = read_pairs(table, split="train", columns=columns_of(losses))
+    pairs = read_pairs(table, split="train", columns=loss_columns(losses))
     return PairSource(pairs, CaptionSampler(mode="first", seed=0))
 
 
@@ -160,10 +160,10 @@ def batch_of(backbone, source, losses):
 
 
 def test_the_columns_that_losses_ask_for_are_known_before_anything_is_read(package):
-    assert columns_of(["traits", "clip"]) == {"traits": "numbers", "kind_id": "numbers"}
-    assert columns_of(["contrary", "tutor"]) == {"contrary": "text", "contrary_image": "image"}
+    assert loss_columns(["traits", "clip"]) == {"traits": "numbers", "kind_id": "numbers"}
+    assert loss_columns(["contrary", "tutor"]) == {"contrary": "text", "contrary_image": "image"}
     with pytest.raises(ConfigError, match="loss 'rival' brings an output 'traits' that another loss defines"):
-        columns_of(["traits", "rival"])
+        loss_columns(["traits", "rival"])
 
 
 def test_numbers_of_the_data_reach_the_loss_in_their_rows(package, fresh_clip, table, tmp_path):

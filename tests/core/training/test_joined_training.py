@@ -18,7 +18,7 @@ from vladapt.core.backbones.shared_spaces import LinearSpace, SideBySide, TextHe
 from vladapt.core.backbones.text_towers import text_side
 from vladapt.core.data.pairs.text_pairs import read_text_pairs
 from vladapt.core.tasks.pretraining.options import plan_of_recipe
-from vladapt.core.tasks.pretraining.pairs import stages_of
+from vladapt.core.tasks.pretraining.pairs import stage_settings
 from vladapt.core.training.adabelief import AdaBelief
 from vladapt.core.training.sources import TextSource
 from vladapt.core.training.teachers import own_texts
@@ -188,7 +188,7 @@ def test_clip_italian_warms_up_its_projections_and_then_trains_all(small_clip_sp
     assert (settings.logit_scale, settings.clip_units, settings.weight_decay) == (20.0, 0.01, 0.0)
     ours, loop = joined(small_clip_spec, bert, "projections"), joined(small_clip_spec, bert, "projections")
     start, losses_of_ours, after = state(ours), [], []
-    for stage in stages_of(settings):
+    for stage in stage_settings(settings):
         losses_of_ours += [row["loss"] for row in train(ours, Pictures().task(losses), stage, None).history]
         after.append(state(ours))
     assert moved(start, after[0]) == {
@@ -225,7 +225,7 @@ def test_clip_italian_warms_up_its_projections_and_then_trains_all(small_clip_sp
 def test_gradients_that_are_not_clipped_by_unit_and_a_learned_scale_give_another_model(small_clip_spec, bert, tmp_path):
     given = {"epochs": 6, "lr": 3e-3}
     settings, losses = settings_of("clip-italian", tmp_path, **given)
-    first = stages_of(settings)[0]
+    first = stage_settings(settings)[0]
     made = []
     for other in ({}, {"clip_units": None}, {"logit_scale": None}, {"optimizer": "adamw", "eps": 1e-8}):
         ours = joined(small_clip_spec, bert, "projections")
@@ -312,7 +312,7 @@ def test_a_locked_tower_sees_no_dropout(small_clip_spec, write_bert, tmp_path):
 def test_towers_without_a_projection_cannot_be_locked_both(small_clip_spec, bert, tmp_path):
     settings, losses = settings_of("clip-italian", tmp_path, epochs=6)
     with pytest.raises(ConfigError, match=r"lock=towers.*no projections to train"):
-        train(joined(small_clip_spec, bert, "side-by-side"), Pictures().task(losses), stages_of(settings)[0], None)
+        train(joined(small_clip_spec, bert, "side-by-side"), Pictures().task(losses), stage_settings(settings)[0], None)
     for wrong in ({"parallel": "fsdp"}, {"lock": ("image", "text")}):
         with pytest.raises(ConfigError):
             type(settings)(**{**settings.to_dict(), **wrong})

@@ -30,7 +30,7 @@ from vladapt.core.training.mixing import (
     MixtureStage,
     mixture_of,
     names_of,
-    shares_of,
+    source_shares,
 )
 from vladapt.core.training.samples import Samples
 from vladapt.core.training.settings import TrainingSettings
@@ -80,7 +80,7 @@ def test_words_are_switched_as_by_the_reference_code(agrees):
 
 
 def test_a_share_is_one_whatever_the_sizes():
-    assert shares_of([1, 3], [1000, 10], factors=False) == (0.25, 0.75)
+    assert source_shares([1, 3], [1000, 10], factors=False) == (0.25, 0.75)
 
 
 @settings(max_examples=40)
@@ -236,7 +236,7 @@ def test_names_of_sources_are_never_alike():
 
 
 def test_weights_of_any_size_are_shares():
-    assert shares_of([1e308, 1e308], [1, 1], False) == (0.5, 0.5)
+    assert source_shares([1e308, 1e308], [1, 1], False) == (0.5, 0.5)
 
 
 def test_weights_beside_those_of_stages_are_refused(tmp_path):

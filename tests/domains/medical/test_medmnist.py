@@ -148,14 +148,14 @@ def test_an_unpacked_array_is_found_by_its_content(save, put_in_place, tmp_path,
     assert np.array_equal(data.load(data.items[3])[..., 0], shown[3])
     unpacked = sorted((tmp_path / "vladapt-cache" / "arrays").iterdir())
     os.utime(path, (0, 0))
-    assert np.array_equal(npz_rows.row_of(path, "train_images", 2), shown[2])
+    assert np.array_equal(npz_rows.array_row(path, "train_images", 2), shown[2])
     assert sorted((tmp_path / "vladapt-cache" / "arrays").iterdir()) == unpacked
 
 
 def test_an_array_is_unpacked_once_for_all_its_rows(save, monkeypatch):
     data = read_medmnist(save(**arrays()))
-    read, calls = npz_rows.read_small, []
-    monkeypatch.setattr(npz_rows, "read_small", lambda *a: calls.append(a) or read(*a))
+    read, calls = npz_rows.read_array, []
+    monkeypatch.setattr(npz_rows, "read_array", lambda *a: calls.append(a) or read(*a))
     for item in data.split("train"):
         data.load(item)
     assert len(calls) == 1

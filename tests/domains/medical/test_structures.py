@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 
 import vladapt
 from vladapt.core.errors import DataError, UnknownNameError
-from vladapt.domains.medical.volumes import read_labels, read_structures, read_volume
+from vladapt.domains.medical.volumes import read_structures, read_volume, read_volume_labels
 
 AFFINE = np.array([[0, -1.5, 0, 20], [0.75, 0, 0, -10], [0, 0, 2.5, 5], [0, 0, 0, 1]])
 SHAPE = (14, 12, 6)
@@ -150,12 +150,12 @@ def test_what_cannot_be_drawn_on_the_series_is_told(series, write_volume, write_
 def test_label_files_have_the_geometry_of_their_volume(write_volume, tmp_path, kind):
     volume = read_volume(write_volume(tmp_path / "v.nii", np.zeros(SHAPE, np.int16), AFFINE))
     labels = np.random.default_rng(0).integers(0, 4, SHAPE).astype(np.uint8)
-    read = read_labels(write_volume(tmp_path / f"l{kind}", labels, AFFINE), volume)
+    read = read_volume_labels(write_volume(tmp_path / f"l{kind}", labels, AFFINE), volume)
     assert np.array_equal(read[0].numpy(), labels)
     with pytest.raises(DataError, match="its spacing is"):
-        read_labels(write_volume(tmp_path / f"m{kind}", labels, AFFINE @ np.diag([1, 1, 1.1, 1])), volume)
+        read_volume_labels(write_volume(tmp_path / f"m{kind}", labels, AFFINE @ np.diag([1, 1, 1.1, 1])), volume)
     with pytest.raises(DataError, match="between whole numbers"):
-        read_labels(write_volume(tmp_path / f"h{kind}", labels / np.float32(2), AFFINE), volume)
+        read_volume_labels(write_volume(tmp_path / f"h{kind}", labels / np.float32(2), AFFINE), volume)
 
 
 # a folder of series and of what outlines structures on them -----------------------------------------------------------

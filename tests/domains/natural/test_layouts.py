@@ -11,7 +11,7 @@ from scipy.io import savemat
 from vladapt import DataError
 from vladapt.domains.natural import Natural
 from vladapt.domains.natural.imagenet import IMAGENET_LAYOUTS
-from vladapt.domains.natural.layouts import LAYOUTS, published_layout
+from vladapt.domains.natural.layouts import LAYOUTS, set_layout
 
 
 def read(path):
@@ -187,7 +187,7 @@ def test_a_damaged_matlab_file_is_one_line(tmp_path, photo):
 def test_plain_folders_have_no_published_layout(tmp_path, photo):
     photo("cat/1.jpg")
     photo("dog/1.jpg")
-    assert published_layout(tmp_path, (*LAYOUTS, *IMAGENET_LAYOUTS)) is None
+    assert set_layout(tmp_path, (*LAYOUTS, *IMAGENET_LAYOUTS)) is None
     assert read(tmp_path)[0] == ("cat", "dog")
 
 

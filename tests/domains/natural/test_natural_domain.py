@@ -10,7 +10,7 @@ from vladapt.core.forgetting import draw
 from vladapt.core.registry import load_domain
 from vladapt.domains.natural import Natural
 from vladapt.domains.natural.drawn_things import render_item
-from vladapt.domains.natural.known_sets import known_set, names
+from vladapt.domains.natural.known_sets import known_set, set_names
 
 EUROSAT = 10
 
@@ -62,7 +62,7 @@ def test_one_domain_reads_several_sets_and_each_keeps_its_prompts(photo, tmp_pat
     assert domain.templates() == ["a photo of a {}."]
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", set_names())
 def test_every_known_set_has_prompts_and_a_number_of_classes(name):
     known = known_set(name)
     assert known.templates and all(template.count("{}") == 1 for template in known.templates)

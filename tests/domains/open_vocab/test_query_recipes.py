@@ -12,7 +12,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 import vladapt
 from vladapt.core.recipes.resolve import resolve
-from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw
+from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw_shapes
 
 IMAGES = {"train": range(6), "val": range(6, 7), "test": range(7, 9)}
 
@@ -26,7 +26,7 @@ def shapes(tmp_path_factory):
         coco = {"images": [], "annotations": [], "categories": []}
         coco["categories"] = [{"id": place + 1, "name": name} for place, name in enumerate(NAMES)]
         for number in numbers:
-            picture, things = draw(number)
+            picture, things = draw_shapes(number)
             Image.fromarray(picture).save(folder / "images" / f"{number}.png")
             coco["images"].append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
             for label, outline in things:

@@ -10,7 +10,7 @@ import pytest
 
 from vladapt.domains.open_vocab import shapes
 from vladapt.domains.open_vocab.data import read_detection
-from vladapt.domains.open_vocab.data.outlines import draw as drawn_outline
+from vladapt.domains.open_vocab.data.outlines import outline_mask as drawn_outline
 
 
 @pytest.fixture
@@ -53,11 +53,11 @@ def test_processes_that_draw_at_once_leave_one_whole_set(few):
 
 
 def test_a_stop_half_way_leaves_no_half_set(few, monkeypatch):
-    drawing = shapes.draw
-    monkeypatch.setattr(shapes, "draw", lambda n: pytest.fail("stopped") if n > 3 else drawing(n))
+    drawing = shapes.draw_shapes
+    monkeypatch.setattr(shapes, "draw_shapes", lambda n: pytest.fail("stopped") if n > 3 else drawing(n))
     with pytest.raises(pytest.fail.Exception):
         shapes.shapes_folder()
-    monkeypatch.setattr(shapes, "draw", drawing)
+    monkeypatch.setattr(shapes, "draw_shapes", drawing)
     assert len(list((shapes.shapes_folder() / "images").iterdir())) == 11
 
 
@@ -71,7 +71,7 @@ def test_it_is_a_coco_set_with_splits_and_outlines(few):
 def test_every_class_is_in_training_and_test():
     first = 0
     for split, count in shapes.COUNTS.items():
-        there = {label for n in range(first, first + count) for label, _ in shapes.draw(n)[1]}
+        there = {label for n in range(first, first + count) for label, _ in shapes.draw_shapes(n)[1]}
         assert split == "val" or len(there) == len(shapes.NAMES)
         first += count
 
@@ -94,14 +94,14 @@ def test_boxes_outlines_and_colours_are_where_the_annotation_says(few):
         x, y, width, height = annotation["bbox"]
         seen = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         assert np.allclose(seen, (x, y, x + width, y + height), atol=2.5)  # thin tips cover no pixel
-        pixels = shapes.draw(annotation["image_id"])[0][mask]
+        pixels = shapes.draw_shapes(annotation["image_id"])[0][mask]
         colour = shapes.COLOURS[shapes.NAMES[label].split()[0]]
         assert np.abs(np.median(pixels, axis=0) - colour).max() < 8
 
 
 def test_shapes_do_not_touch_and_stay_inside():
     for number in range(30):
-        pixels, things = shapes.draw(number)
+        pixels, things = shapes.draw_shapes(number)
         assert pixels.shape == (shapes.SIDE, shapes.SIDE, 3) and pixels.dtype == np.uint8
         assert 1 <= len(things) <= shapes.MOST
         masks = [drawn_outline([[v for point in o for v in point]], (shapes.SIDE,) * 2) for _, o in things]

@@ -12,7 +12,7 @@ import vladapt
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.registry import build_metric, load_adapter
 from vladapt.domains.person import Person, domain
-from vladapt.domains.person.attribute_words import pair_of, sentences_of
+from vladapt.domains.person.attribute_words import attribute_sentences, pair_of
 from vladapt.domains.person.metrics.attribute_recognition import AttributeRecognition
 
 NAN = float("nan")
@@ -66,8 +66,8 @@ def test_attributes_that_cannot_be_told_are_left_out():
 
 def test_attributes_of_published_sets_are_asked_by_pairs_of_sentences():
     assert pair_of("upperBodyShortSleeve") == pair_of("ShortSleeve") == pair_of("short sleeves")
-    assert sentences_of("Female") == (["a photo of a woman."], ["a photo of a man."])
-    assert sentences_of("a red upper garment") is None
+    assert attribute_sentences("Female") == (["a photo of a woman."], ["a photo of a man."])
+    assert attribute_sentences("a red upper garment") is None
     assert Person().sentences("Female", "person-search") is None
 
 
@@ -109,7 +109,7 @@ def test_pairs_of_sentences_reach_the_classifier(small_clip_spec):
     from vladapt.core.prompts.classifier import build_classifier
 
     backbone = vladapt.load_backbone(small_clip_spec, "cpu")
-    names, said = ["Female", "cap"], {"Female": sentences_of("Female")}
+    names, said = ["Female", "cap"], {"Female": attribute_sentences("Female")}
     asked = {"negative_templates": ["no {}."], "sentences": said}
     made = build_classifier(backbone, names, ["a {}."], **asked)
     assert made.texts == (("a photo of a woman.",), ("a cap.",))

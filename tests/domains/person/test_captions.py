@@ -17,7 +17,7 @@ from PIL import Image
 
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.person import Person
-from vladapt.domains.person.captions.combine import Captioning, Description, described, sentences
+from vladapt.domains.person.captions.combine import Captioning, Description, described_person, sentences
 from vladapt.domains.person.captions.conquer import AttributeBelief, kept_answers, without_mixed_up
 from vladapt.domains.person.captions.divide import QuestionTexts, coloured
 from vladapt.domains.person.captions.faces import GROUPINGS, are_faces, face_sentences
@@ -188,7 +188,9 @@ def test_colours_that_fit_better_the_other_way_round_go(world):
 
 def test_sentences_vary_in_order_and_words_and_say_a_person():
     answers = {"upper": "jacket", "upper colour": "grey", "lower": "trousers", "shoes": "boots", "bag": "backpack"}
-    description = described({name: AttributeBelief(value, 1.0) for name, value in answers.items()}, usual_questions())
+    description = described_person(
+        {name: AttributeBelief(value, 1.0) for name, value in answers.items()}, usual_questions()
+    )
     made = sentences(description, 12, 0, "a.png")
     assert len(made) == 12 and made == sentences(description, 12, 0, "a.png") != sentences(description, 12, 1, "a.png")
     assert all("person" in text.lower() and "boots" in text.lower() for text in made)

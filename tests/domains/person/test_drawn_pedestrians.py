@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vladapt.domains.person.drawn_pedestrians import drawn_pedestrians
-from vladapt.domains.person.pedestrian_outfits import ATTRIBUTES, NONE, VALUES, WORDS, outfit, sentences
+from vladapt.domains.person.pedestrian_outfits import ATTRIBUTES, NONE, VALUES, WORDS, outfit, outfit_sentences
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_sentences_name_what_is_worn_in_varied_words(people):
 
 def test_what_is_not_there_is_never_said():
     worn = {**outfit(0, 0), "bag": NONE, "bag colour": NONE, "hat": NONE, "hat colour": NONE, "scarf colour": NONE}
-    said = " ".join(sentences(worn, np.random.default_rng(0), 200))
+    said = " ".join(outfit_sentences(worn, np.random.default_rng(0), 200))
     for name in ("bag", "rucksack", "suitcase", "scarf", "cap ", " hat", NONE):
         assert name not in said
     for word in ("woman", "man ", "girl", "boy", "young", "old "):

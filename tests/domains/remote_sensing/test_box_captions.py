@@ -14,7 +14,7 @@ from scipy import ndimage
 from vladapt.core.data import Box
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.box_captions import MANY, boxes_of_mask, captions_of_boxes, plural
+from vladapt.domains.remote_sensing.box_captions import MANY, boxes_of_mask, captions_of_boxes, english_plural
 
 SIZE = (100, 200)
 CENTRE, CORNER = (90.0, 45.0, 110.0, 55.0), (0.0, 0.0, 10.0, 10.0)
@@ -63,7 +63,7 @@ def test_another_seed_or_name_draws_others():
     ("name", "wanted"), [("ship", "ships"), ("bus", "buses"), ("ferry", "ferries"), ("bay", "bays"), ("arch", "arches")]
 )
 def test_plurals(name, wanted):
-    assert plural(name) == wanted
+    assert english_plural(name) == wanted
 
 
 # masks ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 from vladapt import load_domain
 from vladapt.core.contracts.items import DomainData, Item
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.objects import encoded
+from vladapt.domains.remote_sensing.objects import encoded_mask
 
 rasterio = pytest.importorskip("rasterio")
 pyogrio = pytest.importorskip("pyogrio")
@@ -48,7 +48,7 @@ def test_boxes_are_a_geopackage_in_the_raster_s_coordinates(data, tmp_path):
 def test_masks_are_a_geotiff_of_classes_over_the_whole_raster(data, tmp_path):
     left, right = np.zeros((20, 30), bool), np.zeros((20, 30), bool)
     left[:, :10], right[5:, 12:] = True, True
-    rows = [{"id": "field.tif", "size": [20, 30], "masks": {"pond": encoded(left), "roof": encoded(right)}}]
+    rows = [{"id": "field.tif", "size": [20, 30], "masks": {"pond": encoded_mask(left), "roof": encoded_mask(right)}}]
     (file,) = RemoteSensing().further_files(rows, data, ("background", "pond", "roof"), tmp_path)
     with rasterio.open(file) as made, rasterio.open(data.items[0].source) as raster:
         assert (made.crs, made.transform, made.shape) == (raster.crs, raster.transform, raster.shape)

@@ -13,7 +13,7 @@ from vladapt.cli import app
 from vladapt.core.errors import DataError, VladaptError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.hits import write_hits
-from vladapt.domains.remote_sensing.places import place_of
+from vladapt.domains.remote_sensing.places import item_place
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -128,7 +128,7 @@ def test_each_crs_has_a_layer_of_its_own(write_raster, tmp_path):
     ]
     crs, shapes, columns = read_layer(tmp_path / "h.gpkg", "hits EPSG:32633")
     assert crs == "EPSG:32633" and columns["rank"].tolist() == [3, 4]
-    assert shapely.equals(shapes[0], shapely.Polygon(place_of(items[2]).corners))
+    assert shapely.equals(shapes[0], shapely.Polygon(item_place(items[2]).corners))
     assert "one layer for each of 2" in notes[0] and notes[1].endswith("not in h.gpkg: 2.")
     with pytest.raises(DataError, match=r"nothing says where the results lie; give a \.csv"):
         write_hits(items[4:], [0.1, 0.2], tmp_path / "n.gpkg")

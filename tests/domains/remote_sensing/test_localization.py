@@ -22,7 +22,7 @@ from vladapt.domains.remote_sensing.localization.heat import (
     windows_of,
 )
 from vladapt.domains.remote_sensing.localization.run import localize
-from vladapt.domains.remote_sensing.localization.scores import localization_scores, mean_scores, region_mask
+from vladapt.domains.remote_sensing.localization.scores import localization_scores, mean_sentence_scores, region_mask
 
 rasterio = pytest.importorskip("rasterio")
 
@@ -100,7 +100,7 @@ def test_scores_by_hand():
     assert scores.rda == 1.0 and math.isclose(scores.rmi, 0.4 + 0.35 * (1 - scores.ras) + 0.25)
     elsewhere = localization_scores(heat, [[[x + 130, y + 130] for x, y in region]])
     assert elsewhere.rsu < 0.01 and (elsewhere.ras, elsewhere.rda) == (1.0, 0.0)
-    assert mean_scores([scores, elsewhere])["Rda"] == 0.5
+    assert mean_sentence_scores([scores, elsewhere])["Rda"] == 0.5
 
 
 def test_a_map_that_is_the_same_everywhere_has_rsu_by_chance():

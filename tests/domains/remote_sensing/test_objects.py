@@ -13,7 +13,7 @@ from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.objects import cut_objects, in_window
-from vladapt.domains.remote_sensing.places import place_of
+from vladapt.domains.remote_sensing.places import item_place
 from vladapt.domains.remote_sensing.windows import Cutting
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
@@ -61,7 +61,7 @@ def test_areas_of_a_layer_are_boxes_in_the_pixels_of_each_window(yard):
     found = set()
     for item in data.items:
         left, top, width, height = item.decode["window"]
-        assert place_of(item).crs and item.target.size == (width, height)
+        assert item_place(item).crs and item.target.size == (width, height)
         for box, label, ignored in zip(
             item.target.boxes, item.target.labels, item.target.ignored or [False] * len(item.target.boxes)
         ):

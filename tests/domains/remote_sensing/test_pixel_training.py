@@ -9,13 +9,13 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.domains.remote_sensing import pixel_training
 from vladapt.domains.remote_sensing.modules.segmentors.change_segmentor import change_dice, weighted_cross_entropy
-from vladapt.domains.remote_sensing.modules.segmentors.pixel_regressor import masked_mean
+from vladapt.domains.remote_sensing.modules.segmentors.pixel_regressor import valid_mean
 
 WEIGHTS = torch.tensor([1.0, 4.0])
 LOSSES = {
     "cross-entropy": lambda scores, labels: weighted_cross_entropy(scores, labels, WEIGHTS),
     "dice": change_dice,
-    "numbers": lambda scores, labels: masked_mean(scores[:, 0].square(), labels != 255),
+    "numbers": lambda scores, labels: valid_mean(scores[:, 0].square(), labels != 255),
 }
 
 

@@ -14,7 +14,7 @@ from vladapt.core.errors import DataError
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.prepared import checked_and_split
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.places import place_of
+from vladapt.domains.remote_sensing.places import item_place
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -46,7 +46,7 @@ def scenes(write_raster, folder, seed, names):
 
 
 def land(item):
-    return shapely.Polygon(place_of(item).corners)
+    return shapely.Polygon(item_place(item).corners)
 
 
 def check_land(items):

@@ -11,7 +11,7 @@ import pytest
 from vladapt.core.errors import DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.rasters import header_of, open_raster
-from vladapt.domains.remote_sensing.stacks import band_of, files_of
+from vladapt.domains.remote_sensing.stacks import band_of, raster_files
 from vladapt.domains.remote_sensing.vrt import xml_root
 from vladapt.testing import check_domain
 
@@ -44,7 +44,7 @@ def test_coarser_bands_are_brought_to_the_grid_of_the_finest(write_raster):
     write_raster("x_B05.tif", coarse, metres=20.0)
     fine = {name: numbers(1, 10, 10, seed=i) for i, name in enumerate(("B02", "B03", "B04"))}
     files = [write_raster(f"x_{name}.tif", stored) for name, stored in fine.items()]
-    stack = files_of(files[1])
+    stack = raster_files(files[1])
     assert [band_of(file) for file in stack] == ["B02", "B03", "B04", "B05"]
     with open_raster(stack, "sentinel-2") as raster:
         read, _ = raster.read(range(4))
@@ -92,7 +92,7 @@ def safe_folder(write_raster, tmp_path):
 
 def test_a_sentinel_2_product_is_one_raster(safe_folder):
     product = safe_folder("S2A_MSIL2A_20230101T100000_N0500_R122_T33UUP.SAFE") / "MTD_MSIL2A.xml"
-    files = files_of(product)
+    files = raster_files(product)
     assert [file.name[-11:-4] for file in files] == ["B02_10m", "B03_10m", "B04_10m", "B11_20m"]
     header = header_of(files)
     assert (header.height, header.width, header.time) == (32, 32, "2023-01-01")

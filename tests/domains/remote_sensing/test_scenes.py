@@ -14,7 +14,7 @@ from PIL import Image
 
 from vladapt.core.errors import ConfigError, DataError, UnknownNameError
 from vladapt.core.registry import load_domain
-from vladapt.core.testing.towers import plain as small_towers
+from vladapt.core.testing.towers import plain_towers as small_towers
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.reading import CORPORA
 from vladapt.domains.remote_sensing.scene_sets import scene_sets, spoken_name

@@ -9,7 +9,7 @@ from PIL import Image
 from vladapt.core.backbones.preprocessing import EachPart
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.places import place_of
+from vladapt.domains.remote_sensing.places import item_place
 
 pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
@@ -56,7 +56,7 @@ def test_dates_of_a_place_are_parts_in_their_order(seasons):
 
 def test_places_of_a_series_are_split_by_place(seasons):
     data = read(seasons, block_size=None)
-    assert data.blocks and all(item.group for item in data.items) and place_of(data.items[0]).crs
+    assert data.blocks and all(item.group for item in data.items) and item_place(data.items[0]).crs
 
 
 def test_what_decides_about_the_pixels_is_in_the_key_of_the_features(seasons, write_raster):

@@ -32,7 +32,7 @@ def plans():
 
     def made(folder, task, channels, spec="embedded", **options):
         from vladapt.domains.remote_sensing.changes import training
-        from vladapt.domains.remote_sensing.number_maps import make_plan
+        from vladapt.domains.remote_sensing.number_maps import make_number_plan
         from vladapt.domains.remote_sensing.pixel_options import PixelSchedule
 
         data = RemoteSensing().read(folder, task, bands=BANDS)
@@ -41,8 +41,8 @@ def plans():
         of_fit = {"backbone": spec, "batch_size": 2, "amp": None, "epochs": 1, "lr": None, "seed": 0}
         of_fit |= {"workers": None, "channels": channels}
         if task == "change":
-            return training.make_plan(training.PixelSchedule(**of_fit), ChangeOptions(**options), data, backbone)
-        return make_plan(PixelSchedule(**of_fit), PixelOptions(width=8, **options), data, backbone, {})
+            return training.make_change_plan(training.PixelSchedule(**of_fit), ChangeOptions(**options), data, backbone)
+        return make_number_plan(PixelSchedule(**of_fit), PixelOptions(width=8, **options), data, backbone, {})
 
     return made
 
@@ -181,12 +181,12 @@ def test_a_config_of_segmentation_tells_its_tower_of_the_bands(dofa, write_raste
     from mmengine import Config
 
     from vladapt.domains.open_vocab.plans.channels import on_bands
-    from vladapt.domains.open_vocab.plans.schedule import on_backbone
+    from vladapt.domains.open_vocab.plans.schedule import put_on_backbone
     from vladapt.domains.open_vocab.tasks._by_names import RECIPES
 
     backbone = load_backbone(dofa, device="cpu", channels=at(*WAVES))
     plan = Config.fromfile(str(RECIPES / "upernet.py")).to_dict()
-    on_backbone(plan, dofa, backbone.channels)
+    put_on_backbone(plan, dofa, backbone.channels)
     notes = on_bands(plan, backbone)
     tower, given = plan["model"]["backbone"], plan["model"]["data_preprocessor"]
     assert tower["channels"] == backbone.channels.facts and "by wavelength: red at 665" in notes[0]

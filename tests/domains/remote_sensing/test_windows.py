@@ -13,9 +13,9 @@ from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
-from vladapt.domains.remote_sensing.places import metres_per_pixel, place_of
+from vladapt.domains.remote_sensing.places import item_place, metres_per_pixel
 from vladapt.domains.remote_sensing.rasters import header_of
-from vladapt.domains.remote_sensing.windows import Cutting, boxes_of, starts
+from vladapt.domains.remote_sensing.windows import Cutting, starts_of_windows, window_boxes
 from vladapt.testing import check_domain
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
@@ -73,13 +73,13 @@ def column_of(item):
 
 @pytest.mark.parametrize(("length", "size", "stride"), [(100, 16, 12), (96, 16, 16), (16, 16, 12), (17, 16, 12)])
 def test_windows_cover_all_and_end_where_the_raster_ends(length, size, stride):
-    begins = starts(length, size, stride)
+    begins = starts_of_windows(length, size, stride)
     assert begins[0] == 0 and begins[-1] + size == length and sorted(set(begins)) == begins
     assert all(second - first <= stride for first, second in pairwise(begins))
 
 
 def test_a_raster_smaller_than_a_window_is_one():
-    assert boxes_of(10, 12, Cutting(size=16)) == [(0, 0, 12, 10)]
+    assert window_boxes(10, 12, Cutting(size=16)) == [(0, 0, 12, 10)]
 
 
 def test_windows_are_what_rasterio_reads_there(field):
@@ -96,7 +96,7 @@ def test_every_window_keeps_where_it_lies(field):
     raster, layer = field
     item = read(raster, layer).items[-1]
     left, top, wide, high = item.decode["window"]
-    place = place_of(item)
+    place = item_place(item)
     assert place.crs == header_of([raster]).crs and place.size == (high, wide)
     assert place.transform == (10, 0, 500_000 + 10 * left, 0, -10, 5_000_000 - 10 * top)
     with rasterio.open(raster) as source:
@@ -228,7 +228,9 @@ def test_new_rasters_are_cut_as_those_of_the_fit(field):
     raster, layer = field
     domain = RemoteSensing()
     data = domain.read_images([raster], labels=str(layer), **HOW)
-    assert [item.decode["window"] for item in data.items] == [list(box) for box in boxes_of(96, 96, Cutting(16, 0.25))]
+    assert [item.decode["window"] for item in data.items] == [
+        list(box) for box in window_boxes(96, 96, Cutting(16, 0.25))
+    ]
     assert len(domain.read_images([raster]).items) == 1
 
 
@@ -277,7 +279,7 @@ def test_rasters_of_one_grid_share_their_blocks(write_raster, write_layer):
     data = read(write_layer("l.gpkg", shapes).parent / "set", write_layer("l.gpkg", shapes))
     blocks = {}
     for item in data.items:
-        transform = place_of(item).transform
+        transform = item_place(item).transform
         blocks.setdefault(item.group, []).append((transform[2], transform[5]))
     for places in blocks.values():
         x, y = np.array(places).T

@@ -14,7 +14,7 @@ from vladapt.core.backbones.preprocessing import Preprocess
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.video import Video
 from vladapt.domains.video.doctor import DoctorOptions, examined, findings
-from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip, drawn_clips, drawn_pairs
+from vladapt.domains.video.drawn_clips import MOTIONS, PAIRS, draw_clip, drawn_clip_pairs, drawn_clips
 from vladapt.domains.video.transforms import ClipAugment, EachFrame
 from vladapt.testing import domain_checks
 
@@ -76,7 +76,7 @@ def test_what_is_drawn_does_what_its_class_says():
 
 
 def test_the_sample_is_split_by_pairs_and_captioned():
-    data, pairs = drawn_clips(), drawn_pairs()
+    data, pairs = drawn_clips(), drawn_clip_pairs()
     assert len({item.decode["digest"] for item in data.items}) == len(data.items) == 240
     sides = {}
     for item in data.items:

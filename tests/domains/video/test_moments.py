@@ -19,10 +19,10 @@ from vladapt.core.runs.folder import Run
 from vladapt.domains.video import Video
 from vladapt.domains.video.drawn_clips import draw_clip
 from vladapt.domains.video.drawn_moments import RATE, drawn_moments, load_drawn, shown_in
-from vladapt.domains.video.long_videos import INSTANTS, clock, plain_seconds, stretches_of, whole_video
+from vladapt.domains.video.long_videos import INSTANTS, clock_time, plain_seconds, stretches_of, whole_video
 from vladapt.domains.video.moments.reading import MomentQuery, queries_of
 from vladapt.domains.video.moments.scoring import Found, MomentScores, _guessed, _judged, _reached
-from vladapt.domains.video.moments.windows import Windows, in_seconds, lengths_of, overlaps
+from vladapt.domains.video.moments.windows import Windows, in_seconds, lengths_of, span_overlaps
 from vladapt.testing import task_checks
 
 pytest.importorskip("av", reason="extra video is not installed")
@@ -61,7 +61,7 @@ def test_windows_that_overlap_with_a_better_one_are_left_out():
     assert Windows((10.0,), nms=0.5).best(scores, spans, 5).tolist() == [1, 2, 3], "0-10 and 1-11 share 9 of 11"
     assert Windows((10.0,), nms=0.4).best(scores, spans, 5).tolist() == [1, 3], "5-15 and 1-11 share 6 of 14"
     assert Windows((10.0,), nms=0.9).best(scores, spans, 2).tolist() == [1, 2]
-    assert overlaps(spans[:2], torch.tensor([[0.0, 5]]))[:, 0].tolist() == pytest.approx([0.5, 4 / 11])
+    assert span_overlaps(spans[:2], torch.tensor([[0.0, 5]]))[:, 0].tolist() == pytest.approx([0.5, 4 / 11])
 
 
 def test_lengths_follow_the_moments_that_train_and_times_end_with_the_video():
@@ -69,7 +69,7 @@ def test_lengths_follow_the_moments_that_train_and_times_end_with_the_video():
     assert lengths_of([3.0, 3.0]) == (3.0,)
     assert in_seconds(torch.tensor([[2, 4], [5, 6]]), 2.0, 2.6).tolist() == [[1.0, 2.0], [2.5, pytest.approx(2.6)]]
     assert [plain_seconds(each) for each in (0.0, 65.25, 123456.5, 1 / 3)] == ["0", "65.25", "123456.5", "0.333"]
-    assert [clock(each) for each in (0, 65, 3909.25, 59.999)] == ["0:00:00", "0:01:05", "1:05:09.25", "0:01:00"]
+    assert [clock_time(each) for each in (0, 65, 3909.25, 59.999)] == ["0:00:00", "0:01:05", "1:05:09.25", "0:01:00"]
 
 
 # scores ---------------------------------------------------------------------------------------------------------------

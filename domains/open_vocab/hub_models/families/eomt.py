@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..family import Rates
 from ..mask_queries import MaskQueries
-from ..pixel_logits import enlarged
+from ..pixel_logits import enlarged_logits
 
 FIRST_START, LAST_START, LENGTH, POWER = 1 / 6, 4 / 6, 1 / 6, 0.9
 """When the first and the last block begin to lose their masks, how long that takes, as shares of the training, and the
@@ -60,7 +60,7 @@ class Model(MaskQueries):
         from transformers.image_transforms import get_size_with_aspect_ratio
 
         height, width = logits.shape[-2:] if self.padding is None else get_size_with_aspect_ratio(size, *self.sides)
-        return enlarged(logits[None, :, :height, :width], size)[0]
+        return enlarged_logits(logits[None, :, :height, :width], size)[0]
 
     def scores(self, model, pixels):
         """An image that is larger than the model's is seen by windows along its longer side, which overlap as little as

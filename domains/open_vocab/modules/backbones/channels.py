@@ -31,17 +31,17 @@ def WidenedBackbone(backbone: Mapping[str, Any], names: Sequence[str], start: st
         CapabilityError: no convolution takes three channels, or several do.
     """
     model = MODELS.build(dict(backbone))
-    widen(model, InputChannels(tuple(names), start), str(backbone.get("type")))
+    _widen(model, InputChannels(tuple(names), start), str(backbone.get("type")))
     return model
 
 
-def widen(model: nn.Module, channels: InputChannels, called: str) -> None:
+def _widen(model: nn.Module, channels: InputChannels, called: str) -> None:
     """Let the first convolution of a model take channels, in place.
 
     Raises:
         CapabilityError: as of `WidenedBackbone`.
     """
-    layer = model.get_submodule(input_layer(model, RGB, called))
+    layer = model.get_submodule(first_convolution(model, RGB, called))
     layer.weight = nn.Parameter(channels.first_layer(layer.weight.detach()), layer.weight.requires_grad)
     layer.in_channels = len(channels)
     widen_loaded(layer, channels)
@@ -58,7 +58,7 @@ def widen_loaded(layer: nn.Conv2d, channels: InputChannels) -> None:
     layer._register_load_state_dict_pre_hook(widened)
 
 
-def input_layer(model: nn.Module, count: int, called: str) -> str:
+def first_convolution(model: nn.Module, count: int, called: str) -> str:
     """Name of the one convolution of a model that takes so many channels.
 
     Raises:

@@ -91,7 +91,7 @@ class FrozenTowerClassifier:
         return (images / 255 - mean) / std
 
 
-def together(
+def combined_logits(
     logits: Tensor, tower: Tensor, trained: Tensor, covered: Tensor, named: Tensor, alpha: float, beta: float
 ) -> Tensor:
     """Both classifiers' names of each mask: p of the head ** (1 - weight) * p of the tower ** weight, made to sum to 1.

@@ -23,7 +23,7 @@ from .....core.errors import ConfigError
 from .....registry import MODELS
 from ...vocabulary import NamedClasses, Vocabulary
 from .cosine import CosineTextClassifier, count_classes
-from .frozen_tower import FrozenTowerClassifier, raw_images, together
+from .frozen_tower import FrozenTowerClassifier, combined_logits, raw_images
 
 NAMED_BY = ("both", "queries", "pixels")
 TEMPERATURE = 0.07
@@ -167,7 +167,7 @@ class TextQueries(NamedClasses):
         said, covered = tower.logits(self._images, masks, text())
         trained = torch.tensor([name in self.trained for name in text.names], device=device)
         named = torch.tensor([name != self.classifier.background_class for name in text.names], device=device)
-        return together(logits, said, trained, covered, named, tower.alpha, tower.beta)
+        return combined_logits(logits, said, trained, covered, named, tower.alpha, tower.beta)
 
     def take_classes(self, vocabulary: Vocabulary) -> None:
         """Count the classes that the classifier now has, and weigh them."""

@@ -17,7 +17,7 @@ from .....core.registry import build_loss
 from .....registry import MODELS
 from ...vocabulary import Classes
 from ..backbones.alpha_clip import AlphaCLIPBackbone, box_masks
-from .region_labeller import RegionLabeller, captions_of
+from .region_labeller import RegionLabeller, image_captions
 
 OBJECTIVES = ("contrastive", "classes")
 ALPHAS = ("mask", "box")
@@ -108,7 +108,7 @@ class AlphaCLIPRegions(RegionLabeller):
 
     def _contrast(self, batch_inputs: Tensor, samples: list[DetDataSample]) -> Tensor:
         features, texts = [], []
-        for pixels, sample, caption in zip(batch_inputs, samples, captions_of(samples), strict=True):
+        for pixels, sample, caption in zip(batch_inputs, samples, image_captions(samples), strict=True):
             if caption is not None and float(torch.rand(())) < self.whole_share:
                 features.append(self._embed_whole(pixels, sample))
                 texts.append(self.encode_texts([caption]))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain
+from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain_values
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import ImageProcessor, filled, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
@@ -53,7 +53,7 @@ class HFDetector(BaseDetector, ClosedNames):
     ):
         if not config:
             raise ConfigError("HFDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(plain(config), len(classes))
+        family = family_of(plain_values(config), len(classes))
         if family.gives == MAP:
             raise ConfigError(f"HFDetector: {config['model_type']} gives a map, not boxes; use vladapt.HFSegmentor")
         if family.asked_by != HEAD:
@@ -61,7 +61,7 @@ class HFDetector(BaseDetector, ClosedNames):
                 f"HFDetector: {config['model_type']} has no closed head; give the model as --start hf:OWNER/NAME, "
                 "which chooses its detector"
             )
-        prepared = image_processor(plain(processor))
+        prepared = image_processor(plain_values(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.names = family, tuple(classes)
         self.score_thr = LEAST_SCORE[family.gives] if score_thr is None else score_thr

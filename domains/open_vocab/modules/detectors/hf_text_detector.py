@@ -16,10 +16,10 @@ from .....registry import MODELS
 from ...hub_models.family import HEAD, family_of
 from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor, pixel_mask
-from ...hub_models.text_family import TextFamily, asked
+from ...hub_models.text_family import TextFamily, placed_in_prompt
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
-from .hf_detector import plain, preprocessor_of
+from .hf_detector import plain_values, preprocessor_of
 
 LEAST_SIDE = 0.01
 """Of a box, in pixels: what is left of one that lies outside the image has less."""
@@ -63,7 +63,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
     ):
         if not config:
             raise ConfigError("HFTextDetector: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family: Any = family_of(plain(config), 0)
+        family: Any = family_of(plain_values(config), 0)
         if family.asked_by == HEAD:
             raise ConfigError(f"HFTextDetector: {config['model_type']} has a closed head; use vladapt.HFDetector")
         if not isinstance(family, TextFamily):
@@ -71,7 +71,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
                 f"HFTextDetector: {config['model_type']} has a class of its own; give the model as --start "
                 "hf:OWNER/NAME, which chooses it"
             )
-        prepared = image_processor(plain(processor))
+        prepared = image_processor(plain_values(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.prepared = family, prepared
         self.templates = family.templates if templates is None else templates
@@ -116,7 +116,7 @@ class HFTextDetector(BaseDetector, NamedClasses):
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
         absent = [one for each in batch_data_samples for one in (each.metainfo.get("facts") or {}).get("absent", ())]
         prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, _present(batch_data_samples), absent)
-        targets = asked(self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:])), prompt)
+        targets = placed_in_prompt(self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:])), prompt)
         mask = pixel_mask(batch_inputs, batch_data_samples)
         outputs = self.family.outputs(self.model, batch_inputs, mask, prompt, labels=targets)
         return self.family.losses(outputs, targets)

@@ -155,7 +155,7 @@ def named(sample: DetDataSample) -> str:
     return str(sample.get("img_path") or f"image {sample.get('img_id', 'without a name')}")
 
 
-def captions_of(samples: Sequence[DetDataSample]) -> list[str | None]:
+def image_captions(samples: Sequence[DetDataSample]) -> list[str | None]:
     """Of each image its `caption`, or `text`: a string, or the first of several; None where it has none."""
     captions = [sample.get("caption", None) or sample.get("text", None) for sample in samples]
     return [caption if isinstance(caption, str) or caption is None else str(caption[0]) for caption in captions]
@@ -167,7 +167,7 @@ def required_captions(samples: Sequence[DetDataSample]) -> list[str]:
     Raises:
         DataError: an image has none.
     """
-    captions = captions_of(samples)
+    captions = image_captions(samples)
     for sample, caption in zip(samples, captions, strict=True):
         if caption is None:
             raise DataError(

@@ -21,7 +21,7 @@ from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
-from .hf_detector import plain, preprocessor_of
+from .hf_detector import plain_values, preprocessor_of
 from .region_labeller import given_regions
 
 CONTEXT = 32
@@ -67,10 +67,10 @@ class SAM3(BaseDetector, NamedClasses):
     ):
         if not config:
             raise ConfigError("SAM3: no model was named; give one to start from, --start hf:OWNER/NAME --epochs 0")
-        family = family_of(plain(config), 0)
+        family = family_of(plain_values(config), 0)
         if not isinstance(family, Model):
             raise ConfigError(f"SAM3: {config['model_type']} is no SAM 3")
-        prepared = image_processor(plain(processor))
+        prepared = image_processor(plain_values(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.score_thr, self.templates = family, score_thr, templates
         self.model = family.build()

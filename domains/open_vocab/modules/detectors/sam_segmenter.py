@@ -27,7 +27,7 @@ from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import filled, image_processor
 from ...hub_models.prompted import Prompt, PromptedFamily
 from ...vocabulary import NamedClasses, Vocabulary
-from .hf_detector import plain, preprocessor_of
+from .hf_detector import plain_values, preprocessor_of
 from .region_labeller import given_regions
 
 AT_ONCE = 32
@@ -84,12 +84,12 @@ class SAMSegmenter(BaseDetector, NamedClasses):
         require(0 <= jitter <= 1, "jitter", jitter, "give 0 to 1")
         require(most_objects >= 1, "most_objects", most_objects, "give 1 or more")
         require(loss_bce >= 0 and loss_dice >= 0, "loss_bce, loss_dice", (loss_bce, loss_dice), "give 0 or more")
-        family = family_of(plain(config), 0)
+        family = family_of(plain_values(config), 0)
         if not isinstance(family, PromptedFamily):
             raise ConfigError(
                 f"SAMSegmenter: {config['model_type']} is no SAM, so it outlines no boxes; give a sam, sam2 or sam3"
             )
-        prepared = image_processor(plain(processor))
+        prepared = image_processor(plain_values(processor))
         super().__init__(data_preprocessor or preprocessor_of(prepared, family.gives), init_cfg)
         self.family, self.padded_size = family, prepared.padded_size
         self.jitter, self.most_objects, self.keep_embeddings = jitter, most_objects, keep_embeddings

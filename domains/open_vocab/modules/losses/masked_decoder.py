@@ -136,7 +136,7 @@ def pixel_loss(guess: Tensor, pixels: Tensor, hidden: Tensor, grid: tuple[int, i
         hidden: (B, P) bool.
         grid: (h, w).
     """
-    target = patches_of(pixels, grid)
+    target = square_patches(pixels, grid)
     error = (guess.float() - target.float()).square().mean(dim=-1)  # (B, P)
     return (error * hidden).sum() / hidden.sum().clamp(min=1)
 
@@ -148,7 +148,7 @@ def word_loss(guess: Tensor, tokens: Tensor, hidden: Tensor) -> Tensor:
     return F.cross_entropy(guess[hidden].float(), tokens[hidden])
 
 
-def patches_of(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+def square_patches(pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     """(B, 3, h * p, w * p) -> (B, h * w, p * p * 3)."""
     cut = pixels.unflatten(3, (grid[1], -1)).unflatten(2, (grid[0], -1))  # (B, 3, h, p, w, p)
     return cut.permute(0, 2, 4, 3, 5, 1).flatten(1, 2).flatten(2)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import HEAD, MAP, Family, family_of, plain
+from ...hub_models.family import HEAD, MAP, Family, family_of, plain_values
 from ...hub_models.loading import pretrained_weights
-from ...hub_models.pixel_logits import IGNORED, enlarged
+from ...hub_models.pixel_logits import IGNORED, enlarged_logits
 from ...hub_models.processor import ImageProcessor, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
 
@@ -51,7 +51,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
     ):
         if not config:
             raise ConfigError("HFSegmentor: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family = family_of(plain(config), len(classes))
+        family = family_of(plain_values(config), len(classes))
         if family.gives != MAP and not family.gives_maps:
             raise ConfigError(f"HFSegmentor: {config['model_type']} gives boxes, not maps; use vladapt.HFDetector")
         if family.asked_by != HEAD:
@@ -59,8 +59,8 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
                 f"HFSegmentor: {config['model_type']} has no closed head; give the model as --start hf:OWNER/NAME, "
                 "which chooses its segmentor"
             )
-        prepared = image_processor(plain(processor))
-        super().__init__(data_preprocessor or preprocessor_of(prepared, family), init_cfg)
+        prepared = image_processor(plain_values(processor))
+        super().__init__(data_preprocessor or segmentor_preprocessor(prepared, family), init_cfg)
         self.family, self.names, family.padding = family, tuple(classes), prepared.padding
         self.model = family.build()
         if pretrained is not None:
@@ -86,7 +86,7 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[dict]) -> Tensor:
         """(B, 3, H, W) -> (B, C, H, W), the size of the inputs."""
-        return enlarged(self.family.scores(self.model, inputs), inputs.shape[-2:])
+        return enlarged_logits(self.family.scores(self.model, inputs), inputs.shape[-2:])
 
     def _forward(self, inputs: Tensor, data_samples: Sequence[SegDataSample] | None = None) -> Tensor:
         return self.encode_decode(inputs, [])
@@ -116,12 +116,12 @@ class HFSegmentor(BaseSegmentor, ClosedNames):
             for of_image in self.family.scores(self.model, batch[..., :height, :width])
         ]
         for sample, of_image, shape in zip(samples, scores, shapes, strict=True):
-            whole = enlarged(of_image[None], tuple(sample.get("ori_shape", shape))[:2])[0]
+            whole = enlarged_logits(of_image[None], tuple(sample.get("ori_shape", shape))[:2])[0]
             sample.set_data({"seg_logits": PixelData(data=whole), "pred_sem_seg": PixelData(data=self.choose(whole))})
         return samples
 
 
-def preprocessor_of(prepared: ImageProcessor, family: Family) -> dict[str, Any]:
+def segmentor_preprocessor(prepared: ImageProcessor, family: Family) -> dict[str, Any]:
     """Images of a batch are padded to the largest, or to the only size that the model takes."""
     mean, std = prepared.pixel_statistics()
     sides = getattr(family, "sides", None)

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import MAP, TEXTS, family_of, plain
+from ...hub_models.family import MAP, TEXTS, family_of, plain_values
 from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
-from ...hub_models.pixel_logits import enlarged
+from ...hub_models.pixel_logits import enlarged_logits
 from ...hub_models.processor import image_processor
 from ...hub_models.tokens import HeldTokenizer
 from ...vocabulary import Classes, NamedClasses, Vocabulary
-from .hf_segmentor import preprocessor_of
+from .hf_segmentor import segmentor_preprocessor
 
 BACKGROUND = "background"
 
@@ -60,11 +60,11 @@ class HFTextSegmentor(BaseSegmentor, NamedClasses):
     ):
         if not config:
             raise ConfigError("HFTextSegmentor: no model was named; give one to start from, --start hf:OWNER/NAME")
-        family: Any = family_of(plain(config), 0)
+        family: Any = family_of(plain_values(config), 0)
         if family.asked_by != TEXTS or family.gives != MAP:
             raise ConfigError(f"HFTextSegmentor: {config['model_type']} gives no map of texts; use vladapt.HFSegmentor")
-        prepared = image_processor(plain(processor))
-        super().__init__(data_preprocessor or preprocessor_of(prepared, family), init_cfg)
+        prepared = image_processor(plain_values(processor))
+        super().__init__(data_preprocessor or segmentor_preprocessor(prepared, family), init_cfg)
         self.family, self.templates = family, family.templates if templates is None else templates
         self.model = family.build()
         self.tokenizer = HeldTokenizer() if pretrained is None else pretrained_tokenizer(pretrained)
@@ -117,7 +117,7 @@ class HFTextSegmentor(BaseSegmentor, NamedClasses):
         """Samples with `seg_logits` (C, H, W) and `pred_sem_seg` (1, H, W), the size of each original image."""
         samples = [SegDataSample() for _ in inputs] if data_samples is None else data_samples
         for sample, logits in zip(samples, self.encode_decode(inputs), strict=True):
-            whole = enlarged(logits[None], tuple(sample.get("ori_shape", inputs.shape[-2:]))[:2])[0]
+            whole = enlarged_logits(logits[None], tuple(sample.get("ori_shape", inputs.shape[-2:]))[:2])[0]
             sample.set_data({"seg_logits": PixelData(data=whole), "pred_sem_seg": PixelData(data=self.choose(whole))})
         return samples
 

@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .....registry import DATASETS
-from ...number_maps import NumberSource, pixels_of
+from ...number_maps import NumberSource, scaled_pixels
 from ._passes import Passes
 
 
@@ -57,7 +57,7 @@ def window_arrays(case: Mapping[str, Any], box: Sequence[int]) -> tuple[np.ndarr
     left, top, width, height = box
     within = {"window": list(box), "box": [left, top, left + width, top + height]}
     decode = {**case["decode"], **({case["key"]: within[case["key"]]} if case["key"] else {})}
-    pixels, seen = pixels_of(Path(case["source"]), decode)
+    pixels, seen = scaled_pixels(Path(case["source"]), decode)
     source = NumberSource.from_json(case["target"])
     with source.open() as dataset:
         numbers, there = source.read(dataset, box)

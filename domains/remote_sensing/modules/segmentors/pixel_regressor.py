@@ -70,10 +70,10 @@ class PixelRegressor(BaseModel):
         assert target is not None and valid is not None
         truth = (target - self.target_mean) / self.target_std
         truth = torch.where(valid, truth, out[:, 0].detach())
-        losses = {"loss": masked_mean(self.loss(out[:, 0], truth, reduction="none"), valid)}
+        losses = {"loss": valid_mean(self.loss(out[:, 0], truth, reduction="none"), valid)}
         if self.scaled:
             error, log_scale = (out[:, 0].detach() - truth).abs(), out[:, 1].clamp(-WIDEST, WIDEST)
-            losses["loss_scale"] = masked_mean(error * (-log_scale).exp() + log_scale, valid)
+            losses["loss_scale"] = valid_mean(error * (-log_scale).exp() + log_scale, valid)
         return losses
 
     def maps(self, inputs: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class PixelRegressor(BaseModel):
         return F.interpolate(out, size=filled.shape[-2:], mode="bilinear", align_corners=False)[..., :height, :width]
 
 
-def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
+def valid_mean(values: Tensor, valid: Tensor) -> Tensor:
     """The mean over pixels of the batch of all processes that count, 0 where none does."""
     total, count = over_processes(torch.stack([(values * valid).sum(), valid.sum().to(values.dtype)]))
     return total / count.clamp(min=1)

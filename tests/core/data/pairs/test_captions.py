@@ -11,7 +11,7 @@ from vladapt.core.data.pairs.augment_text import TextAugment
 from vladapt.core.data.pairs.captions import (
     MODES,
     CaptionSampler,
-    draw,
+    drawn_captions,
     first_sentence,
     sentences_of,
     sheared,
@@ -130,9 +130,11 @@ def test_sentences_end_at_marks_before_space_and_at_lines():
 
 def test_sentences_are_drawn_twice_only_where_they_run_out():
     chance = np.random.default_rng(0)
-    assert len(set(draw(sentences_of(LONG), 4, chance))) == 4
-    assert len(draw(sentences_of("One. Two."), 5, chance)) == 5
-    assert {draw(sentences_of(LONG), 1, chance)[0] for _ in range(60)} == set(sentences_of(LONG))  # the last one too
+    assert len(set(drawn_captions(sentences_of(LONG), 4, chance))) == 4
+    assert len(drawn_captions(sentences_of("One. Two."), 5, chance)) == 5
+    assert {drawn_captions(sentences_of(LONG), 1, chance)[0] for _ in range(60)} == set(
+        sentences_of(LONG)
+    )  # the last one too
 
 
 def test_the_first_sentence_ends_at_a_full_stop_before_a_space():

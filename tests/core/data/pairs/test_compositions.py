@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vladapt.core.data.pairs.compositions import COUNT, KINDS, compositions, draw_composition
+from vladapt.core.data.pairs.compositions import COUNT, KINDS, draw_composition, drawn_compositions
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_partners_have_the_same_words_and_another_picture(kind):
-    for number, each in enumerate(compositions(kind, 12, seed=3)):
+    for number, each in enumerate(drawn_compositions(kind, 12, seed=3)):
         partner = each.partner
         assert partner.partner == each and partner.key == each.key
         assert each.caption not in (partner.caption, partner.turned_caption)
@@ -25,11 +25,11 @@ def test_partners_have_the_same_words_and_another_picture(kind):
 
 def test_turned_captions_say_the_same_of_the_other_thing_first():
     for kind in KINDS:
-        for each in compositions(kind, 6, seed=1):
+        for each in drawn_compositions(kind, 6, seed=1):
             first, second = (part.words for part in each.parts)
             assert each.caption.startswith(first) and each.caption.endswith(second)
             assert each.turned_caption.startswith(second) and each.turned_caption.endswith(first)
-    place = compositions("place", 1, seed=0)[0]
+    place = drawn_compositions("place", 1, seed=0)[0]
     sides = {"left", "right"}
     assert sides & set(place.caption.split()) != sides & set(place.turned_caption.split())
 
@@ -40,11 +40,11 @@ def test_no_caption_is_drawn_twice_and_those_of_a_test_set_can_be_left_out(kind)
         both = (one for each in scenes for one in (each, each.partner))
         return [frozenset((each.caption, each.turned_caption)) for each in both]
 
-    held_out = compositions(kind, 50, seed=1)
-    others = compositions(kind, 160, seed=2, without=held_out)
+    held_out = drawn_compositions(kind, 50, seed=1)
+    others = drawn_compositions(kind, 160, seed=2, without=held_out)
     assert len(others) == 160 and len({text for each in said([*held_out, *others]) for text in each}) == 4 * 210
-    assert compositions(kind, 50, seed=1) == held_out != compositions(kind, 50, seed=2)
+    assert drawn_compositions(kind, 50, seed=1) == held_out != drawn_compositions(kind, 50, seed=2)
 
 
 def test_there_are_as_many_colour_scenes_as_the_page_of_the_function_says():
-    assert len(compositions("colour", 230, seed=0)) == 225
+    assert len(drawn_compositions("colour", 230, seed=0)) == 225

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vladapt.core.data.pairs.augment_text import kind_of
+from vladapt.core.data.pairs.augment_text import kind_of_word
 from vladapt.core.data.pairs.negatives import swap_negative
 
 
@@ -56,6 +56,6 @@ def test_a_negative_differs_and_is_repeatable(text, seed):
 
 
 def test_plurals_have_the_kind_of_their_singular():
-    assert [kind_of(word) for word in ("dogs", "boxes", "puppies", "red", "benches")] == [
+    assert [kind_of_word(word) for word in ("dogs", "boxes", "puppies", "red", "benches")] == [
         *("noun", None, "noun", "adjective", "noun")
     ]

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from vladapt.core.data.images import decode_bytes
-from vladapt.core.data.pairs.sample import captions_of, negatives_of, sample_pairs
+from vladapt.core.data.pairs.sample import negatives_of, sample_pairs, scene_captions
 from vladapt.core.data.pairs.scenes import (
     SCENES,
     Scene,
     Things,
     draw_scene,
-    number_of,
     scene,
+    scene_number,
     with_colours_swapped,
 )
 from vladapt.core.errors import ConfigError
@@ -31,9 +31,9 @@ def test_the_sample_has_every_field_and_split():
 
 
 def test_its_captions_say_what_is_drawn():
-    assert captions_of(SHOWN)[0] == "two red circles above an orange cross on a grey background"
-    assert "an orange cross below two red circles" in captions_of(SHOWN)[1]
-    assert captions_of(SHOWN)[3].count(".") == 4
+    assert scene_captions(SHOWN)[0] == "two red circles above an orange cross on a grey background"
+    assert "an orange cross below two red circles" in scene_captions(SHOWN)[1]
+    assert scene_captions(SHOWN)[3].count(".") == 4
 
 
 def test_each_negative_differs_from_the_first_caption_in_one_thing():
@@ -46,7 +46,7 @@ def test_each_negative_differs_from_the_first_caption_in_one_thing():
 
 def test_every_scene_is_another_and_knows_its_number():
     numbers = range(0, SCENES, 97)
-    assert [number_of(scene(number)) for number in numbers] == list(numbers)
+    assert [scene_number(scene(number)) for number in numbers] == list(numbers)
     assert len({scene(number) for number in numbers}) == len(numbers)
     assert all(s.main.colour != s.other.colour and s.main.shape != s.other.shape for s in map(scene, numbers))
 
@@ -60,7 +60,7 @@ def test_drawings_are_the_same_each_time_and_differ_by_seed():
     pairs = sample_pairs(4, seed=1)
     assert pairs.load_image(2).shape == (96, 96, 3) and pairs.load_image(2).dtype == np.uint8
     assert np.array_equal(pairs.load_image(2), sample_pairs(4, seed=1).load_image(2))
-    number = number_of(SHOWN)
+    number = scene_number(SHOWN)
     assert not np.array_equal(draw_scene(number, 0), draw_scene(number, 1))
 
 
@@ -70,7 +70,7 @@ def test_bytes_of_a_drawing_decode_to_it():
 
 
 def test_the_main_things_stand_above_in_their_colour():
-    pixels = draw_scene(number_of(SHOWN), 0).astype(int)
+    pixels = draw_scene(scene_number(SHOWN), 0).astype(int)
     red = (pixels[..., 0] > 150) & (pixels[..., 1] < 80) & (pixels[..., 2] < 80)
     assert red[:48].sum() > 300 and red[60:].sum() == 0
 
@@ -78,7 +78,7 @@ def test_the_main_things_stand_above_in_their_colour():
 def test_the_negative_image_has_the_colours_swapped():
     pairs = sample_pairs(5)
     number = int(pairs[0].source[6:11])
-    swapped = draw_scene(number_of(with_colours_swapped(scene(number))), 0)
+    swapped = draw_scene(scene_number(with_colours_swapped(scene(number))), 0)
     assert np.array_equal(pairs.load_negative_image(0), swapped)
     assert not np.array_equal(swapped, pairs.load_image(0))
 

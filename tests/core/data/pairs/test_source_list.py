@@ -8,7 +8,7 @@ import pytest
 from tar_shards import shard, simple
 
 from vladapt import ConfigError, DataError, UnknownNameError
-from vladapt.core.contracts.sources import NamedSource, SourceOptions, parse_sources, sources_in, weights_of
+from vladapt.core.contracts.sources import NamedSource, SourceOptions, parse_sources, source_weights, sources_in
 from vladapt.core.data.pairs.reading import options_of_sources
 from vladapt.core.data.pairs.source_list import check_sources, holds_text_pairs, read_stages
 
@@ -43,10 +43,10 @@ def test_a_weight_is_above_0(text):
 
 def test_weights_that_are_not_given_are_1_and_without_any_sources_count_by_size():
     sources, shares = [NamedSource("a", 3.0), NamedSource("b")], SourceOptions()
-    assert weights_of(sources, [10, 90], shares) == [3.0, 1.0]
+    assert source_weights(sources, [10, 90], shares) == [3.0, 1.0]
     plain = [NamedSource("a"), NamedSource("b")]
-    assert weights_of(plain, [10, 90], shares) == [10.0, 90.0]
-    assert weights_of(plain, [10, 90], SourceOptions(weights="factor")) == [1.0, 1.0]
+    assert source_weights(plain, [10, 90], shares) == [10.0, 90.0]
+    assert source_weights(plain, [10, 90], SourceOptions(weights="factor")) == [1.0, 1.0]
 
 
 def test_a_group_of_a_recipe_names_sources_and_options():

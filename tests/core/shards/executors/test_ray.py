@@ -427,7 +427,7 @@ def test_other_versions_on_the_cluster_are_named():
     theirs = {"ray_version": "2.9.0", "python_version": "3.8.1"}
     with pytest.raises(RuntimeError) as raised:
         ray._private.utils.check_version_info(theirs, "here")
-    message = str(connection.explained(raised.value, "10.0.0.1:6379"))
+    message = str(connection._explained(raised.value, "10.0.0.1:6379"))
     assert "the cluster runs Ray 2.9.0 and Python 3.8.1, this process Ray " in message and "\n" not in message
 
 

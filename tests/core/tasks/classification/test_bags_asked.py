@@ -19,7 +19,7 @@ import vladapt
 from vladapt import FeatureSet, TextClassifier, build_adapter
 from vladapt.core.confidence import Calibration
 from vladapt.core.contracts.serving import Sample, Serving
-from vladapt.core.engine.serve import load_export, load_run
+from vladapt.core.engine.serve import load_export, load_served
 from vladapt.core.features.bag_files import open_bag, write_bag
 from vladapt.core.serving.app import Access, build_app
 from vladapt.core.serving.desk import Desk
@@ -122,7 +122,7 @@ def test_two_magnifications_are_exported_and_served_from_one_file(tmp_path, clie
     for row, line in zip(answers, done.stdout.splitlines(), strict=True):
         assert json.loads(line)["confidence"] == pytest.approx(row["confidence"], abs=1e-4)
     content = (tmp_path / f"{files[1].stem}.npz").read_bytes()
-    for load, folder in ((load_run, made.run), (load_export, tmp_path / "model")):
+    for load, folder in ((load_served, made.run), (load_export, tmp_path / "model")):
         with client(load, folder) as asked:
             (row,) = asked.post("/predict", files={"f": ("s.npz", content)}).json()["predictions"]
             assert row["label"] == answers[1]["label"] and len(row["parts"]) == 5
@@ -178,7 +178,7 @@ def test_a_served_bag_is_answered_as_the_run_scored_it_and_names_the_planted_par
     with (run[2] / "predictions.csv").open(newline="") as file:
         scored = {row["id"]: row for row in csv.DictReader(file)}
     _, _, labels, planted = drawn(60, seed=0)
-    for load, folder in ((load_run, run[0]), (load_export, run[1])):
+    for load, folder in ((load_served, run[0]), (load_export, run[1])):
         with client(load, folder) as asked:
             first = 0
             for row in range(1, 21, 2):
@@ -240,7 +240,7 @@ def test_bad_bags_are_refused_in_a_line(run, client, exported):
     packed = io.BytesIO()
     np.savez_compressed(packed, features=np.zeros((100_000, 6), np.float32))
     bad["bomb.npz"] = (packed.getvalue(), 413, "2 MB of features, the limit is 0")
-    load, folder = (load_export, run[1]) if exported else (load_run, run[0])
+    load, folder = (load_export, run[1]) if exported else (load_served, run[0])
     with client(load, folder, most_bytes=10_000) as asked:
         for name, (content, status, words) in bad.items():
             answer = asked.post("/predict", files={"f": (name, content)})

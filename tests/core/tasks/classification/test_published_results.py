@@ -19,10 +19,10 @@ from vladapt.core.tasks.classification.protocols import (
     Setting,
     are_eleven,
     note_on_published,
-    rows_of,
+    rows_of_backbone,
 )
 from vladapt.core.tasks.classification.task import Classification
-from vladapt.domains.natural.known_sets import names
+from vladapt.domains.natural.known_sets import set_names
 
 TIP = Setting("openai-rn50", "full-val", "imagenet")
 
@@ -32,10 +32,10 @@ def test_every_row_names_what_there_is():
     aliases = {entry.alias for entry in published()}
     keys = [tuple(row.get(key, "") for key in ("method", "backbone", "protocol", "set", "tasks")) for row in
             content["results"]]  # fmt: skip
-    assert len(set(keys)) == len(keys) and set(content["eleven"]) <= set(names())
+    assert len(set(keys)) == len(keys) and set(content["eleven"]) <= set(set_names())
     for row in content["results"]:
         assert row["method"] in catalogue.adapters() and row["backbone"] in aliases and row["source"]
-        assert row["protocol"] in PROTOCOLS and row["set"] in (ELEVEN, *names())
+        assert row["protocol"] in PROTOCOLS and row["set"] in (ELEVEN, *set_names())
         assert all(10 < value < 100 for value in row["accuracy"].values())
     means = [(row["method"], row["backbone"]) for row in content["means"]]
     assert len(set(means)) == len(means)
@@ -81,10 +81,10 @@ def test_nothing_where_something_is_otherwise(setting, method, shots):
 
 
 def test_means_over_other_sets_are_of_one_backbone():
-    (row,) = rows_of("open_clip:ViT-L-14/openai", "means")[-1:]
+    (row,) = rows_of_backbone("open_clip:ViT-L-14/openai", "means")[-1:]
     assert (row["method"], row["zero_shot"], row["accuracy"]) == ("reclip", 69.83, 74.94)
-    assert {row["method"] for row in rows_of("openai-vit-b-32", "means")} == {"gta-clip", "transclip"}
-    assert rows_of("openai-rn50", "means") == rows_of("embedded", "means") == []
+    assert {row["method"] for row in rows_of_backbone("openai-vit-b-32", "means")} == {"gta-clip", "transclip"}
+    assert rows_of_backbone("openai-rn50", "means") == rows_of_backbone("embedded", "means") == []
 
 
 def test_what_a_recipe_changes_makes_its_numbers_others():

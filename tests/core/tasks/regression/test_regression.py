@@ -17,7 +17,7 @@ from PIL import Image
 import vladapt
 from vladapt.core.commands.tables import comparison_tests
 from vladapt.core.contracts.serving import Serving, Wishes
-from vladapt.core.engine.serve import load_export, load_run
+from vladapt.core.engine.serve import load_export, load_served
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
 from vladapt.core.export.folder import Session
 from vladapt.core.metrics import NumberSums
@@ -223,7 +223,7 @@ def test_a_graph_its_script_and_both_servers_answer_as_the_run_does(pictures, sm
     )
     assert done.returncode == 1 and "table.csv: cannot identify image file" in done.stderr
     served = [rows, [json.loads(line) for line in done.stdout.splitlines()]]
-    for model in (load_run(made.run, Serving(device="cpu")), load_export(tmp_path / "graph", Serving())):
+    for model in (load_served(made.run, Serving(device="cpu")), load_export(tmp_path / "graph", Serving())):
         assert (model.facts.column, model.facts.coverage) == ("height", 0.7)
         samples, refused = model.samples([Path(image) for image in images])
         for sample in samples:

@@ -8,7 +8,7 @@ import pytest
 from vladapt import compare, evaluate, fit, predict
 from vladapt.core.errors import CapabilityError, ConfigError, VladaptError
 from vladapt.core.recipes.resolve import resolve
-from vladapt.core.tasks.retrieval.fitting import read_stored
+from vladapt.core.tasks.retrieval.fitting import read_stored_pairs
 
 IMAGES, WIDTH, PER_IMAGE = 60, 12, 2
 
@@ -53,7 +53,7 @@ def test_a_projection_learns_and_both_are_scored(fitted):
 
 
 def test_zero_shot_is_the_products_of_what_is_stored(fitted, folder):
-    data = read_stored(str(folder / "pairs.npz"), split_seed=0).pairs.split("test")
+    data = read_stored_pairs(str(folder / "pairs.npz"), split_seed=0).pairs.split("test")
     held = pairs()
     rows = [int(pair.id.removeprefix("image ")) for pair in data]
     columns = np.flatnonzero(np.isin(held["image_of_text"], rows))
@@ -65,12 +65,12 @@ def test_zero_shot_is_the_products_of_what_is_stored(fitted, folder):
 
 def test_a_scene_is_on_one_side(folder):
     for seed in range(3):
-        data = read_stored(str(folder / "pairs.npz"), split_seed=seed).pairs
+        data = read_stored_pairs(str(folder / "pairs.npz"), split_seed=seed).pairs
         splits = {}
         for pair in data:
             splits.setdefault(pair.group, set()).add(pair.split)
         assert all(len(of_scene) == 1 for of_scene in splits.values()) and len(splits) == IMAGES // 2
-    other = read_stored(str(folder / "pairs.npz"), split_seed=7).pairs
+    other = read_stored_pairs(str(folder / "pairs.npz"), split_seed=7).pairs
     assert [pair.split for pair in other] != [pair.split for pair in data], "another seed divides in another way"
 
 
@@ -79,7 +79,7 @@ def test_equal_rows_are_on_one_side(tmp_path):
     held.pop("groups")
     held["image_features"][30:] = held["image_features"][:30]
     np.savez(tmp_path / "twins.npz", **held)
-    split_of = {pair.id: pair.split for pair in read_stored(str(tmp_path / "twins.npz"), split_seed=0).pairs}
+    split_of = {pair.id: pair.split for pair in read_stored_pairs(str(tmp_path / "twins.npz"), split_seed=0).pairs}
     assert all(split_of[f"image {row}"] == split_of[f"image {row + 30}"] for row in range(30))
 
 

@@ -98,7 +98,7 @@ def test_contrast_is_the_papers_equation():
 
 def test_a_place_counts_for_the_first_of_the_boxes_that_cover_it():
     heat = torch.rand(6, 8, generator=torch.Generator().manual_seed(1))
-    masks = scores.box_masks([(0, 0, 4, 4), (2, 0, 8, 3)], (6, 8))
+    masks = scores.inside_boxes([(0, 0, 4, 4), (2, 0, 8, 3)], (6, 8))
     rest = heat.clone()
     rest[:4, :4] = torch.nan
     assert scores.contrasts(heat, masks) == [scores.contrast(heat, masks[0]), scores.contrast(rest, masks[1])]
@@ -110,16 +110,16 @@ def test_a_place_counts_for_the_first_of_the_boxes_that_cover_it():
 def test_a_box_beyond_the_crop_is_missed():
     heat = torch.full((4, 8), torch.nan)
     heat[:, 2:6] = 0.9
-    masks = scores.box_masks([(0, 0, 2, 4)], (4, 8))
+    masks = scores.inside_boxes([(0, 0, 2, 4)], (4, 8))
     ours = scores.phrase_scores(heat, masks)
     assert (ours["cnr"], ours["pointing"], ours["miou"]) == (0, 0, 0)
-    assert scores.overlaps(heat, scores.box_masks([(0, 0, 6, 4)], (4, 8))[0]) == pytest.approx([16 / 24] * 5)
+    assert scores._overlaps(heat, scores.inside_boxes([(0, 0, 6, 4)], (4, 8))[0]) == pytest.approx([16 / 24] * 5)
     assert scores.chance(masks, heat.isfinite())["pointing"] == 0
 
 
 def test_values_below_zero_count_unless_they_are_clamped():
     heat = -torch.rand(5, 5, generator=torch.Generator().manual_seed(2))
-    masks = scores.box_masks([(0, 0, 2, 2)], (5, 5))
+    masks = scores.inside_boxes([(0, 0, 2, 2)], (5, 5))
     assert scores.phrase_scores(heat, masks)["cnr"] == 0 != scores.phrase_scores(heat, masks, clamp=False)["cnr"]
 
 
@@ -128,7 +128,7 @@ def test_values_below_zero_count_unless_they_are_clamped():
 def test_scores_keep_their_bounds_and_contrast_its_scale(seed, scale, shift):
     generator = torch.Generator().manual_seed(seed)
     heat = torch.rand(6, 7, generator=generator)
-    masks = scores.box_masks([(1, 1, 4, 5)], (6, 7))
+    masks = scores.inside_boxes([(1, 1, 4, 5)], (6, 7))
     ours = scores.phrase_scores(heat, masks)
     moved = scores.phrase_scores(scale * heat + shift, masks, clamp=False)
     assert moved["cnr"] == pytest.approx(ours["cnr"], rel=1e-3, abs=1e-4) and moved["pointing"] == ours["pointing"]

@@ -11,7 +11,7 @@ from parity_checks.query_losses import medklip, medslip
 
 from vladapt import ConfigError, DataError, UnknownNameError, build_loss
 from vladapt.core.registry import loss_class
-from vladapt.domains.medical.losses._query_decoder import Draws, described, drawn
+from vladapt.domains.medical.losses._query_decoder import Draws, described, drawn_places
 
 FINDINGS = {"Edema": "water in the lung", "Mass": "a large shadow", "Hernia": "bowel in the chest"}
 POSITIONS = {"left": "left lung", "right": "right lung", "base": "at the bottom", "apex": "at the top"}
@@ -185,11 +185,11 @@ def test_each_allowed_place_is_drawn_as_often():
     torch.manual_seed(1)
     keys = Draws().keys(torch.arange(4000), (1, 6))
     allowed = torch.tensor([True, True, False, True, True, True]).expand_as(keys)
-    index, there = drawn(keys, allowed, 2)
+    index, there = drawn_places(keys, allowed, 2)
     assert there.all() and (index[..., 0] != index[..., 1]).all() and not (index == 2).any()
     shares = index.flatten().bincount(minlength=6) / index.numel()
     assert (shares[[0, 1, 3, 4, 5]] - 0.2).abs().max() < 0.02
-    few, there = drawn(keys, torch.arange(6).lt(3).expand_as(keys), 5)
+    few, there = drawn_places(keys, torch.arange(6).lt(3).expand_as(keys), 5)
     assert few.shape[2] == 5 and (there.sum(dim=2) == 3).all()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vladapt.domains.medical.segmenting import case_scores, mean_scores, score_intervals
+from vladapt.domains.medical.segmenting import case_intervals, case_scores, mean_scores
 from vladapt.domains.medical.segmenting.scores import DICE, HD95, SURFACE, structure_scores
 
 NAMES = ("organ", "tumour")
@@ -55,13 +55,13 @@ def test_what_is_neither_there_nor_found_has_no_score():
 
 def test_intervals_draw_patients():
     cases = [scored(volume(), volume(tumour=n % 3 > 0)) for n in range(12)]
-    alone, units = score_intervals(cases, NAMES, [str(n) for n in range(12)])
-    together, patients = score_intervals(cases, NAMES, [str(n % 3) for n in range(12)])
+    alone, units = case_intervals(cases, NAMES, [str(n) for n in range(12)])
+    together, patients = case_intervals(cases, NAMES, [str(n % 3) for n in range(12)])
     assert (units, patients) == (12, 3)
     for found in (alone, together):
         assert found["dice_tumour"][0] <= 8 / 12 <= found["dice_tumour"][1]
     assert np.ptp(together["dice_tumour"]) > np.ptp(alone["dice_tumour"]) > 0
-    assert score_intervals(cases[:2], NAMES, ["a", "a"]) == ({}, 1)
+    assert case_intervals(cases[:2], NAMES, ["a", "a"]) == ({}, 1)
 
 
 def test_scores_that_are_all_alike_claim_no_certainty():
@@ -70,6 +70,6 @@ def test_scores_that_are_all_alike_claim_no_certainty():
     found = np.zeros_like(truth)
     found[2:4, 2:4, 2:5] = 1
     cases = [case_scores(truth, found, ((1,),), ((1,),), (1, 1, 1), 1.0) for _ in range(5)]
-    intervals, units = score_intervals(cases, ("core",), [str(number) for number in range(5)])
+    intervals, units = case_intervals(cases, ("core",), [str(number) for number in range(5)])
     assert units == 5 and intervals.keys().isdisjoint({"hd95_mm", "dice", "dice_core"})
     assert intervals["surface_dice"][0] < 1

@@ -172,10 +172,12 @@ def test_new_slides_are_read_without_labels(slides):
 
 def test_one_tile_tells_the_classes_of_the_sample_apart_and_the_mean_does_not():
     from vladapt.domains.medical.slides.drawn import CLASSES, drawn_slide
-    from vladapt.domains.medical.slides.tiles import grid
+    from vladapt.domains.medical.slides.tiles import tile_grid
 
     def dark(pixels):
-        return np.array([(pixels[y : y + 256, x : x + 256].max(axis=2) < 120).mean() for x, y in grid(2048, 2048, 256)])
+        return np.array(
+            [(pixels[y : y + 256, x : x + 256].max(axis=2) < 120).mean() for x, y in tile_grid(2048, 2048, 256)]
+        )
 
     drawn = [drawn_slide(number) for number in (0, 1, 2, 3)]
     assert [label for _, label in drawn] == [CLASSES[0]] * 2 + [CLASSES[1]] * 2

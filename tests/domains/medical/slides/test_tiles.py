@@ -11,7 +11,7 @@ from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.medical.slides.drawn import deflated, write_pyramid
 from vladapt.domains.medical.slides.reading import Slide, overview
 from vladapt.domains.medical.slides.regions import regions_of
-from vladapt.domains.medical.slides.tiles import Tiling, grid, tiles_of
+from vladapt.domains.medical.slides.tiles import Tiling, tile_grid, tiles_of
 from vladapt.domains.medical.slides.tissue import shares, tissue_mask
 
 EVERY_64 = Tiling(tile=64, mpp=0.5, tissue=0.5)
@@ -19,7 +19,7 @@ EVERY_64 = Tiling(tile=64, mpp=0.5, tissue=0.5)
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.integers(30, 700))
 def test_a_grid_lies_side_by_side_inside_the_slide_and_leaves_less_than_a_tile(width, height, side):
-    coords = grid(width, height, side)
+    coords = tile_grid(width, height, side)
     assert coords.shape == ((width // side) * (height // side), 2) and coords.dtype == np.int64
     assert (coords % side == 0).all() and len(np.unique(coords, axis=0)) == len(coords)
     if len(coords):
@@ -33,7 +33,7 @@ def test_the_share_of_a_tile_is_that_of_its_pixels(data):
     mask = np.random.default_rng(data.draw(st.integers(0, 99))).random((12, 17)) < 0.5
     scale, side = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 20))
     large = mask.repeat(scale, 0).repeat(scale, 1)
-    coords = grid(large.shape[1], large.shape[0], side)
+    coords = tile_grid(large.shape[1], large.shape[0], side)
     counted = [large[y : y + side, x : x + side].mean() for x, y in coords]
     assert shares(mask, scale, coords, side) == pytest.approx(counted, abs=1e-9)
 

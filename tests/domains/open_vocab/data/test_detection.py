@@ -6,7 +6,7 @@ import pytest
 
 from vladapt import DataError
 from vladapt.domains.open_vocab.data import read_detection
-from vladapt.domains.open_vocab.data.outlines import draw
+from vladapt.domains.open_vocab.data.outlines import outline_mask
 from vladapt.domains.open_vocab.scores import truth_of
 
 SQUARE = [4.0, 5.0, 14.0, 5.0, 14.0, 15.0, 4.0, 15.0]
@@ -43,7 +43,7 @@ def test_polygons_and_both_encodings_draw_the_same_pixels(write_coco):
     )
     item = data.items[0]
     assert item.target.boxes == ((4, 5, 14, 15),) * 3
-    drawn = [draw(segment, item.target.size) for segment in item.target.segments]
+    drawn = [outline_mask(segment, item.target.size) for segment in item.target.segments]
     assert drawn[0].sum() == 100 and all((other == drawn[0]).all() for other in drawn)
 
 

@@ -14,7 +14,7 @@ from vladapt.core.data.coco import read_coco_crops
 from vladapt.core.errors import DataError
 from vladapt.domains.open_vocab.data import read_detection, read_items, read_segmentation, write_items
 from vladapt.domains.open_vocab.data.masks import MaskReader
-from vladapt.domains.open_vocab.data.outlines import draw, valid_outline
+from vladapt.domains.open_vocab.data.outlines import outline_mask, valid_outline
 from vladapt.domains.open_vocab.domain import OpenVocab
 
 SIZE = (40, 30)
@@ -51,9 +51,9 @@ def test_an_outline_that_cannot_be_drawn_is_left_out(outline):
 
 def test_an_outline_that_leaves_its_image_a_little_is_drawn():
     outline = valid_outline([[-5, -5, 45, -5, 45, 35, -5, 35]], SIZE)
-    assert draw(outline, SIZE).all()
+    assert outline_mask(outline, SIZE).all()
     many = [[value for n in range(2000) for value in (20 + 10 * np.cos(n / 318), 15 + 10 * np.sin(n / 318))]]
-    assert draw(valid_outline(many, SIZE), SIZE).sum() > 200
+    assert outline_mask(valid_outline(many, SIZE), SIZE).sum() > 200
 
 
 @pytest.mark.parametrize("outline", [[[0, 0, 1e12, 0, 1e12, 1e12]], {"size": [30, 40], "counts": [10**12]}])

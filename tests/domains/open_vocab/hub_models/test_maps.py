@@ -23,7 +23,7 @@ from vladapt.core.errors import ConfigError  # noqa: E402
 from vladapt.domains.open_vocab.hub_models import mask_queries, pixel_logits  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.families.eomt import mask_shares  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.family import family_of  # noqa: E402
-from vladapt.domains.open_vocab.hub_models.pixel_logits import enlarged  # noqa: E402
+from vladapt.domains.open_vocab.hub_models.pixel_logits import enlarged_logits  # noqa: E402
 from vladapt.domains.open_vocab.hub_models.processor import image_processor  # noqa: E402
 
 SIDE, CLASSES = tiny_maps.SIDE, 3
@@ -181,7 +181,7 @@ def test_maps_are_those_of_the_processor(built, pixels, drawn, name):
     scores = family.scores(lambda **inputs: drawn, pixels)
     wanted = processor_of(family).post_process_semantic_segmentation(drawn, SIZES)
     for of_image, label_map, size in zip(scores, wanted, SIZES):
-        assert torch.equal(enlarged(of_image[None], size)[0].argmax(dim=0), label_map)
+        assert torch.equal(enlarged_logits(of_image[None], size)[0].argmax(dim=0), label_map)
         assert len(label_map.unique()) == CLASSES
     with torch.no_grad():
         assert family.scores(ours.eval(), pixels).shape[:2] == (2, CLASSES)
@@ -241,7 +241,7 @@ def test_eomt_sees_a_large_image_by_windows_as_its_processor_cuts_them(built, si
         wanted = processor.post_process_semantic_segmentation(
             theirs.eval()(**inputs), [size], return_segmentation_scores=True
         )[0]
-        scores = enlarged(family.scores(ours.eval(), whole), size)[0]
+        scores = enlarged_logits(family.scores(ours.eval(), whole), size)[0]
     torch.testing.assert_close(scores, wanted.segmentation_scores, rtol=1e-4, atol=1e-5)
 
 

@@ -16,7 +16,7 @@ from vladapt import ConfigError
 from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
-from vladapt.core.tasks.config_training.runner import quiet
+from vladapt.core.tasks.config_training.runner import quiet_mm
 from vladapt.domains.open_vocab.data.prompts import PROMPTS
 from vladapt.domains.open_vocab.hub_models.source import hub_model
 from vladapt.domains.open_vocab.inference.outlining import segmenter_of
@@ -194,7 +194,7 @@ def test_steps_lower_the_loss_with_and_without_matrices_of_low_rank(made, kind):
         model = trained(made, kind)
         start = {name: value.clone() for name, value in model.state_dict().items()}
         if rank:
-            with quiet():
+            with quiet_mm():
                 add_low_rank(model, rank)
             model.load_state_dict(start)  # as a training loads its start after the matrices are there
         pixels, samples = torch.randn(2, 3, 64, 64), truth([(64, 64)] * 2)

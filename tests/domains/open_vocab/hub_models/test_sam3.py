@@ -13,7 +13,7 @@ from vladapt import ConfigError
 from vladapt.core.contracts.items import Boxes, DomainData, Item
 from vladapt.core.data.files import loader
 from vladapt.core.data.images import IMAGE
-from vladapt.core.tasks.config_training.runner import build_model, quiet
+from vladapt.core.tasks.config_training.runner import build_model, quiet_mm
 from vladapt.domains.open_vocab.data.prompts import PROMPTS, UNNAMED
 from vladapt.domains.open_vocab.hub_models.source import hub_model
 from vladapt.domains.open_vocab.inference.outlining import check_segmenter, pipeline_of, segmenter_of
@@ -33,7 +33,7 @@ def built(place):
     model = {"type": "vladapt.SAM3", "config": source.config, "classes": NAMES, "processor": source.processor}
     kept = {"classes": NAMES, "novel": [], "described": {}, "test_pipeline": pipeline_of(source.processor)}
     plan = {"default_scope": "mmdet", "model": {**model, "pretrained": str(source.folder), "score_thr": LEAST}}
-    with quiet():
+    with quiet_mm():
         return build_model({**plan, "vladapt": kept}, torch.device("cpu")).eval()
 
 
@@ -177,7 +177,7 @@ def test_a_whole_checkpoint_is_a_detector_and_outlines_boxes_by_its_tracker(made
     again = asked(built(place), images[:1])[0]
     torch.testing.assert_close(again.scores, asked(ours, images[:1])[0].scores)
     assert check_segmenter(place).model_type == "sam3_video"
-    with quiet():
+    with quiet_mm():
         segmenter = segmenter_of(place, torch.device("cpu"))
     assert segmenter.family.model_class == "Sam3TrackerModel"
     wanted = tracker.mask_decoder.state_dict()

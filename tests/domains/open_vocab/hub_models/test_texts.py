@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 from vladapt.domains.open_vocab.hub_models.captions import PhraseCaption, caption_of, captions_of, drawn, phrases_of
 from vladapt.domains.open_vocab.hub_models.family import family_of, plain_config
-from vladapt.domains.open_vocab.hub_models.text_family import asked
+from vladapt.domains.open_vocab.hub_models.text_family import placed_in_prompt
 from vladapt.domains.open_vocab.hub_models.tokens import HeldTokenizer
 from vladapt.domains.open_vocab.vocabulary import Vocabulary
 
@@ -201,7 +201,7 @@ def grounded(models, tokenizers, model_type, names=NAMES, truth=TRUTH):
     theirs, family, own = models(model_type)
     caption = family.training_prompt(words(names), tokenizers["bert"], [0], [])
     inputs = tiny.processor_of(model_type)(images=images(), text=[names, names], return_tensors="pt")
-    labels = asked(truth, caption)
+    labels = placed_in_prompt(truth, caption)
     expected = theirs(**inputs, labels=labels)
     outputs = family.outputs(own, inputs.pixel_values, inputs.pixel_mask, caption, labels=labels)
     return expected, outputs, family, own, theirs, labels
@@ -236,7 +236,7 @@ def test_a_grounded_loss_without_objects_is_a_number(models, tokenizers, truth):
 
 def test_boxes_of_classes_that_are_not_asked_for_are_left_out():
     caption = SimpleNamespace(classes=(2, 0))
-    left = asked(TRUTH, caption)
+    left = placed_in_prompt(TRUTH, caption)
     assert [each["class_labels"].tolist() for each in left] == [[0, 1], []]
     assert left[1]["boxes"].shape == (0, 4)
 
@@ -364,7 +364,7 @@ def test_an_owl_learns_by_every_term(models, tokenizers, model_type, truth):
     torch.manual_seed(0)
     prompt = family.training_prompt(words(NAMES), tokenizers["clip"], [0], [])
     outputs = family.outputs(own, torch.randn(2, 3, 64, 64), None, prompt, labels=truth)
-    parts = family.losses(outputs, asked(truth, prompt))
+    parts = family.losses(outputs, placed_in_prompt(truth, prompt))
     names = {"loss_class", "loss_bbox", "loss_giou"} | ({"loss_objectness"} if model_type == "owlv2" else set())
     assert set(parts) == names
     assert outputs.logits.shape[1] == (7 if model_type == "owlv2" else 64)

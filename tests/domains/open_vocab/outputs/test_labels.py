@@ -24,7 +24,7 @@ from vladapt.core.data.images import IMAGE
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.registry.build import outputs_of
 from vladapt.domains.open_vocab.data import read_detection, read_segmentation
-from vladapt.domains.open_vocab.data.outlines import decode, draw, encode
+from vladapt.domains.open_vocab.data.outlines import decode, encode, outline_mask
 from vladapt.domains.open_vocab.data.polygons import one_polygon, polygons_of
 from vladapt.domains.open_vocab.labels.label_set import IMAGES, LabelSet, labels_of_rows
 
@@ -136,9 +136,9 @@ def test_polygons_follow_the_edges_of_pixels(seed):
     for _ in range(3):
         top, left = random.integers(0, 20), random.integers(0, 30)
         mask[top : top + random.integers(3, 9), left : left + random.integers(3, 9)] = True
-    drawn = draw(polygons_of(encode(mask), SIZE), SIZE)
+    drawn = outline_mask(polygons_of(encode(mask), SIZE), SIZE)
     assert (drawn & mask).sum() / (drawn | mask).sum() > 0.97
-    whole = draw([one_polygon(encode(mask), SIZE)], SIZE)
+    whole = outline_mask([one_polygon(encode(mask), SIZE)], SIZE)
     assert (whole & mask).sum() / (whole | mask).sum() > 0.85 and (whole & mask).sum() >= 0.97 * mask.sum()
     assert polygons_of(encode(np.zeros((30, 40), bool)), SIZE) == []
     corners = polygons_of(encode(np.pad(np.ones((4, 6), bool), ((2, 24), (5, 29)))), SIZE)
@@ -154,7 +154,7 @@ def test_outlines_of_yolo_are_one_polygon_each(tmp_path):
     assert line.split()[0] == "1" and len(line.split()) == 9
     target = read_detection(tmp_path / "out").items[0].target
     assert target.boxes[0] == pytest.approx((4, 3, 14, 9), abs=1e-6)
-    assert (draw(target.segments[0], SIZE) == mask).all()
+    assert (outline_mask(target.segments[0], SIZE) == mask).all()
 
 
 def test_voc_says_who_looked_in_its_own_element(tmp_path):

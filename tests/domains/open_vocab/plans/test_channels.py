@@ -19,7 +19,7 @@ from vladapt.domains.open_vocab.modules.backbones.channels import WidenedBackbon
 from vladapt.domains.open_vocab.modules.backbones.clip_vision import CLIPVisionBackbone
 from vladapt.domains.open_vocab.plans.channels import check_channels, on_channels, on_depth
 from vladapt.domains.open_vocab.plans.pipelines import nodes
-from vladapt.domains.open_vocab.plans.schedule import on_backbone
+from vladapt.domains.open_vocab.plans.schedule import put_on_backbone
 from vladapt.registry import MODELS
 
 NAMES = ("red", "green", "blue", "nir", "swir")
@@ -30,7 +30,7 @@ STATISTICS = (0.1, 0.2, 0.3, 0.4, 0.5), (0.2, 0.25, 0.3, 0.35, 0.4)
 
 def packaged(name, spec):
     config = Config.fromfile(str(OpenVocab().recipes[name])).to_dict()
-    on_backbone(config, spec)
+    put_on_backbone(config, spec)
     return config
 
 

@@ -13,7 +13,7 @@ from vladapt.domains.open_vocab.domain import OpenVocab
 from vladapt.domains.open_vocab.plans.kinds import DETECTION, SEGMENTATION
 from vladapt.domains.open_vocab.plans.pipelines import nodes
 from vladapt.domains.open_vocab.plans.plan import make_plan
-from vladapt.domains.open_vocab.plans.schedule import backbone_of, on_backbone
+from vladapt.domains.open_vocab.plans.schedule import first_backbone, put_on_backbone
 from vladapt.registry import DATASETS, MODELS
 
 TASKS = {"faster-rcnn": DETECTION, "fpn": SEGMENTATION}
@@ -26,12 +26,12 @@ def packaged(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_every_part_that_names_a_backbone_names_the_other(name, small_clip_spec, small_clip):
     config = packaged(name)
-    assert backbone_of(config["model"]) == "embedded"
+    assert first_backbone(config["model"]) == "embedded"
     before = copy.deepcopy(config["model"])
-    on_backbone(config, small_clip_spec)
+    put_on_backbone(config, small_clip_spec)
     model = config["model"]
     named = [node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)]
-    assert named == [small_clip_spec] * 2 and backbone_of(model) == small_clip_spec
+    assert named == [small_clip_spec] * 2 and first_backbone(model) == small_clip_spec
     pixels = model["data_preprocessor"]
     assert pixels["mean"] == pytest.approx([255 * m for m in small_clip.image_mean])
     assert pixels["std"] == pytest.approx([255 * s for s in small_clip.image_std])
@@ -47,12 +47,12 @@ def test_the_first_of_several_necks_is_matched(small_clip_spec):
     config["model"]["neck"] = [config["model"]["neck"], {"type": "DyHead", "in_channels": 128}]
     one = packaged("faster-rcnn")
     for each in (config, one):
-        on_backbone(each, small_clip_spec)
+        put_on_backbone(each, small_clip_spec)
     assert config["model"]["neck"][0] == one["model"]["neck"]
 
 
 def test_a_model_without_towers_names_no_backbone():
-    assert backbone_of({"backbone": {"type": "ResNet"}, "head": [{"num_classes": 3}]}) is None
+    assert first_backbone({"backbone": {"type": "ResNet"}, "head": [{"num_classes": 3}]}) is None
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -19,9 +19,9 @@ from vladapt.domains.open_vocab.inference.joined import (
     falling,
     join_boxes,
     moved_outline,
+    picture_window,
     pictures_of,
     whole_pictures,
-    window_of,
 )
 from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes
 from vladapt.domains.open_vocab.inference.saving import save_boxes, save_maps
@@ -114,7 +114,7 @@ def test_windows_are_told_from_pictures_that_are_whole():
         for name, size, pairs in pictures_of((i, None) for i in (one, other, plain))
     ]
     assert runs == [("a", (8, 12), [one, other]), ("b", None, [plain])]
-    assert (window_of(one), window_of(other)) == ((0, 0, 8, 8), (4, 0, 8, 8))
+    assert (picture_window(one), picture_window(other)) == ((0, 0, 8, 8), (4, 0, 8, 8))
 
     class Data:
         items = (one, other, plain)

@@ -5,7 +5,13 @@ import pytest
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt import CapabilityError, ConfigError
-from vladapt.domains.open_vocab.inference.running import as_in_data, ask_for, known_names, refuse_fixed, with_background
+from vladapt.domains.open_vocab.inference.running import (
+    as_in_data,
+    ask_for,
+    known_names,
+    names_with_background,
+    refuse_fixed,
+)
 
 
 def test_a_model_knows_what_it_learned_until_it_is_asked_for_others(text_model):
@@ -79,6 +85,6 @@ def test_fixed_classes_are_named_where_others_are_asked_for(answering, text_mode
 def test_a_learned_background_stays_with_new_names(text_model, learned, classes, expected):
     model = text_model(None, ["background", "cow"], task="segmentation")
     model.background_class = learned
-    kept = with_background(model, classes)
+    kept = names_with_background(model, classes)
     assert (list(kept) if isinstance(expected, list) else kept) == expected
     assert not isinstance(classes, dict) or kept["cat"]["descriptions"] == ["furry."]

@@ -11,7 +11,7 @@ import torch
 
 from vladapt import ConfigError, DataError
 from vladapt.core.contracts.items import Boxes
-from vladapt.core.tasks.config_training.runner import quiet
+from vladapt.core.tasks.config_training.runner import quiet_mm
 from vladapt.domains.open_vocab.data.outlines import decode
 from vladapt.domains.open_vocab.inference.detection import SHOWN_BOXES, evaluate_detection, predict_detection
 from vladapt.domains.open_vocab.inference.outlining import (
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sam(place):
-    with quiet():
+    with quiet_mm():
         return segmenter_of(place, torch.device("cpu"))
 
 
@@ -75,7 +75,7 @@ def test_a_picture_of_windows_that_is_too_large_is_refused(data, sam, answering,
 
 
 def test_what_is_shown_is_outlined_and_called_as_it_is_named(data, place, tmp_path):
-    with quiet():
+    with quiet_mm():
         sam = segmenter_of(place, torch.device("cpu"))
     file = tmp_path / "prompts.json"
     file.write_text(json.dumps({"01.png": [{"box": BOX, "name": "rust"}, {"points": [[9, 9]], "name": "crack"}]}))
@@ -96,7 +96,7 @@ def test_prompts_are_for_models_that_take_them_and_a_sam_needs_them(data, sam, a
 
 def test_scores_are_of_the_outlines_by_the_names_of_the_boxes(data, place):
     """The tiny model is made to answer the whole box, which is what each object is."""
-    with quiet():
+    with quiet_mm():
         sam = segmenter_of(place, torch.device("cpu"))
 
     def filled(model, features, prompts, three=False):

@@ -10,7 +10,7 @@ pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 
 from vladapt.domains.open_vocab.data.outlines import decode, encode
-from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, first_of
+from vladapt.domains.open_vocab.inference.predictions import PredictedBoxes, PredictedMap, deciding_first
 
 NAMES = ("cat", "dog", "emu")
 
@@ -79,4 +79,4 @@ def test_encoding_a_mask_and_decoding_it_changes_nothing(shape):
 
 def test_what_decides_comes_first_where_it_is_there():
     metrics = {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert list(first_of(metrics, ("c", "x", "b")).items()) == [("c", 3.0), ("b", 2.0), ("a", 1.0)]
+    assert list(deciding_first(metrics, ("c", "x", "b")).items()) == [("c", 3.0), ("b", 2.0), ("a", 1.0)]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from vladapt import ConfigError, build_loss
 from vladapt.core.training.train import TrainingTask, train
-from vladapt.domains.person.losses._colours import LUMA, GuidedReader, cells_of, grey_and_colours
+from vladapt.domains.person.losses._colours import LUMA, GuidedReader, grey_and_colours, patch_cells
 
 TERMS = ("identity", "attributes", "colours")
 EPOCHS = 10
@@ -43,7 +43,7 @@ def test_a_picture_in_grey_and_the_colours_it_lost(small_clip):
     torch.testing.assert_close(shown[:, 0], sum(share * plain[:, i] for i, share in enumerate(LUMA)))
     torch.testing.assert_close(shown[:, 0], shown[:, 2])
     torch.testing.assert_close(shown + colours, plain)
-    cells = cells_of(colours, (2, 4), 2)
+    cells = patch_cells(colours, (2, 4), 2)
     assert cells.shape == (2, 8, 12)
     torch.testing.assert_close(cells[0, 5, 2], colours[0, 0, 6:8, 2:3].mean())  # second row, second column; lower left
 
@@ -113,7 +113,7 @@ def test_colours_of_people_are_learned_and_the_caption_helps(fresh_clip, people,
             loss.further_outputs({"pixels": pixels, "tokens": told}, fresh_clip)["colour_errors"].mean()
             for told in (tokens, tokens.roll(7, 0))
         )
-    nothing = cells_of(grey_and_colours(fresh_clip, pixels)[1], (2, 2), 2).mul(10).square().mean()
+    nothing = patch_cells(grey_and_colours(fresh_clip, pixels)[1], (2, 2), 2).mul(10).square().mean()
     assert own < 0.75 * nothing and own < 0.85 * others
 
 

@@ -6,7 +6,12 @@ import torch.nn.functional as F
 from parity_checks.person import unipt
 
 from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
-from vladapt.domains.person.losses._masked_patches import MaskedPatchDecoder, patches_of, sine_positions, standardised
+from vladapt.domains.person.losses._masked_patches import (
+    MaskedPatchDecoder,
+    image_patches,
+    sine_positions,
+    standardised,
+)
 
 DIMS = {"text_width": 32, "vocab_size": 49408}
 NARROW = {"decoder_width": 32, "decoder_depth": 1}
@@ -54,7 +59,7 @@ def test_no_word_hidden_costs_nothing():
 
 def test_patches_are_cut_in_the_order_of_the_grid():
     pixels = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
-    patches = patches_of(pixels, (2, 3))
+    patches = image_patches(pixels, (2, 3))
     assert patches.shape == (2, 6, 12)
     torch.testing.assert_close(patches[0, 4], pixels[0, :, 2:4, 2:4].flatten())
     plain = standardised(patches)
@@ -74,7 +79,7 @@ def test_only_hidden_patches_count_and_none_of_them_is_seen(small_clip):
     errors = decoder(pixels, draws)
     seen, places = decoder._seen(pixels, draws)
     assert places.shape == (3, 2) and torch.equal(places, draws[:, 0, :4].argsort(dim=1)[:, :2].sort(dim=1).values)
-    wanted = standardised(patches_of(pixels, decoder.grid))
+    wanted = standardised(image_patches(pixels, decoder.grid))
     each = (decoder._rebuilt(seen, places) - wanted).square().mean(dim=2)
     hidden = torch.ones(3, 4).scatter(1, places, 0).bool()
     torch.testing.assert_close(errors[:, 0], torch.stack([row[mask].mean() for row, mask in zip(each, hidden)]))

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from vladapt.core.errors import ConfigError, DataError
-from vladapt.domains.remote_sensing.changes.mapping import map_changes, probabilities
+from vladapt.domains.remote_sensing.changes.mapping import change_probabilities, map_changes
 from vladapt.domains.remote_sensing.changes.reading import read_new
 from vladapt.domains.remote_sensing.changes.saving import map_and_save, save_changes
 from vladapt.domains.remote_sensing.reading import RemoteSensingReading
@@ -44,7 +44,7 @@ def land(write_raster):
 
 def test_blended_windows_have_the_scores_of_each_pixel(land):
     item, model = read_new(land, RemoteSensingReading()).items[0], Difference()
-    rows = list(probabilities(model, item, 32))
+    rows = list(change_probabilities(model, item, 32))
     assert model.shapes == {(32, 32)} and [top for top, _ in rows] == sorted(top for top, _ in rows)
     percent = np.concatenate([part for _, part in rows])
     expected = np.zeros((70, 100), int)
@@ -56,7 +56,7 @@ def test_blended_windows_have_the_scores_of_each_pixel(land):
 @pytest.mark.parametrize("side", [16, 70, 200])
 def test_windows_of_any_side_cover_all(land, side):
     percent = np.concatenate(
-        [part for _, part in probabilities(Difference(), read_new(land, RemoteSensingReading()).items[0], side)]
+        [part for _, part in change_probabilities(Difference(), read_new(land, RemoteSensingReading()).items[0], side)]
     )
     assert percent.shape == (70, 100) and (percent == 60).sum() == 600 and (percent == 255).sum() == 100
 
@@ -109,7 +109,7 @@ def test_a_pixel_is_called_in_the_map_as_it_is_scored(write_raster):
         [write_raster(f"{n}.tif", each) for n, each in enumerate((before, after))], RemoteSensingReading()
     ).items[0]
     for threshold in (0.3635, 0.4235, 0.38, 0.0, 1.0):
-        ((_, percent),) = probabilities(Difference(), item, 32, threshold)
+        ((_, percent),) = change_probabilities(Difference(), item, 32, threshold)
         assert np.array_equal(percent >= 100 * threshold, (after[0] / np.float32(255)) >= threshold)
         assert np.abs(percent - after[0] / 2.55).max() <= 1
 

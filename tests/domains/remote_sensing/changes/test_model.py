@@ -13,8 +13,8 @@ from torch import nn
 
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.changes.baselines import DateDistances, ScoreCounts, cosine_distance, vector_length
-from vladapt.domains.remote_sensing.changes.scoring import outcomes, ratios, verdict_on
-from vladapt.domains.remote_sensing.changes.training import balancing_weight, steps_of
+from vladapt.domains.remote_sensing.changes.scoring import mask_outcomes, ratios, verdict_on
+from vladapt.domains.remote_sensing.changes.training import balancing_weight, change_steps
 from vladapt.registry import MODELS
 
 pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
@@ -165,7 +165,7 @@ def test_scores_are_of_all_pixels_that_are_not_ignored():
 
     random = np.random.default_rng(0)
     labels, called = random.choice([0, 1, 255], (3, 8, 8)), random.random((3, 8, 8)) < 0.4
-    sums = torch.from_numpy(outcomes(called, labels).sum(axis=0)).double()
+    sums = torch.from_numpy(mask_outcomes(called, labels).sum(axis=0)).double()
     there = labels != 255
     truth, told = labels[there], called[there].astype(int)
     scorers = {"f1": f1_score, "IoU": jaccard_score, "precision": precision_score, "recall": recall_score}
@@ -250,7 +250,7 @@ def test_all_tiles_are_drawn_before_one_comes_again_and_without_augmentation_as_
 
 
 def test_how_long_and_with_which_weight_is_trained(tiles):
-    assert steps_of(None, 8, 8) == 240 and steps_of(None, 400, 8) == 1000 and steps_of(3, 20, 8) == 9
+    assert change_steps(None, 8, 8) == 240 and change_steps(None, 400, 8) == 1000 and change_steps(3, 20, 8) == 9
     counts = np.bincount(np.concatenate([tiles[0].load_mask(item).ravel() for item in tiles[0].items]))
     assert balancing_weight(tiles[0].items) == pytest.approx(max(1, (counts[0] / counts[1]) ** 0.5), abs=1e-3)
 

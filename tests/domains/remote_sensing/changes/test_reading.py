@@ -13,7 +13,7 @@ from PIL import Image
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing import RemoteSensing
 from vladapt.domains.remote_sensing.changes.masks import load_change, masked_pair
-from vladapt.domains.remote_sensing.changes.pairs import box_of, tile_boxes
+from vladapt.domains.remote_sensing.changes.pairs import tile_boxes, window_box
 
 pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
@@ -129,7 +129,7 @@ def test_tiles_of_a_large_raster_cover_it_once_and_lie_in_blocks(yard):
     data = read(yard[0], after=str(yard[1]), labels=str(yard[2]), window_size=32, block_size=400)
     covered = np.zeros((80, 120), int)
     for item in data.items:
-        left, top, width, height = box_of(item)
+        left, top, width, height = window_box(item)
         covered[top : top + height, left : left + width] += 1
     assert covered.max() == 1 and covered[:80, :120].mean() > 0.9
     assert len({item.group for item in data.items}) > 3 and "blocks of 400 m" in data.blocks

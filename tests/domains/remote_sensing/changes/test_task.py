@@ -51,13 +51,15 @@ def fitted(drawn_folder, tmp_path_factory):
 def plans(drawn_folder):
     """plans(**options): the plan of a fit with these options."""
     from vladapt.core.backbones import load_backbone
-    from vladapt.domains.remote_sensing.changes.training import make_plan
+    from vladapt.domains.remote_sensing.changes.training import make_change_plan
 
     data = RemoteSensing().read(drawn_folder, "change")
     backbone = load_backbone("embedded", device="cpu")
 
     def made(**options):
-        return make_plan(PixelSchedule("embedded", 2, None, 1, None, 0, None), ChangeOptions(**options), data, backbone)
+        return make_change_plan(
+            PixelSchedule("embedded", 2, None, 1, None, 0, None), ChangeOptions(**options), data, backbone
+        )
 
     return made
 
@@ -175,7 +177,7 @@ def test_a_frozen_tower_keeps_its_weights_and_one_that_trains_does_not(plans):
 
 def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_folder, tmp_path, plans):
     from vladapt.core.backbones import load_backbone
-    from vladapt.domains.remote_sensing.changes.training import make_plan
+    from vladapt.domains.remote_sensing.changes.training import make_change_plan
 
     vision = {"layers": 4, "width": 16, "head_width": 8, "patch_size": 8, "image_size": 48}
     text = {"context_length": 8, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
@@ -185,7 +187,7 @@ def test_lora_trains_matrices_in_the_attention_of_a_transformer_alone(drawn_fold
     counts = []
     for rank in (2, 4):
         schedule, how = PixelSchedule(spec, 2, None, 1, None, 0, None), ChangeOptions(tower="lora", rank=rank)
-        model = build_model(make_plan(schedule, how, data, backbone).to_dict(), torch.device("cpu"))
+        model = build_model(make_change_plan(schedule, how, data, backbone).to_dict(), torch.device("cpu"))
         assert model(torch.rand(1, 2, 3, 48, 48)).shape == (1, 2, 48, 48)
         names = [name for name, weight in model.encoder.named_parameters() if weight.requires_grad]
         assert names and all("lora" in name for name in names)

@@ -14,7 +14,7 @@ from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.maps import mapping, page, rasters, scores
 from vladapt.domains.remote_sensing.maps import work as moving
 from vladapt.domains.remote_sensing.maps.blending import window_weights
-from vladapt.domains.remote_sensing.windows import Cutting, boxes_of
+from vladapt.domains.remote_sensing.windows import Cutting, window_boxes
 
 rasterio = pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 pyogrio = pytest.importorskip("pyogrio", reason="extra remote-sensing is not installed")
@@ -35,7 +35,7 @@ def by_hand(values, there, window, overlap):
     side = min(window, height), min(window, width)
     weights = window_weights(side, cutting.stride)
     sums, total = np.zeros((3, height, width)), np.zeros((height, width))
-    for left, top, wide, high in boxes_of(height, width, cutting):
+    for left, top, wide, high in window_boxes(height, width, cutting):
         place = slice(top, top + high), slice(left, left + wide)
         if there[place].any():
             means = np.where(there[place], values[(slice(None), *place)], 0).reshape(3, -1).mean(axis=1) + 1
@@ -193,10 +193,10 @@ def test_other_windows_and_other_rasters_do_not_go_on_from_there(
         make_maps([source], ["map.tif"], scorer=colours(fails=3))
     again, other = colours(), colours()
     make_maps([source], ["map.tif"], overlap=0.5, scorer=again)
-    assert again.pictures == len(boxes_of(60, 60, Cutting(16, 0.5)))
+    assert again.pictures == len(window_boxes(60, 60, Cutting(16, 0.5)))
     changed = write_raster("land.tif", patches(60, 60, seed=1))
     make_maps([changed], ["other.tif"], scorer=other)
-    assert other.pictures == len(boxes_of(60, 60, Cutting(16, 0.25)))
+    assert other.pictures == len(window_boxes(60, 60, Cutting(16, 0.25)))
 
 
 def test_a_raster_that_was_only_touched_goes_on_and_one_in_its_place_does_not(

@@ -15,7 +15,7 @@ pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
 from vladapt.core.backbones import load_backbone
 from vladapt.domains.remote_sensing.drawn_heights import write_sites
-from vladapt.domains.remote_sensing.number_maps import drawn_windows, make_plan, plan_facts
+from vladapt.domains.remote_sensing.number_maps import drawn_windows, make_number_plan, number_plan_facts
 from vladapt.domains.remote_sensing.pixel_options import PixelOptions, PixelSchedule
 from vladapt.registry import DATASETS, MODELS
 
@@ -38,7 +38,7 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def planned(sites, embedded):
-    return lambda schedule=ASKED, changes=None, **options: make_plan(
+    return lambda schedule=ASKED, changes=None, **options: make_number_plan(
         schedule, PixelOptions(**{"encoder": "unet", "width": 8, **options}), sites, embedded, changes or {}
     )
 
@@ -126,7 +126,7 @@ def test_a_transformer_is_an_encoder_too_and_lora_trains_little_of_it(sites, sma
     pytest.importorskip("peft")
     tower, counts = load_backbone(small_clip_spec, device="cpu"), {}
     for tuned in ("lora", "full"):
-        plan = make_plan(
+        plan = make_number_plan(
             PixelSchedule(small_clip_spec, 2, None, None, None, 1, 0),
             PixelOptions(tuned=tuned, width=8),
             sites,
@@ -151,7 +151,7 @@ def test_options_of_the_training_are_in_the_plan(planned, sites):
     assert not other.train_dataloader.dataset.turned and other.vladapt.unit == "ft" and other.vladapt.coverage == 0.8
     assert plain.vladapt.unit == "m" and plain.vladapt.target == "canopy height"
     assert planned(changes={"model": {"decode_head": {"channels": 12}}}).model.decode_head.channels == 12
-    facts = plan_facts(ASKED, PixelOptions(), sites)
+    facts = number_plan_facts(ASKED, PixelOptions(), sites)
     numbers = np.concatenate([values[there] for values, there in (item.target.read() for item in sites.items)])
     assert facts["target_mean"] == pytest.approx(numbers.mean(), rel=1e-4)
     assert plain.model.target_std == pytest.approx(numbers.std(), rel=1e-4)
@@ -176,7 +176,7 @@ def test_targets_that_do_not_differ_are_refused(sites, embedded):
         for item in sites.items
     ]
     with pytest.raises(DataError, match="all training pixels have the number 5"):
-        make_plan(ASKED, PixelOptions(), sites.with_items(flat), embedded, {})
+        make_number_plan(ASKED, PixelOptions(), sites.with_items(flat), embedded, {})
 
 
 def test_windows_are_a_function_of_seed_and_number_and_turn_with_their_targets(planned):

@@ -10,7 +10,7 @@ from vladapt.core.errors import DataError
 pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 
 from vladapt.domains.remote_sensing.number_maps import NumberSource
-from vladapt.domains.remote_sensing.number_maps.target import pixels_of, source_over
+from vladapt.domains.remote_sensing.number_maps.target import scaled_pixels, source_over
 from vladapt.domains.remote_sensing.rasters import header_of
 
 BOX = (2, 1, 4, 3)
@@ -73,7 +73,7 @@ def test_what_a_target_does_not_reach_is_nothing(image, write_raster):
 def test_where_the_image_has_nothing_is_told_apart(write_raster):
     values = np.full((3, 4, 4), 90, np.uint8)
     values[:, 0, 0] = 0
-    pixels, valid = pixels_of(write_raster("i.tif", values, nodata=0), {})
+    pixels, valid = scaled_pixels(write_raster("i.tif", values, nodata=0), {})
     assert pixels.max() == pytest.approx(90 / 255) and not valid[0, 0] and valid.sum() == 15
 
 

@@ -16,8 +16,8 @@ from vladapt.core.training import tower_outputs
 from vladapt.core.training.samples import seed_of
 from vladapt.core.training.tower_passes import image_features
 from vladapt.core.training.tower_weights import copy_of
-from vladapt.core.training.views import in_8_bits, normalised
-from vladapt.domains.video.adapters._mixing import box_of, mixed
+from vladapt.core.training.views import normalised, pixels_in_8_bits
+from vladapt.domains.video.adapters._mixing import box_of, mixed_clips
 from vladapt.domains.video.adapters.open_vclip import NeighbouringFrames, chosen_share, windowed
 from vladapt.domains.video.adapters.stan import Branch
 from vladapt.domains.video.adapters.x_clip import CommunicatingFrames, raw_classes
@@ -185,7 +185,7 @@ def rows(problem):
 def test_frames_travel_in_8_bits(problem, monkeypatch):
     """And are to the bit what the transform makes of them, once normalised on the device."""
     view = problem.images.train_transform(draw(clip_item(3)), seed=5)
-    packed, seen = in_8_bits(view, problem.backbone), []
+    packed, seen = pixels_in_8_bits(view, problem.backbone), []
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (problem.backbone.image_mean, problem.backbone.image_std))
     assert packed.dtype == torch.uint8 and torch.equal(normalised(packed, mean, std), view)
     monkeypatch.setattr(tower_outputs, "normalised", lambda value, *how: seen.append(value) or normalised(value, *how))
@@ -199,7 +199,7 @@ def test_mixing_written_out():
     kinds = set()
     for seed in range(12):
         how = {"classes": 3, "alphas": (0.8, 1.0), "share": 0.5}
-        made = mixed({"pixels": pixels, "labels": labels}, np.random.default_rng(seed), **how)
+        made = mixed_clips({"pixels": pixels, "labels": labels}, np.random.default_rng(seed), **how)
         rng = np.random.default_rng(seed)
         cuts = rng.random() < 0.5
         kept, partners = rng.beta(*((1.0, 1.0) if cuts else (0.8, 0.8))), torch.from_numpy(rng.permutation(6))
@@ -215,7 +215,7 @@ def test_mixing_written_out():
         torch.testing.assert_close(made["labels"], kept * one_hot + (1 - kept) * one_hot[partners])
     assert kinds == {True, False}
     how = {"classes": 3, "alphas": (0.0, 1.0), "share": 0.0}
-    only = mixed({"pixels": pixels, "labels": labels}, np.random.default_rng(0), **how)
+    only = mixed_clips({"pixels": pixels, "labels": labels}, np.random.default_rng(0), **how)
     assert all((pixels == value).any() for value in only["pixels"].flatten()[:50])  # cut, never blended
 
 

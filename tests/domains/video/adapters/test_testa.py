@@ -19,9 +19,9 @@ from vladapt.domains.video.adapters.testa import (
     FRAME_SHARE,
     PATCH_SHARE,
     AggregatingFrames,
-    cost_of,
     schedule,
     spread,
+    tower_cost,
 )
 
 
@@ -108,7 +108,7 @@ def test_tokens_and_operations_are_those_that_are_left(towers):
     width, hidden = block.ln_1.weight.shape[0], next(p.shape[0] for p in block.mlp.parameters())
     rows, columns = towers.image_grid(drawn(1, 3, side, side))
     patches = rows * columns
-    whole, less = cost_of(merging, aggregates=False), cost_of(merging, aggregates=True)
+    whole, less = tower_cost(merging, aggregates=False), tower_cost(merging, aggregates=True)
     assert merging.joint.aggregates and whole.tokens == frames * patches
     tokens, length = frames * patches, 1 + patches
     in_time = 2 * tokens * width * (3 + 1 + 1) * width + 4 * tokens * frames * width
@@ -126,7 +126,7 @@ def test_a_fit_says_what_merging_leaves_and_loses(trained):
     adapter, report, method = trained
     assert adapter.frames == 3
     tokens, operations, lost = (report.chosen[name] for name in ("tokens kept", "FLOPs kept", "accuracy lost"))
-    less, whole = (cost_of(adapter._made, aggregates) for aggregates in (True, False))
+    less, whole = (tower_cost(adapter._made, aggregates) for aggregates in (True, False))
     assert tokens == less.tokens / whole.tokens < 1 and operations == less.flops / whole.flops < 1
     told = f"Merging leaves {less.tokens:,} of {whole.tokens:,} patch tokens of a clip ({tokens:.1%})"
     assert any(note.startswith(told) for note in report.notes)

@@ -46,8 +46,8 @@ def layer_features(
     Args:
         pixels: (B, 3, H, W).
         attention: "fused", or one of `ATTENTIONS`.
-        released: fused weights are `balanced` once more for each layer in turn, as the code's arithmetic in place makes
-            them; else once for all.
+        released: fused weights are `balanced_attention` once more for each layer in turn, as the code's arithmetic in
+            place makes them; else once for all.
 
     Returns:
         (L, B, T, D), and (B, H, T, T).
@@ -68,13 +68,13 @@ def layer_features(
         if attention != FUSED:
             weights = ATTENTIONS[attention](query, key, value)
         elif index == 0 or released:
-            fused = balanced(fused)
+            fused = balanced_attention(fused)
             weights = purified(fused)
         outputs.append(_project_all(backbone, join_heads(last, weights.to(value) @ value)))
     return torch.stack(outputs), weights
 
 
-def balanced(weights: Tensor) -> Tensor:
+def balanced_attention(weights: Tensor) -> Tensor:
     """Attention weights (B, H, T, T), each column divided by its sum, then each row."""
     weights = weights / weights.sum(dim=-2, keepdim=True)
     return weights / weights.sum(dim=-1, keepdim=True)

@@ -48,7 +48,7 @@ class WithScores(NamedClasses):
 
     def beside_scores(self, maps: Sequence[Tensor], scores: Tensor) -> Sequence[Tensor]:
         """What the neck reads."""
-        return beside(maps, scores, self.score_concat_index) if self.concat_scores else maps
+        return with_score_maps(maps, scores, self.score_concat_index) if self.concat_scores else maps
 
 
 def build_tower(spec: str, options: Mapping[str, Any] | None) -> nn.Module:
@@ -69,7 +69,7 @@ def checked_level(score_concat_index: int | None, tower: nn.Module) -> int:
     return index
 
 
-def beside(maps: Sequence[Tensor], scores: Tensor, index: int) -> list[Tensor]:
+def with_score_maps(maps: Sequence[Tensor], scores: Tensor, index: int) -> list[Tensor]:
     """The maps, (B, C, h, w) scores appended to the channels of the one at `index`, brought to its size."""
     joined = list(maps)
     if scores.shape[2:] != joined[index].shape[2:]:

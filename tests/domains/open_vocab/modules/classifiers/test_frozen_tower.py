@@ -15,7 +15,11 @@ from mmengine.model import BaseDataPreprocessor, ImgDataPreprocessor
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.errors import ConfigError
-from vladapt.domains.open_vocab.modules.classifiers.frozen_tower import FrozenTowerClassifier, raw_images, together
+from vladapt.domains.open_vocab.modules.classifiers.frozen_tower import (
+    FrozenTowerClassifier,
+    combined_logits,
+    raw_images,
+)
 from vladapt.domains.open_vocab.modules.segmentors.maskclip import value_features
 
 TEXT = {"context_length": 16, "vocab_size": 8192, "width": 16, "heads": 2, "layers": 1}
@@ -47,7 +51,7 @@ def test_both_are_the_geometric_mean_of_fc_clip(alpha, beta):
     head, tower = drawn(2, 4, 6, seed=1) * 3, drawn(2, 4, 5, seed=2) * 3
     trained = torch.tensor([True, False, True, False, False])
     everywhere = torch.ones(2, 4, dtype=torch.bool)
-    found = together(head, tower, trained, everywhere, torch.ones(5, dtype=torch.bool), alpha, beta).exp()
+    found = combined_logits(head, tower, trained, everywhere, torch.ones(5, dtype=torch.bool), alpha, beta).exp()
     inside, outside = head[..., :5].softmax(-1), tower.softmax(-1)
     known, other = inside ** (1 - alpha) * outside**alpha, inside ** (1 - beta) * outside**beta
     mixed = torch.where(trained, known, other)
@@ -61,7 +65,7 @@ def test_where_the_tower_has_no_say_the_head_decides():
     head, tower = drawn(1, 3, 5, seed=1) * 3, drawn(1, 3, 4, seed=2) * 3
     covered = torch.tensor([[True, False, True]])
     named = torch.tensor([False, True, True, True])  # the first is a learned background
-    found = together(head, tower, torch.zeros(4, dtype=torch.bool), covered, named, 0.4, 1.0).exp()
+    found = combined_logits(head, tower, torch.zeros(4, dtype=torch.bool), covered, named, 0.4, 1.0).exp()
     torch.testing.assert_close(found[:, 1], head.softmax(-1)[:, 1])
     torch.testing.assert_close(found[..., [0, 4]], head.softmax(-1)[..., [0, 4]])
     share = found[:, ::2, 1:4] / found[:, ::2, 1:4].sum(-1, keepdim=True)

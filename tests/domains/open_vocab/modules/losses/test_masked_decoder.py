@@ -13,8 +13,8 @@ from vladapt.domains.open_vocab.modules.losses.masked_decoder import (
     grid_positions,
     keep_some,
     line_positions,
-    patches_of,
     pixel_loss,
+    square_patches,
     word_loss,
 )
 
@@ -47,14 +47,14 @@ def test_what_stays_goes_back_to_its_place():
 
 def test_patches_are_cut_row_by_row():
     pixels = torch.arange(2 * 3 * 4 * 6).view(2, 3, 4, 6)
-    cut = patches_of(pixels, (2, 3))
+    cut = square_patches(pixels, (2, 3))
     assert cut.shape == (2, 6, 12)
     assert torch.equal(cut[1, 4], pixels[1, :, 2:4, 2:4].permute(1, 2, 0).flatten())
 
 
 def test_the_error_of_hidden_patches_alone_counts():
     pixels = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    guess = patches_of(pixels, (2, 2)).clone()
+    guess = square_patches(pixels, (2, 2)).clone()
     guess[0, 0] += 100
     guess[0, 1] += 2
     guess[0, 2] += 1

@@ -8,7 +8,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 import vladapt.domains.open_vocab  # noqa: F401
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.domains.open_vocab.modules.segmentors.cliper.features import (
-    balanced,
+    balanced_attention,
     purified,
     spread_by_affinity,
     spread_by_maps,
@@ -127,7 +127,7 @@ def test_thresholds_need_a_background(build):
 
 def test_balanced_weights_are_purified(build):
     raw = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
-    once = balanced(raw)
+    once = balanced_attention(raw)
     torch.testing.assert_close(once.sum(dim=-1), torch.ones(2, 3, 6))
     pure = purified(once)
     assert pure.min() == 0

@@ -8,7 +8,7 @@ pytest.importorskip("mmseg", reason="extra open-vocab is not installed")
 from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.modules.segmentors.denseclip.context import ContextDecoder
 from vladapt.domains.open_vocab.modules.segmentors.denseclip.matching import PixelTextMatching, cosine_map
-from vladapt.domains.open_vocab.modules.segmentors.denseclip.parts import beside
+from vladapt.domains.open_vocab.modules.segmentors.denseclip.parts import with_score_maps
 from vladapt.domains.open_vocab.modules.segmentors.denseclip.prompts import ClassPrompts
 from vladapt.domains.open_vocab.vocabulary import Vocabulary, text_backbone
 
@@ -46,7 +46,7 @@ def test_texts_that_saw_the_image_and_score_maps_are_the_references(references):
         maps = [*torch.zeros(level, 1), ref["x_last"]]
         ref.assert_close(texts, "text_after")
         ref.assert_close(scores, "score_map")
-        ref.assert_close(beside(maps, scores, level)[level], "x_last_concat")
+        ref.assert_close(with_score_maps(maps, scores, level)[level], "x_last_concat")
 
 
 def test_defaults_are_the_published_ones(small_clip_spec):
