@@ -91,7 +91,7 @@ def plan_of_recipe(
     named: str | None,
     *,
     data: Sequence[str],
-    mixing: Mapping[str, Any],
+    mixing: Mapping[str, Any] | None = None,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
     sets: Iterable[str] = (),
@@ -111,8 +111,8 @@ def plan_of_recipe(
     if named and (other := resolve(recipe=named).task) != PRETRAINING:
         raise ConfigError(f"--recipe {named}: a recipe of {other or 'classification'}; give it to `vladapt fit`")
     asked, of_losses = _parsed(sets)
-    flags |= {"data.path": parse_sources(data)[0].path, **{f"sources.{key}": value for key, value in mixing.items()}}
-    flags |= {"sources.data": data} if len(data) > 1 else {}
+    flags |= {"data.path": parse_sources(data)[0].path, **({"sources.data": data} if len(data) > 1 else {})}
+    flags |= {f"sources.{key}": value for key, value in (mixing or {}).items()}
     made = resolve(
         recipe=named,
         flags={**flags, **settings, "loss": losses and tuple(losses), "task": PRETRAINING, **asked},
