@@ -290,10 +290,10 @@ class _Chain:
                     f"{'--then' if number else '--data'} {_printed(of)}: holds texts without images; give it as a "
                     "further --data, beside pairs of images, with --set sources.batch=one"
                 )
-            name = one.name if one.name not in self.names else _printed(of)
+            name = one.name if not any(one.name in other.split(" + ") for other in self.names) else _printed(of)
             self.names.append(name)
             splits.append(one)
-            self.notes += [note if len(sets) == 1 else f"{name}: {note}" for note in one.notes]
+            self.notes += [note if several or len(sets) == 1 else f"{name}: {note}" for note in one.notes]
             if one.test is None:
                 self.notes.append(f"{name}: has no test pairs, so what is forgotten of it is not known.")
         if not any(one is not None and one.test is not None for one in splits):
