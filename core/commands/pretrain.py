@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ..backbones.specs import with_own_teachers
-from ..contracts.sources import SourceOptions, parse_sources
-from ..errors import ConfigError, Stopped
+from ..contracts.sources import SourceOptions
+from ..errors import Stopped
 from .options import MIXING, Backbone, Device, FromOptions, FromTask, Generic, Json, Sets
 from .tables import echo, echo_skipped, print_json, reporter, show_table
 
@@ -112,9 +112,7 @@ def _in_turn(data: list[str], mixing: Mapping[str, Any], in_turn: Mapping[str, A
     from ..tasks.pretraining.continuing import ContinualFolder, continue_pretraining
     from ..tasks.pretraining.options import continual_plan_of
 
-    if len(data) > 1 or mixing:
-        raise ConfigError("--then: one set follows another, each of one source; give --data once")
-    chain = continual_plan_of(data=parse_sources(data)[0].path, **in_turn, **asked)
+    chain = continual_plan_of(data=data, mixing=mixing, **in_turn, **asked)
     return chain.first, ContinualFolder(Path(chain.first.out)), partial(continue_pretraining, chain)
 
 
@@ -126,10 +124,7 @@ def _at_once(
     from ..tasks.pretraining.pretrain import PretrainFolder, pretrain
 
     if domain or recipe:
-        flags: dict[str, Any] = {"domain": domain, "data.path": parse_sources(data)[0].path}
-        flags |= {f"sources.{key}": value for key, value in mixing.items()}
-        flags |= {"sources.data": data} if len(data) > 1 else {}
-        plan = plan_of_recipe(recipe, **flags, **asked)
+        plan = plan_of_recipe(recipe, domain=domain, data=data, mixing=mixing, **asked)
     else:
         plan = plan_of(data=data, mixing=mixing, **asked)
     return plan, PretrainFolder(Path(plan.out)), partial(pretrain, plan)

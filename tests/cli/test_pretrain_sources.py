@@ -204,7 +204,7 @@ def test_what_another_source_holds_out_is_not_trained_on(two, tmp_path):
     ours, copied = splits.parts
     assert (len(ours.train), len(ours.val), len(ours.test)) == (24, 8, 10)
     assert (len(copied.train), len(copied.val), len(copied.test)) == (24, 8, 18)
-    note = "web: Left out of train and val because another source holds out a copy of the image: 8."
+    note = "web: Left out of train and val because another set holds out a copy of the image: 8."
     assert [each for each in splits.notes if "Left out" in each] == [note]
 
     recipe = Recipe(task="retrieval", sources={"data": (str(web), str(again))}, adapter={"name": "lit"})
@@ -215,5 +215,5 @@ def test_what_another_source_holds_out_is_not_trained_on(two, tmp_path):
         Image.new("RGB", (9, 9), (number, 0, 0)).save(again.with_name(f"own{number}.png"))
     tested = [line.rpartition(",")[0] + ",test" for line in lines[1:]]
     again.write_text("\n".join([lines[0], *tested, "own0.png,a,train", "own1.png,b,train"]))
-    with pytest.raises(DataError, match="source web: others hold out a copy of the image of all its pairs"):
+    with pytest.raises(DataError, match="web: other sets hold out a copy of the image of all its pairs"):
         read_several(plan.sources, plan.mixing, lambda path: read_pair_splits(path, 1, {}))

@@ -116,7 +116,7 @@ def held_out_elsewhere(pairs: JoinedPairs, hashes: FileHashes) -> np.ndarray:
 
 def left_out(count: int, what: str = "a copy of the image") -> str:
     """What is said of so many rows of a source that are `held_out_elsewhere`."""
-    return f"Left out of train and val because another source holds out {what}: {count:,}."
+    return f"Left out of train and val because another set holds out {what}: {count:,}."
 
 
 def copies_in(pairs: PairSet | JoinedPairs, rows: np.ndarray, hashes: FileHashes) -> list[list[int]]:

@@ -21,6 +21,7 @@ from ...contracts.options import option, require, settle
 from ...contracts.recipe import SAMPLE
 from ...contracts.run_info import RunInfo
 from ...contracts.shown import in_short
+from ...contracts.sources import NamedSource, SourceOptions
 from ...data.pairs.text_pairs import TextPairs
 from ...errors import ConfigError, DataError
 from ...forgetting.probe import GenericProbe, probe_of
@@ -32,16 +33,17 @@ from ...runtime.files import write_whole
 from ...runtime.progress import Reporter
 from ...runtime.reading import json_text
 from ...runtime.remote import is_url, printed_name
+from ...training.mixing import names_of
 from ...training.objective import need_sentences_alone
 from ...training.settings import TrainingSettings
 from ...training.tower_weights import all_weights, follow
 from ..retrieval.scoring import RetrievalScores, evaluate_retrieval
 from .continuing_report import continuing_report
 from .pairs import PairSplits
-from .pretrain import PretrainFolder, PretrainPlan, PretrainResult, read_splits, run_plan
+from .pretrain import PretrainFolder, PretrainPlan, PretrainResult, reader_of, run_plan
 from .remembered import BEFORE, SetsRemembered, StageScores
 from .replay import STORED, store_pairs, with_earlier, with_stored
-from .several import copies_between
+from .several import SeveralSplits, TextSplits, apart, read_several
 
 METHODS = ("none", "replay", "ctp", "lwf", "self-distill")
 WITH_TEACHER = ("lwf", "self-distill")
@@ -93,7 +95,7 @@ class ContinualPlan:
     """Which sets follow, and how.
 
     Args:
-        first: the plan of the first set; the others share all but the data.
+        first: the plan of the first set, which may be several sources mixed; the others share all but the data.
         then: further sets, in their order.
         options: of the method.
     """
@@ -105,14 +107,11 @@ class ContinualPlan:
     options: ContinualOptions = field(default_factory=ContinualOptions)
 
     def __post_init__(self):
-        places = [path if is_url(path) else os.path.abspath(path) for path in self.sets]
-        twice = next((path for n, path in enumerate(self.sets) if places[n] in places[:n]), None)
+        paths = [source.path for of in self.sets for source in of]
+        places = [path if is_url(path) else os.path.abspath(path) for path in paths]
+        twice = next((path for n, path in enumerate(paths) if places[n] in places[:n]), None)
         if twice is not None:
             raise ConfigError(f"--then {twice}: named twice; give each set once")
-        if self.first.sources:
-            raise ConfigError(
-                "--set sources: one set follows another, each of one source; omit sources, or give all sets as --data"
-            )
         if need_sentences_alone([name for name in self.first.losses if name != self.options.method]):
             raise ConfigError(
                 f"--loss {', '.join(self.first.losses)}: learns from sentences, and --then, --continual and --wise-ft "
@@ -125,32 +124,38 @@ class ContinualPlan:
             )
 
     @property
-    def sets(self) -> list[str]:
-        """Paths of all sets."""
-        return [self.first.data, *self.then]
+    def sets(self) -> list[list[NamedSource]]:
+        """The sources of each set: one, or of the first several."""
+        first = list(self.first.sources) or [NamedSource(self.first.data)]
+        return [first, *([NamedSource(path)] for path in self.then)]
 
     @property
     def identity(self) -> dict[str, Any]:
         """What a chain that is resumed must share with the one that was stopped."""
         settings = {name: value for name, value in self.first.settings.to_dict().items() if name not in COST}
-        identity = {"sets": self.sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
+        sets = [" + ".join(source.text for source in of) for of in self.sets]
+        identity = {"sets": sets, **asdict(self.options), "losses": dict(self.first.losses), "settings": settings}
         identity |= {name: getattr(self.first, name) for name in OF_PLAN}
+        identity |= {"mixing": asdict(self.first.mixing)} if self.first.sources else {}
         identity["domain"] = None if self.first.domain is None else self.first.domain.name
         return json.loads(json_text(identity, default=str))
 
-    def stage(self, number: int, backbone: str, out: Path, sizes: Sequence[int] = ()) -> PretrainPlan:
+    def stage(self, number: int, backbone: str, out: Path, sizes: Mapping[str, int] | None = None) -> PretrainPlan:
         """The training on one set.
 
         Args:
             number: of the set, from 0.
             backbone: where it starts.
             out: its folder.
-            sizes: pairs to train on of this set and of those before it, for replay; 0 of a set that is gone.
+            sizes: path -> pairs to train on, of the sources of this set and of those before it, for replay; without
+                those of a set that is gone.
         """
         first, method = self.first, self.options.method
         losses, options = dict(first.losses), {name: dict(of) for name, of in first.loss_options.items()}
         inherits = first.inherit and number == 0
-        plan = replace(first, data=self.sets[number], out=str(out), backbone=backbone, inherit=inherits)
+        plan = replace(first, out=str(out), backbone=backbone, inherit=inherits)
+        if number > 0:
+            plan = replace(plan, data=self.then[number - 1], sources=(), mixing=SourceOptions())
         preserves = number > 0 or self.options.preserve
         if method == "ctp":
             options["ctp"] = {**options.get("ctp", {}), "first": not preserves}
@@ -162,15 +167,16 @@ class ContinualPlan:
                 options.pop(method, None)
         settings = _stage_settings(first.settings, number, len(self.sets))
         plan = replace(plan, losses=losses, loss_options=options, settings=settings)
-        return plan if method != "replay" else self._with_replay(plan, number, out, sizes)
+        return plan if method != "replay" else self._with_replay(plan, number, out, sizes or {})
 
-    def _with_replay(self, plan: PretrainPlan, number: int, out: Path, sizes: Sequence[int]) -> PretrainPlan:
+    def _with_replay(self, plan: PretrainPlan, number: int, out: Path, sizes: Mapping[str, int]) -> PretrainPlan:
         """Earlier sets, each as often as its size says; those that are gone by what was stored of them."""
-        share, before = self.options.share, list(zip(self.sets[:number], sizes))
-        there = [(path, size) for path, size in before if size]
-        gone = [str(out.parent / f"{AFTER}{n}" / STORED) for n, (_, size) in enumerate(before, 1) if not size]
+        share, before = self.options.share, self.sets[:number]
+        there = [(source.path, sizes[source.path]) for of in before for source in of if source.path in sizes]
+        is_gone = [not any(source.path in sizes for source in of) for of in before]
+        gone = [str(out.parent / f"{AFTER}{n}" / STORED) for n, of in enumerate(is_gone, 1) if of]
         plan = with_stored(plan, [*self.options.stored, *gone], share)
-        return with_earlier(plan, there, share, sizes[number]) if there else plan
+        return with_earlier(plan, there, share, sizes[plan.data]) if there else plan
 
 
 def continue_pretraining(
@@ -232,6 +238,7 @@ class _Chain:
         self.started = time.monotonic()
         self.stages: dict[str, StageScores] = {}
         self.names: list[str] = []
+        self.parts: dict[str, PairSplits | TextSplits] = {}
         self.notes: list[str] = []
         self.skipped: list[tuple[str, str]] = []
 
@@ -246,9 +253,9 @@ class _Chain:
         self.probe: GenericProbe | None = run_on_all(lambda: probe_of(plan.first.generic) if is_main() else None)
         self._measure(BEFORE, splits, lambda: self._load(plan.first.backbone))
         spec, results = plan.first.backbone, []
-        for number, path in enumerate(plan.sets, start=1):
-            self.reporter.info(f"Set {number} of {len(plan.sets)}: {printed_name(path)}")
-            results.append(self._train(number, spec, splits))
+        for number, of in enumerate(plan.sets, start=1):
+            self.reporter.info(f"Set {number} of {len(plan.sets)}: {_printed(of)}")
+            results.append(self._train(number, spec))
             spec = str(self.folder.of_set(number) / self.folder.model.name)
             self._measure(self.names[number - 1], splits, partial(self._load, spec), f"{AFTER}{number}")
             self._store(number, spec, splits[number - 1])
@@ -260,50 +267,57 @@ class _Chain:
             self._measure(f"{WISE_FT} {share:g}", splits, lambda: backbone, WISE_FT)
         return self._write(backbone, splits, results) if is_main() else None
 
-    def _read(self) -> list[PairSplits | None]:
-        """All sets, each with a name of its own."""
-        splits: list[PairSplits | None] = []
-        for number, path in enumerate(self.plan.sets, start=1):
-            if self._is_gone(number, path):
+    def _read(self) -> list[PairSplits | SeveralSplits | None]:
+        """All sets, each with a name of its own, and without what another one holds out."""
+        plan, sets = self.plan, self.plan.sets
+        is_gone = [self._is_gone(number, of) for number, of in enumerate(sets, start=1)]
+        there = [source for gone, of in zip(is_gone, sets) if not gone for source in of]
+        read, paths = reader_of(plan.first, there, self.reporter), [source.path for source in there]
+        self.parts = dict(zip(paths, apart(names_of(there), [read(path) for path in paths])))
+        splits: list[PairSplits | SeveralSplits | None] = []
+        for number, (gone, of) in enumerate(zip(is_gone, sets)):
+            if gone:
                 self.notes.append(
-                    f"{printed_name(path)}: is gone; what was stored of it is replayed, and it is not measured."
+                    f"{_printed(of)}: is gone; what was stored of it is replayed, and it is not measured."
                 )
                 splits.append(None)
-                self.names.append(Path(path).stem)
+                self.names.append(" + ".join(Path(source.path).stem for source in of))
                 continue
-            read = read_splits(self.plan.first, path, self.reporter)
-            self.names.append(read.name if read.name not in self.names else printed_name(path))
-            splits.append(read)
-            self.notes += [note for note in read.notes if note not in self.notes]
-            if read.test is None:
-                self.notes.append(f"{self.names[-1]}: has no test pairs, so what is forgotten of it is not known.")
-        for of, copies in copies_between(self.names, splits).items():
-            count = sum(int(rows.sum()) for rows in copies.values())
-            self.notes.append(
-                f"{self.names[of]}: {count:,} of its pairs in train and val show images that another set holds "
-                "out, whose scores are then too high."
-            )
-        if not any(read is not None and read.test is not None for read in splits):
+            several = len(of) > 1
+            one = read_several(of, plan.first.mixing, self.parts.__getitem__) if several else self.parts[of[0].path]
+            if isinstance(one, TextSplits):
+                raise DataError(
+                    f"{'--then' if number else '--data'} {_printed(of)}: holds texts without images; give it as a "
+                    "further --data, beside pairs of images, with --set sources.batch=one"
+                )
+            name = one.name if not any(one.name in other.split(" + ") for other in self.names) else _printed(of)
+            self.names.append(name)
+            splits.append(one)
+            self.notes += [note if several or len(sets) == 1 else f"{name}: {note}" for note in one.notes]
+            if one.test is None:
+                self.notes.append(f"{name}: has no test pairs, so what is forgotten of it is not known.")
+        if not any(one is not None and one.test is not None for one in splits):
             raise DataError(
-                f"--data {self.plan.first.data}: no set has test pairs, so nothing says what is forgotten; mark rows "
-                "as test"
+                f"--data {_printed(sets[0])}: no set has test pairs, so nothing says what is forgotten; mark rows as "
+                "test"
             )
         return splits
 
-    def _is_gone(self, number: int, path: str) -> bool:
+    def _is_gone(self, number: int, of: Sequence[NamedSource]) -> bool:
         """Whether a set that was trained on is no longer there, and has been stored."""
         folder = self.folder.of_set(number)
         done = self.resume and (folder / "run.json").is_file() and (folder / STORED).is_file()
-        return done and path != SAMPLE and not is_url(path) and not Path(path).exists()
+        places = [source.path for source in of if source.path != SAMPLE and not is_url(source.path)]
+        return done and not all(Path(path).exists() for path in places)
 
     def _load(self, spec: str) -> Backbone:
         backbone = load_backbone(spec, device=self.plan.first.device, image_size=self.plan.first.image_size)
         announced(backbone, self.reporter.info)
         return backbone
 
-    def _train(self, number: int, spec: str, splits: Sequence[PairSplits | None]) -> PretrainResult | None:
+    def _train(self, number: int, spec: str) -> PretrainResult | None:
         """On one set, in two passes where the method learns from a model of its own."""
-        sizes = [0 if read is None else len(read.train) for read in splits[:number]]
+        sizes = {path: len(part.train) for path, part in self.parts.items() if isinstance(part, PairSplits)}
         plan = self.plan.stage(number - 1, spec, self.folder.of_set(number), sizes)
         if self.plan.options.method == "self-distill" and "self-distill" in plan.losses:
             losses = {name: weight for name, weight in plan.losses.items() if name != "self-distill"}
@@ -311,11 +325,11 @@ class _Chain:
             further = self.folder.of_set(number, "-teacher")
             first = replace(plan, losses=losses, loss_options=options, teacher=None, out=str(further))
             self.reporter.info("The model that is learned from")
-            run_plan(first, self.resume, self.reporter)
+            run_plan(first, self.resume, self.reporter, self.parts)
             plan = replace(plan, teacher=str(further / self.folder.model.name))
-        return run_plan(plan, self.resume, self.reporter)
+        return run_plan(plan, self.resume, self.reporter, self.parts)
 
-    def _store(self, number: int, spec: str, read: PairSplits | None) -> None:
+    def _store(self, number: int, spec: str, read: PairSplits | SeveralSplits | None) -> None:
         """For replay in a later training, when the set may be gone."""
         path, options = self.folder.of_set(number) / STORED, self.plan.options
         stores = options.method == "replay" and options.memory > 0
@@ -325,7 +339,11 @@ class _Chain:
         self.notes += filter(None, [note])
 
     def _measure(
-        self, name: str, splits: Sequence[PairSplits | None], towers: Callable[[], Backbone], stage: str = BEFORE
+        self,
+        name: str,
+        splits: Sequence[PairSplits | SeveralSplits | None],
+        towers: Callable[[], Backbone],
+        stage: str = BEFORE,
     ) -> None:
         """All sets at one stage, or what was measured before a stop."""
         path = self.folder.scores(stage)
@@ -342,7 +360,7 @@ class _Chain:
             self.stages[name] = StageScores.load(path)
             self.stages[name].check_same_pairs(self.stages[BEFORE], path)
 
-    def _retrieval(self, backbone: Backbone, read: PairSplits) -> RetrievalScores:
+    def _retrieval(self, backbone: Backbone, read: PairSplits | SeveralSplits) -> RetrievalScores:
         settings, pairs = self.plan.first.settings, read.test
         assert pairs is not None and not isinstance(pairs, TextPairs)
         return evaluate_retrieval(
@@ -361,20 +379,23 @@ class _Chain:
             return {}
         return self.probe.accuracy(backbone, amp=self.plan.first.settings.amp).shares
 
-    def _write(self, backbone: Backbone, splits: Sequence[PairSplits | None], results: Sequence[Any]) -> PretrainResult:
+    def _write(
+        self, backbone: Backbone, splits: Sequence[PairSplits | SeveralSplits | None], results: Sequence[Any]
+    ) -> PretrainResult:
         plan, seconds = self.plan, time.monotonic() - self.started
         remembered = SetsRemembered.of_stages(
             self.names, list(self.stages), list(self.stages.values()), plan.first.settings.seed
         )
         model = save_fine_tuned(backbone, self.folder.path)
-        sizes = [{} if read is None else _sizes(read) for read in splits]
+        facts_of = [None if read is None else read.facts(of[0].path) for read, of in zip(splits, plan.sets)]
+        sizes = [{} if of is None else of["splits"] for of in facts_of]
         skipped = [pair for result in results for pair in result.skipped] + self.skipped
         facts = {
             "created": now(),
             "data": {
                 "name": " then ".join(self.names),
-                "path": " ".join(printed_name(path) for path in plan.sets),
-                "licence": " · ".join(dict.fromkeys(read.licence for read in splits if read and read.licence)),
+                "path": " ".join(map(_printed, plan.sets)),
+                "licence": " · ".join(dict.fromkeys(of["licence"] for of in facts_of if of and of["licence"])),
                 "splits": {f"{name}, {part}": n for name, of in zip(self.names, sizes) for part, n in of.items()},
             },
             "backbone": _backbone_facts(self._load(plan.first.backbone), plan.first.backbone),
@@ -384,7 +405,7 @@ class _Chain:
             "teacher": ", ".join(plan.first.teachers) or None,
             "settings": plan.first.settings.to_dict(),
             "continual": asdict(plan.options),
-            "stages": [{"set": printed_name(path), "folder": f"{AFTER}{n + 1}"} for n, path in enumerate(plan.sets)],
+            "stages": [{"set": _printed(of), "folder": f"{AFTER}{n}"} for n, of in enumerate(plan.sets, 1)],
             "seed": plan.first.settings.seed,
             "steps": sum(result.summary["steps"] for result in results),
             "seconds": round(seconds, 3),
@@ -395,7 +416,7 @@ class _Chain:
         }
         info, metrics = RunInfo.from_json(facts), {"remembered": dict(remembered)}
         write_report(self.folder.path, continuing_report(self.folder.path, info, remembered))
-        history = [{**row, "set": n} for n, path in enumerate(plan.sets, 1) for row in self._history(n)]
+        history = [{**row, "set": n} for n in range(1, len(plan.sets) + 1) for row in self._history(n)]
         lines = [f"{key}: {info[key]}" for key in ("created", "data", "backbone", "losses", "continual", "steps")]
         (self.folder.path / self.folder.PLAN).unlink(missing_ok=True)
         self.folder.finish(info, metrics, history, "\n".join([*lines, *self.notes, info.verdict]))
@@ -422,9 +443,8 @@ def _stage_settings(settings: TrainingSettings, number: int, count: int) -> Trai
     return replace(settings, warmup=warmup, cooldown=cooldown, anneal=settings.anneal if number == count - 1 else 0.0)
 
 
-def _sizes(read: PairSplits) -> dict[str, int]:
-    parts = {"train": read.train, "val": read.val, "test": read.test}
-    return {name: len(part) for name, part in parts.items() if part is not None}
+def _printed(of: Sequence[NamedSource]) -> str:
+    return " + ".join(printed_name(source.path) for source in of)
 
 
 def _backbone_facts(backbone: Backbone, spec: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...contracts.options import chosen, options_of
 from ...contracts.recipe import value_of
-from ...contracts.sources import sources_in
+from ...contracts.sources import parse_sources, sources_in
 from ...data.pairs.reading import READER, PairReading
 from ...data.pairs.text_pairs import TextReading
 from ...errors import ConfigError, UnknownNameError, did_you_mean
@@ -90,6 +90,8 @@ def plan_of(
 def plan_of_recipe(
     named: str | None,
     *,
+    data: Sequence[str],
+    mixing: Mapping[str, Any] | None = None,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
     sets: Iterable[str] = (),
@@ -99,6 +101,7 @@ def plan_of_recipe(
 
     Args:
         named: the recipe; None where a domain alone is named.
+        data, mixing: as of `plan_of`.
         losses, settings, sets: as of `plan_of`; what is not given is the recipe's.
         flags: keys of a recipe.
 
@@ -108,6 +111,8 @@ def plan_of_recipe(
     if named and (other := resolve(recipe=named).task) != PRETRAINING:
         raise ConfigError(f"--recipe {named}: a recipe of {other or 'classification'}; give it to `vladapt fit`")
     asked, of_losses = _parsed(sets)
+    flags |= {"data.path": parse_sources(data)[0].path, **({"sources.data": data} if len(data) > 1 else {})}
+    flags |= {f"sources.{key}": value for key, value in (mixing or {}).items()}
     made = resolve(
         recipe=named,
         flags={**flags, **settings, "loss": losses and tuple(losses), "task": PRETRAINING, **asked},
@@ -126,7 +131,8 @@ def continual_plan_of(
     sets: Sequence[str] = (),
     named: str | None = None,
     domain: str | None = None,
-    data: str,
+    data: str | Sequence[str],
+    mixing: Mapping[str, Any] | None = None,
     **rest: Any,
 ) -> ContinualPlan:
     """The plan of sets that follow each other. Where nothing else is said, rates are warmed up again with each set, in
@@ -136,6 +142,7 @@ def continual_plan_of(
         then: the sets after the first.
         losses, settings, sets: as of `plan_of`; of `sets` also "continual.OPTION".
         named, domain: as of `plan_of_recipe`.
+        data, mixing: of the first set, as of `plan_of`.
         rest: "continual", "wise_ft", and further arguments of the two.
 
     Raises:
@@ -149,12 +156,13 @@ def continual_plan_of(
     others = [text for text in sets if not text.startswith(OF_CONTINUAL)]
     if not (named or domain):
         settings = {**settings, **_rewarmed(settings, others)}
-    how: dict[str, Any] = {"settings": settings, **rest}
+    data = [data] if isinstance(data, str) else data
+    how: dict[str, Any] = {"data": data, "mixing": mixing or {}, "settings": settings, **rest}
 
     def plan(losses: Sequence[str] | None, sets: Sequence[str]) -> PretrainPlan:
         if named or domain:
-            return plan_of_recipe(named, losses=losses, sets=sets, domain=domain, **{"data.path": data, **how})
-        return plan_of(data=data, losses=losses, sets=sets, **how)
+            return plan_of_recipe(named, losses=losses, sets=sets, domain=domain, **how)
+        return plan_of(losses=losses, sets=sets, **how)
 
     method, of_method = options.method, f"{OF_LOSSES}{options.method}."
     if method == "ctp":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,14 @@ def pretrain(plan: PretrainPlan, *, resume: bool = False, reporter: Reporter | N
     return together(lambda: run_plan(plan, resume, reporter or Reporter(quiet=True)))
 
 
-def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainResult | None:
-    """The same on ranks that run together already."""
+def run_plan(
+    plan: PretrainPlan, resume: bool, reporter: Reporter, parts: Mapping[str, PairSplits | TextSplits] | None = None
+) -> PretrainResult | None:
+    """The same on ranks that run together already.
+
+    Args:
+        parts: path -> what was read there, of sources that are not to be read again.
+    """
     started = time.monotonic()
     folder = PretrainFolder(Path(plan.out))
     done = run_on_all(lambda: folder.open(resume) if is_main() else None)
@@ -194,8 +200,7 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         reporter.info(inherited)
     for teacher in teachers:
         announced(teacher, reporter.info)
-    splits = _read(plan, reporter)
-    splits.notes.extend([*filter(None, [inherited]), *map(taught_by, teachers)])
+    splits = _read(plan, reporter, parts or {})
     if splits.order:
         reporter.info(splits.order)
     measures = _Measures(plan, backbone, splits, reporter, probe, teachers)
@@ -210,7 +215,8 @@ def run_plan(plan: PretrainPlan, resume: bool, reporter: Reporter) -> PretrainRe
         return None
     metrics = measures.compared(before, after)
     model = save_fine_tuned(backbone, folder.path)
-    info = _info(plan, backbone, splits, trained, model, measures, metrics, time.monotonic() - started)
+    of_start = [*filter(None, [inherited]), *map(taught_by, teachers)]
+    info = _info(plan, backbone, splits, of_start, trained, model, measures, metrics, time.monotonic() - started)
     log = read_log(folder.path / FILE_OF_LOG)
     rows = source_rows(info.data.get("sources", ()), log, metrics.get(SOURCES, {}))
     if rows:
@@ -230,33 +236,44 @@ def _first_of(teachers: list[Backbone], option: str, why: str, cure: str) -> Bac
     return teachers[0]
 
 
-def _read(plan: PretrainPlan, reporter: Reporter) -> PairSplits | SeveralSplits:
-    if plan.sources:
-        if need_classes(plan.losses):
-            raise ConfigError(
-                f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
-                "--samples, --stages and sources.*"
-            )
-        plans = _plans_by_source(plan)
-        return read_several(plan.sources, plan.mixing, lambda path: _read_source(plans[path], path, reporter))
-    return read_splits(plan, plan.data, reporter)
+def _read(
+    plan: PretrainPlan, reporter: Reporter, parts: Mapping[str, PairSplits | TextSplits]
+) -> PairSplits | SeveralSplits:
+    if not plan.sources:
+        part = parts.get(plan.data)
+        return part if isinstance(part, PairSplits) else read_splits(plan, plan.data, reporter)
+    if need_classes(plan.losses):
+        raise ConfigError(
+            f"loss {' + '.join(plan.losses)}: learns from one set of labelled images; give --data once, and omit "
+            "--samples, --stages and sources.*"
+        )
+    return read_several(
+        plan.sources, plan.mixing, parts.__getitem__ if parts else reader_of(plan, plan.sources, reporter)
+    )
 
 
-def _plans_by_source(plan: PretrainPlan) -> dict[str, PretrainPlan]:
-    """By path, with those options of the reader that apply to what lies there."""
-    check_sources(plan.sources)
-    paths = [source.path for source in plan.sources]
-    if len(paths) < 2 or plan.domain is not None or need_sentences_alone(plan.losses):
-        return dict.fromkeys(paths, plan)
-    options = options_of_sources(paths, plan.data_options)
-    return {path: replace(plan, data_options=of) for path, of in zip(paths, options)}
+def reader_of(
+    plan: PretrainPlan, sources: Sequence[NamedSource], reporter: Reporter
+) -> Callable[[str], PairSplits | TextSplits]:
+    """What reads each of some sources, with those options of the reader that apply to what lies there.
 
+    Raises:
+        DataError: a source is missing. ConfigError: an option applies to none.
+    """
+    check_sources(sources)
+    paths = [source.path for source in sources]
+    plans = dict.fromkeys(paths, plan)
+    if len(paths) > 1 and plan.domain is None and not need_sentences_alone(plan.losses):
+        options = options_of_sources(paths, plan.data_options)
+        plans = {path: replace(plan, data_options=of) for path, of in zip(paths, options)}
 
-def _read_source(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits | TextSplits:
-    """One of several, which may be pairs of texts."""
-    beside = not need_sentences_alone(plan.losses)
-    plain = beside and plan.domain is None and not plan.data_options.get("image_column")
-    return TextSplits.read(path) if plain and holds_text_pairs(path) else read_splits(plan, path, reporter)
+    def read(path: str) -> PairSplits | TextSplits:
+        of = plans[path]
+        beside = not need_sentences_alone(of.losses)  # pairs of texts, beside those of images
+        plain = beside and of.domain is None and not of.data_options.get("image_column")
+        return TextSplits.read(path) if plain and holds_text_pairs(path) else read_splits(of, path, reporter)
+
+    return read
 
 
 def read_splits(plan: PretrainPlan, path: str, reporter: Reporter) -> PairSplits:
@@ -481,10 +498,18 @@ def _mean_r1(scores: RetrievalScores) -> float:
 
 
 def _info(
-    plan, backbone, splits: PairSplits | SeveralSplits, trained: TrainingResult, model, measures, metrics, seconds
+    plan,
+    backbone,
+    splits: PairSplits | SeveralSplits,
+    of_start: list[str],
+    trained: TrainingResult,
+    model,
+    measures,
+    metrics,
+    seconds,
 ) -> RunInfo:
     skipped = list(dict.fromkeys([*splits.skipped, *trained.broken, *measures.skipped]))
-    notes = [*splits.notes, *trained.notes, *filter(None, [measures.by_language])]
+    notes = [*splits.notes, *of_start, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
         notes.append(

@@ -19,6 +19,7 @@ from ...runtime.progress import Reporter
 from ..retrieval.encoding import PairEncoding, features_of
 from .pairs import ImageSet, PairSplits
 from .pretrain import PretrainPlan
+from .several import SeveralSplits
 
 STORED = "replay.safetensors"
 LOSS = "stored-replay"
@@ -54,7 +55,7 @@ def with_stored(plan: PretrainPlan, files: Sequence[str], share: float) -> Pretr
 
 
 def store_pairs(
-    backbone: Backbone, read: PairSplits, most: int, plan: PretrainPlan, path: Path, reporter: Reporter
+    backbone: Backbone, read: PairSplits | SeveralSplits, most: int, plan: PretrainPlan, path: Path, reporter: Reporter
 ) -> str:
     """Store the features of some training images, with a caption of each as the text tower reads it.
 
@@ -64,7 +65,7 @@ def store_pairs(
     Returns:
         A sentence where nothing can be stored, else "".
     """
-    if isinstance(read.train, ShardPairs):
+    if any(isinstance(part, ShardPairs) for part in getattr(read.train, "parts", [read.train])):
         return f"{read.name}: is read in sequence, so no pairs of it are stored for replay."
     if isinstance(read.train, ImageSet | TextPairs):
         return f"{read.name}: holds no images with texts, so no pairs of it are stored for replay."

@@ -118,6 +118,14 @@ class SeveralSplits:
         return {key: names for part in reversed(self.parts) for key, names in part.number_names.items()}
 
     @cached_property
+    def train(self) -> JoinedPairs:
+        """Pairs of images and texts."""
+        parts = {
+            name: part.train for name, part in zip(self.names, self.parts) if not isinstance(part.train, TextPairs)
+        }
+        return JoinedPairs(tuple(parts), tuple(parts.values()))
+
+    @cached_property
     def val(self) -> JoinedPairs | TextPairs | None:
         return self._joined("val")
 
@@ -216,22 +224,22 @@ def apart(names: Sequence[str], parts: Sequence[PairSplits | TextSplits]) -> lis
         DataError: nothing is left of one to train on, or an image that may be a copy cannot be read.
     """
     changed: list[Any] = list(parts)
-    for number, copies in {**copies_between(names, parts), **_equal_sentences(parts)}.items():
+    for number, copies in {**_copies_between(names, parts), **_equal_sentences(parts)}.items():
         rest = {
             split: some(getattr(parts[number], split).select(np.flatnonzero(~rows))) for split, rows in copies.items()
         }
         what = "the sentence" if isinstance(parts[number].train, TextPairs) else "a copy of the image"
         if rest.get("train", True) is None:
             raise DataError(
-                f"source {names[number]}: others hold out {what} of all its pairs to train on but one; give both a "
-                "column split that agrees, or omit one of them"
+                f"{names[number]}: other sets hold out {what} of all its pairs to train on but one; give both a column "
+                "split that agrees, or omit one of them"
             )
         notes = [*parts[number].notes, left_out(sum(int(rows.sum()) for rows in copies.values()), what)]
         changed[number] = replace(changed[number], **rest, notes=notes)
     return changed
 
 
-def copies_between(
+def _copies_between(
     names: Sequence[str], parts: Sequence[PairSplits | TextSplits | None]
 ) -> dict[int, dict[str, np.ndarray]]:
     """Which rows are `held_out_elsewhere`: number of a source -> split -> (N,) bool, of those that have any.
@@ -256,7 +264,7 @@ def copies_between(
 
 
 def _equal_sentences(parts: Sequence[PairSplits | TextSplits]) -> dict[int, dict[str, np.ndarray]]:
-    """As `copies_between`, of translations whose sentence another source holds out."""
+    """As `_copies_between`, of translations whose sentence another source holds out."""
     texts = {
         number: part.train
         for number, part in enumerate(parts)

@@ -25,7 +25,7 @@ from vladapt.core.tasks.pretraining.continuing import (
     continue_pretraining,
 )
 from vladapt.core.tasks.pretraining.options import continual_plan_of
-from vladapt.core.tasks.pretraining.pretrain import run_plan
+from vladapt.core.tasks.pretraining.pretrain import read_splits, run_plan
 from vladapt.core.tasks.pretraining.remembered import BEFORE, SetsRemembered, StageScores
 from vladapt.core.tasks.pretraining.replay import STORED
 from vladapt.core.tasks.retrieval.scoring import evaluate_retrieval
@@ -70,7 +70,7 @@ def plan_to(sets, generic, small_clip_spec, tmp_path_factory):
     def make(method: str = "none", then: str = "b", options=(), settings=None, **rest):
         out = str(tmp_path_factory.mktemp("chain") / "out")
         return continual_plan_of(
-            data=sets["a"],
+            data=rest.pop("data", sets["a"]),
             then=[sets[name] for name in then],
             continual=method,
             losses=rest.pop("losses", None),
@@ -106,7 +106,7 @@ def test_all_sets_are_measured_after_each(whole, sets):
     for stage, spec in enumerate([plan.first.backbone, *trained]):
         backbone = load_backbone(spec, device="cpu")
         for number, name in enumerate(("a", "b")):
-            read = continuing.read_splits(plan.first, sets[name], continuing.Reporter(quiet=True))
+            read = read_splits(plan.first, sets[name], continuing.Reporter(quiet=True))
             scores = evaluate_retrieval(backbone, read.test, split=None).metrics
             told = remembered["stages"][stage]["sets"][number]
             for k in (1, 5, 10):
@@ -203,14 +203,14 @@ def test_stages_on_other_test_pairs_are_refused(whole):
 def test_a_share_of_each_batch_is_of_earlier_sets(whole, plan_to, sets, tmp_path):
     """At as many steps; each earlier set by its size."""
     plan = plan_to("replay", then="bc", options=["continual.share=0.4"])
-    third = plan.stage(2, "x", tmp_path / "after-3", [30, 10, 10])
+    third = plan.stage(2, "x", tmp_path / "after-3", dict(zip(map(sets.get, SETS), (30, 10, 10))))
     assert [(source.path, source.weight) for source in third.sources] == [
         (sets["c"], 0.6),
         (sets["a"], pytest.approx(0.3)),
         (sets["b"], pytest.approx(0.1)),
     ]
-    assert not plan.stage(0, "x", tmp_path, [10]).sources
-    second = plan.stage(1, str(whole[1].model), tmp_path / "after-2", [10, 10])
+    assert not plan.stage(0, "x", tmp_path, {sets["a"]: 10}).sources
+    second = plan.stage(1, str(whole[1].model), tmp_path / "after-2", {sets["a"]: 10, sets["b"]: 10})
     done = run_plan(
         replace(second, settings=replace(second.settings, epochs=2)), False, continuing.Reporter(quiet=True)
     )
@@ -328,7 +328,6 @@ def test_rates_are_warmed_up_again_unless_told_otherwise(plan_to, tmp_path):
         ({"method": "ctp", "options": ["continual.share=0.5"]}, "share=0.5.*replays nothing; give replay"),
         ({"options": ["continual.memory=5"]}, "memory=5.*replays nothing; give replay"),
         ({"method": "replay", "options": ["continual.preserve=yes"]}, "give ctp, lwf or self-distill"),
-        ({"options": ["sources.batch=one"]}, "each of one source; omit sources"),
         ({"losses": ["m-clip"]}, "--loss m-clip: learns from sentences"),
         ({"method": "lwf", "losses": ["m-clip"]}, "m-clip: learns from sentences"),
     ],
@@ -357,19 +356,52 @@ def test_sets_without_test_pairs_or_missing_ones_are_refused_before_all(plan_to,
     assert not Path(plan.first.out).exists()
 
 
-def test_images_of_one_set_that_another_holds_out_are_told(plan_to, sets, tmp_path):
-    other = Path(sets["a"]).parent
-    lines = (other / "a.csv").read_text().splitlines()
-    for number in range(16):
-        shutil.copy(other / f"{number}.png", tmp_path / f"x{number}.png")
-    swapped = ["x" + line.replace("train", "?").replace("test", "train").replace("?", "test") for line in lines[1:]]
-    (tmp_path / "again.csv").write_text("\n".join([lines[0], *swapped]))
-    chain = continuing._Chain(
-        replace(plan_to(), then=(str(tmp_path / "again.csv"),)), False, continuing.Reporter(quiet=True)
-    )
-    chain._read()
-    told = [note for note in chain.notes if "show images that another set holds out" in note]
-    assert [note.split(" of its")[0] for note in told] == ["a: 10", "again: 6"]
+def test_images_that_another_set_holds_out_are_not_trained_on(plan_to, sets, tmp_path):
+    """Set b has copies of three images that a holds out, and holds out one that a would train on."""
+    a, b = (Path(sets[name]) for name in "ab")
+    shutil.copytree(b.parent, tmp_path / "b")
+    for of_a, of_b in (("10", "0"), ("11", "1"), ("12", "2"), ("5", "14")):
+        shutil.copy(a.parent / f"{of_a}.png", tmp_path / "b" / f"{of_b}.png")
+    done = continue_pretraining(replace(plan_to("replay"), then=(str(tmp_path / "b" / "b.csv"),)))
+    told = [note for note in done.notes if "another set holds out a copy" in note]
+    assert [(note.split(":")[0], note.split(": ")[-1]) for note in told] == [("a", "1."), ("b", "3.")]
+    folder = ContinualFolder(done.model.parent)
+    trained = [json.loads((folder.of_set(n) / "run.json").read_text())["data"] for n in (1, 2)]
+    assert trained[0]["splits"]["train"] == 9
+    assert {of["name"]: of["splits"]["train"] for of in trained[1]["sources"]} == {"a": 9, "b": 7}
+    assert folder.path.joinpath("run.json").read_text().count('"b, train": 7') == 1
+
+
+def test_the_first_set_may_be_several_sources(plan_to, sets, tmp_path):
+    """They are mixed in the first training, replayed each by its size in the second, and measured as one set."""
+    data = [f"{sets['a']}=3", sets["b"]]
+    plan = plan_to("replay", then="c", data=data, mixing={"samples": 15})
+    assert [source.text for source in plan.sets[0]] == [f"{sets['a']}=3.0", sets["b"]]
+    again = plan_to("replay", then="c", data=data, mixing={"samples": 20})
+    assert plan.identity["mixing"] != again.identity["mixing"] and plan.identity["sets"] == again.identity["sets"]
+    done = continue_pretraining(plan)
+    remembered = done.metrics["remembered"]
+    assert remembered["sets"] == ["a + b", "c"] and len(remembered["stages"][0]["sets"]) == 2
+    folder = ContinualFolder(done.model.parent)
+    infos = [json.loads((folder.of_set(n) / "run.json").read_text()) for n in (1, 2)]
+    assert [of["shares"] for of in infos[0]["data"]["sources"]] == [[0.75], [0.25]] and infos[0]["steps"] == 15 // 5
+    assert [of["shares"] for of in infos[1]["data"]["sources"]] == [[0.75], [0.125], [0.125]]
+    assert load_file(folder.of_set(1) / STORED)["images"].shape == (20, 24)
+
+
+def test_options_of_the_reader_go_to_the_sets_that_they_are_for(plan_to, sets, tmp_path):
+    """A root to the table, and none to a folder of images with texts."""
+    folder = tmp_path / "beside"
+    folder.mkdir()
+    for number in range(12):
+        shutil.copy(Path(sets["b"]).parent / f"{number}.png", folder)
+        (folder / f"{number}.txt").write_text(f"picture {number}")
+    plan = replace(plan_to(options=[f"data.root={Path(sets['a']).parent}"]), then=(str(folder),))
+    chain = continuing._Chain(plan, False, continuing.Reporter(quiet=True))
+    assert [len(read.train) for read in chain._read()] == [10, 10]
+    (tmp_path / "texts.csv").write_text("caption,caption_de\n" + "".join(f"a {n},ein {n}\n" for n in range(9)))
+    with pytest.raises(DataError, match=r"--then .*texts.csv: holds texts without images; give it as a further --data"):
+        continue_pretraining(replace(plan_to(), then=(str(tmp_path / "texts.csv"),)))
 
 
 def test_classes_that_captions_name_stand_in_the_table(small_clip, tmp_path):

@@ -40,7 +40,7 @@ def folder(tmp_path_factory, small_clip_spec, small):
 
 
 def plan(folder, out, **given):
-    how = {"data.path": str(folder / "s.csv"), "backbone": str(folder / "joined"), "device": "cpu", "out": str(out)}
+    how = {"data": [str(folder / "s.csv")], "backbone": str(folder / "joined"), "device": "cpu", "out": str(out)}
     settings = {"epochs": 6, "batch_size": 16, "lr": 5e-3}
     return plan_of_recipe("m-clip", losses=None, settings=settings, sets=["warmup=4"], **{**how, **given})
 
@@ -74,7 +74,7 @@ def test_several_files_of_sentences_are_mixed_by_their_weights(folder, tmp_path)
     rows = [line.split(",") for line in (folder / "s.csv").read_text().splitlines()]
     french = [f"{sentence},un {german}" for sentence, german, _ in rows[1:]]
     (tmp_path / "f.csv").write_text("\n".join(["en,fr", *french, *(f"a {c} bird,un {c}" for c in COLOURS)]))
-    sources = {"sources.data": [f"{folder / 's.csv'}=1", f"{tmp_path / 'f.csv'}=3"], "sources.samples": 64}
+    sources = {"data": [f"{folder / 's.csv'}=1", f"{tmp_path / 'f.csv'}=3"], "mixing": {"samples": 64}}
     done = pretrain(plan(folder, tmp_path / "out", **sources))
     ours, further = done.metrics["sources"]
     assert (ours["name"], further["name"]) == ("s", "f") and (ours["samples"], further["samples"]) == (96, 288)
@@ -87,12 +87,12 @@ def test_several_files_of_sentences_are_mixed_by_their_weights(folder, tmp_path)
 def test_a_sentence_that_another_file_holds_out_is_not_trained_on(folder, tmp_path):
     (tmp_path / "a.csv").write_text("en,de,split\n" + "".join(f"{n},{n},{'test' if n < 3 else ''}\n" for n in range(9)))
     (tmp_path / "b.csv").write_text("en,fr,split\n" + "".join(f"{n},{n},{'test' if n > 6 else ''}\n" for n in range(9)))
-    asked = plan(folder, "out", **{"sources.data": [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]})
+    asked = plan(folder, "out", data=[str(tmp_path / "a.csv"), str(tmp_path / "b.csv")])
     splits = read_several(asked.sources, asked.mixing, lambda path: read_sentence_splits(path, 1, {}))
     trained = [[part.train[row][0] for row in range(len(part.train))] for part in splits.parts]
     assert trained == [["3", "4", "5", "6"]] * 2 and [len(part.test) for part in splits.parts] == [3, 2]
     assert splits.test.languages == ("de", "fr") and [splits.test[row] for row in (0, 4)] == [("0", "0"), ("8", "8")]
-    assert "b: Left out of train and val because another source holds out the sentence: 3." in splits.notes
+    assert "b: Left out of train and val because another set holds out the sentence: 3." in splits.notes
     with pytest.raises(ConfigError, match=r"texts without images, as all sources; .* or give --loss m-clip"):
         read_several(asked.sources, asked.mixing, TextSplits.read)
 
@@ -118,7 +118,7 @@ def test_the_columns_and_the_split_are_options(folder, tmp_path):
 def test_what_cannot_be_learned_from_is_one_line(folder, tmp_path, small_clip_spec):
     (tmp_path / "one.csv").write_text("en,de\na cat,Katze\n")
     for given, error, said in [
-        ({"data.path": str(tmp_path / "one.csv")}, DataError, "1 translations to train on"),
+        ({"data": [str(tmp_path / "one.csv")]}, DataError, "1 translations to train on"),
         ({"backbone": small_clip_spec}, CapabilityError, "needs a teacher; give --teacher SPEC"),
     ]:
         with pytest.raises(error, match=said):
