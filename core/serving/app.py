@@ -185,7 +185,7 @@ def wishes_of(query: Any, options: Sequence[str]) -> Wishes:
         except ValueError:
             given[name] = math.nan
         if isinstance(given[name], float) and not math.isfinite(given[name]):
-            wanted = "a list as JSON, [{\"box\": [x0, y0, x1, y1]}]" if name == "prompts" else "a number"
+            wanted = 'a list as JSON, [{"box": [x0, y0, x1, y1]}]' if name == "prompts" else "a number"
             raise ConfigError(f"{name}={shortened(text)}: give {wanted}")
     return Wishes(**given)
 

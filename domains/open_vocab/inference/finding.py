@@ -16,8 +16,8 @@ from ....core.contracts import DomainData, Item
 from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.export import boxes, maps
 from ....core.tasks import Finder
-from ..vocabulary import Vocabulary, texts_kept_in
 from ..data.prompts import OBJECT, PROMPTS, boxes_of, shown_objects
+from ..vocabulary import Vocabulary, texts_kept_in
 from .detection import believed_from, notes_on_names, predict_detection, rivals
 from .predictions import PredictedBoxes, PredictedMap
 from .running import (
@@ -87,7 +87,8 @@ class ModelFinder(Finder):
 class BoxFinder(ModelFinder):
     """A detector."""
 
-    options = ("score", "classes")
+    options: Sequence[str] = ("score", "classes")
+    score: float | None
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -120,14 +121,17 @@ class BoxFinder(ModelFinder):
 class PromptedFinder(BoxFinder):
     """A model of the Segment Anything family, on whose images boxes and points are shown."""
 
+    shows: Sequence[str] = ("box", "points")
+
     def __init__(self, model: nn.Module):
         if finds_itself(model):
             model.prompted = True
-            self.options, self.shows = ("score", "classes", "prompts"), ("box",)
-        else:
-            self.options, self.shows = ("prompts",), ("box", "points")
         super().__init__(model)
-        self.score = believed_from(model) if finds_itself(model) else None
+        self.options = ("prompts",)
+        if finds_itself(model):
+            self.options, self.shows = (*super().options, "prompts"), ("box",)
+        else:
+            self.score = None
 
     def check_prompts(self, prompts: Sequence[Any] | None) -> None:
         if not prompts and not finds_itself(self.model):
