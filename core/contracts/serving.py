@@ -20,7 +20,7 @@ PATIENT = "patient"
 @dataclass(frozen=True)
 class Wishes:
     """What a request asks for besides an answer; what is None was not given. A model takes some of them. All but
-    `nearest` are asked of a `Use`.
+    `nearest` and `prompts` are asked of a `Use`.
 
     Args:
         top: classes per image.
@@ -33,6 +33,7 @@ class Wishes:
         nearest: how many of the labelled images that the model learned from to name beside each image.
         score: from which on a box is answered.
         classes: names to look for; any where the model's classes are texts, else some of its own.
+        prompts: what is shown on each image, as an image's list in the file of `predict --prompts`.
     """
 
     top: int | None = None
@@ -45,11 +46,12 @@ class Wishes:
     nearest: int | None = None
     score: float | None = None
     classes: tuple[str, ...] | None = None
+    prompts: Sequence[Any] | None = None
 
     @property
     def of_use(self) -> dict[str, Any]:
         """For `Use.asking`."""
-        return {name: value for name, value in vars(self).items() if name != "nearest"}
+        return {name: value for name, value in vars(self).items() if name not in ("nearest", "prompts")}
 
 
 @dataclass
@@ -141,10 +143,12 @@ class FinderFacts(ServedFacts):
     Args:
         any_names: whether names that it was not trained on may be asked for.
         score: from which on what it finds is to be believed; None where it scores nothing.
+        shows: what may be shown on an image: "box", "points".
     """
 
     any_names: bool
     score: float | None
+    shows: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Served(ABC):
         for name, value in vars(wishes).items():
             if value is not None and name not in self.facts.options:
                 near = did_you_mean(name, self.facts.options)
-                raise ConfigError(f"--{name.replace('_', '-')}: not an option of this model ({near}); omit it")
+                raise ConfigError(f"{name}: not an option of this model ({near}); omit it")
 
     @abstractmethod
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
@@ -236,18 +240,18 @@ class Served(ABC):
 def check_finding(wishes: Wishes, facts: FinderFacts) -> None:
     """Raise the ConfigError of a least score that is none, and of names that a model with names of its own lacks."""
     if wishes.score is not None and not 0 <= wishes.score <= 1:
-        raise ConfigError(f"--score {wishes.score}: give a number between 0 and 1")
+        raise ConfigError(f"score={wishes.score}: give a number between 0 and 1")
     if wishes.classes is None:
         return
     if not wishes.classes:
-        raise ConfigError("--classes names no class; give names, comma-separated")
+        raise ConfigError("classes: it names no class; give names, comma-separated")
     if len(wishes.classes) > MOST_NAMES:
-        raise ConfigError(f"--classes: {len(wishes.classes)} names; give {MOST_NAMES} at most")
+        raise ConfigError(f"classes: {len(wishes.classes)} names; give {MOST_NAMES} at most")
     if facts.any_names:
         return
     if unknown := next((name for name in wishes.classes if name not in facts.class_names), None):
         raise ConfigError(
-            f"--classes '{unknown}': not a class of this model; {did_you_mean(unknown, facts.class_names)}"
+            f"classes: '{unknown}': not a class of this model; {did_you_mean(unknown, facts.class_names)}"
         )
 
 

@@ -140,6 +140,17 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _shown(text: str) -> list[Any]:
+    """Of '[{"box": [0, 0, 9, 9]}]'."""
+    try:
+        shown = json.loads(text)
+    except RecursionError:
+        shown = None
+    if not isinstance(shown, list):
+        raise ValueError
+    return shown
+
+
 WISHES: dict[str, Callable[[str], Any]] = {
     "top": int,
     "threshold": float,
@@ -148,6 +159,7 @@ WISHES: dict[str, Callable[[str], Any]] = {
     "max_error": float,
 }
 WISHES |= {"coverage_per": str, "per_patient": str, "nearest": int, "score": float, "classes": _names}
+WISHES |= {"prompts": _shown}
 """Option of /predict -> what its text stands for."""
 
 
@@ -173,7 +185,8 @@ def wishes_of(query: Any, options: Sequence[str]) -> Wishes:
         except ValueError:
             given[name] = math.nan
         if isinstance(given[name], float) and not math.isfinite(given[name]):
-            raise ConfigError(f"{name}={shortened(text)}: give a number")
+            wanted = 'a list as JSON, [{"box": [x0, y0, x1, y1]}]' if name == "prompts" else "a number"
+            raise ConfigError(f"{name}={shortened(text)}: give {wanted}")
     return Wishes(**given)
 
 

@@ -110,3 +110,54 @@ function outline(context, thing, names, alongX, alongY, unit) {
   context.fillStyle = isLight(hueOf(thing.name, names)) ? "#111" : "#fff";
   context.fillText(text, x + 4 * unit, y + 2 * unit);
 }
+
+/* Adds to what is shown on a picture: a box between two places, or a point at the first where there is no second. Points
+   belong to the latest thing, unless it has another name or another thing is to begin. False where nothing was added. */
+function addShown(shown, [x0, y0], to, { name, meant, points, another }) {
+  const last = shown.at(-1);
+  if (to) {
+    const [x1, y1] = to, box = [Math.min(x0, x1), Math.min(y0, y1), Math.max(x0, x1), Math.max(y0, y1)];
+    shown.push(points || meant ? { box, name } : { box, name, positive: false });
+  } else if (points && last && last.name === name && !another) {
+    (last.points ??= []).push([x0, y0]);
+    (last.labels ??= []).push(Number(meant));
+  } else if (points) {
+    shown.push({ points: [[x0, y0]], labels: [Number(meant)], name });
+  }
+  return Boolean(to) || points;
+}
+
+/* Takes back the latest point, or the latest box. */
+function takeBack(shown) {
+  const last = shown.at(-1);
+  if (last?.points?.length > (last?.box ? 0 : 1)) {
+    last.points.pop();
+    last.labels.pop();
+  } else {
+    shown.pop();
+  }
+}
+
+/* Boxes that a user drew, dashed, and points, green on the thing and red beside it; red boxes are not meant. */
+function drawShown(canvas, picture, shown) {
+  const context = canvas.getContext("2d"), scale = canvas.width / picture.naturalWidth;
+  const unit = canvas.width / Math.max(1, canvas.clientWidth);
+  context.lineWidth = 2 * unit;
+  for (const thing of shown) {
+    context.strokeStyle = thing.positive === false ? "#b3261e" : "#fff";
+    context.setLineDash([6 * unit, 4 * unit]);
+    if (thing.box) {
+      const [x0, y0, x1, y1] = thing.box.map((each) => each * scale);
+      context.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    }
+    context.setLineDash([]);
+    (thing.points ?? []).forEach(([x, y], place) => {
+      context.beginPath();
+      context.arc(x * scale, y * scale, 5 * unit, 0, 2 * Math.PI);
+      context.fillStyle = thing.labels[place] ? "#1f8f3a" : "#b3261e";
+      context.fill();
+      context.strokeStyle = "#fff";
+      context.stroke();
+    });
+  }
+}

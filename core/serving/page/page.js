@@ -22,6 +22,7 @@ function made(tag, className, text) {
 }
 
 const short = (number) => Number(number.toPrecision(4)).toLocaleString("en");
+const counted = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
 async function start() {
@@ -54,12 +55,21 @@ const finds = () => model.coverages === undefined && model.column === undefined;
 
 function showFinder() {
   const names = model.any_names ? "Any names may be asked for." : "Some of them may be asked for.";
-  at("about").textContent = `${model.adapter} (${model.task}), ${model.class_names.length} names. ${names}`;
+  const known = model.score === null && model.shows.length ? "" : `, ${counted(model.class_names.length, "name")}. ${names}`;
+  at("about").textContent = `${model.adapter} (${model.task})${known}`;
   at("names").hidden = !model.options.includes("classes");
   at("classes").placeholder = model.class_names.join(", ");
+  at("shown").hidden = !model.shows.length;
+  at("showing").hidden = !model.shows.length;
+  at("showing").textContent = howToShow();
   at("scores").hidden = model.score === null;
   at("score").value = model.score ?? 0;
   showLeast();
+}
+
+function howToShow() {
+  if (!model.shows.includes("points")) return "Drag a box around an example; with Shift, around what is not meant.";
+  return "Drag a box around a thing, or click on it. More clicks belong to the same thing, with Shift beside it.";
 }
 
 function showLeast() {
@@ -87,7 +97,11 @@ function next() {
   while (running < AT_ONCE && queue.length) {
     running += 1;
     const { file, card, picture, answer } = queue.shift();
-    ask(file).then((rows) => (finds() ? fillFound(card, picture, answer, rows) : fill(answer, rows)), (error) => {
+    const needed = finds() && model.shows.length && model.score === null; // to be shown something
+    (needed ? Promise.resolve([NOTHING]) : ask(file)).then((rows) => {
+      if (finds()) fillFound(file, card, picture, answer, rows);
+      else fill(answer, rows);
+    }, (error) => {
       answer.replaceChildren(made("p", "error", error.message));
     }).finally(() => {
       running -= 1;
@@ -96,8 +110,9 @@ function next() {
   }
 }
 
-async function ask(file) {
+async function ask(file, shown = []) {
   const options = new URLSearchParams();
+  if (shown.length) options.set("prompts", JSON.stringify(shown));
   if (model.labelled) options.set("nearest", Math.min(3, model.labelled));
   if (at("classes").value.trim()) options.set("classes", at("classes").value);
   if (at("coverage").value) options.set("coverage", at("coverage").value);
@@ -153,25 +168,83 @@ function fill(answer, rows) {
 /* Redraws a card, by its canvas. */
 const cards = new Map();
 
-function fillFound(card, picture, answer, rows) {
-  const canvas = made("canvas");
-  const redraw = () => showFound(canvas, picture, answer, rows);
+/* The row of a picture on which nothing is shown yet. */
+const NOTHING = { boxes: [], scores: [], labels: [], masks: [], summary: "" };
+
+function fillFound(file, card, picture, answer, rows) {
+  const canvas = made("canvas"), shown = [];
+  const redraw = () => {
+    showFound(canvas, picture, answer, rows);
+    if (!canvas.hidden) drawShown(canvas, picture, shown);
+  };
   const turn = () => {
     card.classList.toggle("wide");
     redraw();
   };
-  canvas.tabIndex = 0;
-  canvas.title = "Larger, or smaller";
   canvas.setAttribute("role", "img");
-  canvas.addEventListener("click", turn);
-  canvas.addEventListener("keydown", (event) => {
-    if (event.key === "Enter") turn();
-  });
   picture.after(canvas);
+  if (model.shows.length) {
+    card.classList.add("wide", "shows");
+    letShow(canvas, picture, answer, shown, async () => {
+      redraw();
+      const now = JSON.stringify(shown);
+      try {
+        const said = shown.length || model.score !== null ? await ask(file, shown) : [NOTHING];
+        if (now !== JSON.stringify(shown)) return; // more was shown meanwhile
+        rows = said;
+        redraw();
+      } catch (error) {
+        answer.replaceChildren(made("p", "error", error.message));
+      }
+    });
+  } else {
+    canvas.tabIndex = 0;
+    canvas.title = "Larger, or smaller";
+    canvas.addEventListener("click", turn);
+    canvas.addEventListener("keydown", (event) => {
+      if (event.key === "Enter") turn();
+    });
+  }
   cards.set(canvas, redraw);
   if (picture.complete) redraw();
   picture.addEventListener("load", redraw);
   picture.addEventListener("error", redraw);
+}
+
+const DRAGGED = 4; // pixels of the screen, from which on a click is a box
+
+/* Lets a user show things on a picture by the mouse; `changed` is called after each. */
+function letShow(canvas, picture, answer, shown, changed) {
+  const named = () => at("name-shown").value.trim() || undefined;
+  const pixel = (event) => [
+    Math.round((10 * event.offsetX * picture.naturalWidth) / canvas.clientWidth) / 10,
+    Math.round((10 * event.offsetY * picture.naturalHeight) / canvas.clientHeight) / 10,
+  ];
+  let from = null, another = false;
+  canvas.addEventListener("pointerdown", (event) => {
+    from = { pixel: pixel(event), x: event.offsetX, y: event.offsetY };
+    canvas.setPointerCapture(event.pointerId);
+  });
+  canvas.addEventListener("pointerup", (event) => {
+    if (!from) return;
+    const far = Math.min(Math.abs(event.offsetX - from.x), Math.abs(event.offsetY - from.y)) >= DRAGGED;
+    const how = { name: named(), meant: !event.shiftKey, points: model.shows.includes("points"), another };
+    const more = addShown(shown, from.pixel, far ? pixel(event) : null, how);
+    from = null;
+    if (!more) return;
+    another = false;
+    changed();
+  });
+  const buttons = made("p", "showing"), next = made("button", "", "Next thing"), undo = made("button", "", "Take back");
+  next.type = undo.type = "button";
+  next.hidden = !model.shows.includes("points");
+  next.addEventListener("click", () => { another = true; });
+  undo.addEventListener("click", () => {
+    takeBack(shown);
+    changed();
+  });
+  buttons.append(next, undo);
+  answer.before(buttons);
 }
 
 function showFound(canvas, picture, answer, rows) {

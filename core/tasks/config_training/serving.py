@@ -31,7 +31,7 @@ from ...contracts.serving import (
 )
 from ...contracts.use import Use
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, ConfigError
+from ...errors import CapabilityError, ConfigError, LimitError
 from .kept_model import KeptModel
 from .registered import registered_only
 from .runner import quiet_mm
@@ -51,12 +51,25 @@ class Finder(ABC):
         any_names: whether others may be asked for.
         options: names of the `Wishes` that its rows follow.
         score: from which on what it finds is to be believed; None where it scores nothing.
+        shows: what may be shown on an image: "box", "points".
     """
 
     names: Sequence[str]
     any_names: bool
     options: Sequence[str]
     score: float | None
+    shows: Sequence[str] = ()
+
+    def check_prompts(self, prompts: Sequence[Any] | None) -> None:
+        """Raise the ConfigError of what cannot be shown, or is missing; quick."""
+
+    def asked_for(self, classes: tuple[str, ...] | None, prompts: Sequence[Any] | None) -> tuple[str, ...] | None:
+        """The names that a request looks for, by those that it says and what it shows; None for the model's own."""
+        return classes
+
+    def with_prompts(self, item: Item, names: Sequence[str] | None, prompts: Sequence[Any] | None) -> Item:
+        """An image with what a request that looks for some names shows on it."""
+        return item
 
     @abstractmethod
     def ready(self, item: Item) -> Any:
@@ -141,6 +154,7 @@ class ServedConfig(Served):
             options=self.finder.options,
             any_names=self.finder.any_names,
             score=self.finder.score,
+            shows=self.finder.shows,
         )
         limit = vars(domain.reading_of(reading)).get("max_pixels")
         self._max_pixels = serving.max_pixels if limit is None else min(limit, serving.max_pixels)
@@ -159,12 +173,15 @@ class ServedConfig(Served):
         """`prepared` is what the model takes; None of a picture in windows, which would take too much memory while it
         waits."""
         if not _in_windows(sample):
-            sample.prepared = self.finder.ready(sample.source.items[0])
+            item, prompts = sample.source.items[0], sample.wishes.prompts
+            sample.prepared = self.finder.ready(self.finder.with_prompts(item, self._names(sample.wishes), prompts))
+        elif sample.wishes.prompts:
+            raise LimitError(f"{sample.id}: too large to show anything on it; send a smaller picture")
 
     def answer(self, samples: Sequence[Sample]) -> None:
         by_names: dict[tuple[str, ...] | None, list[Sample]] = {}
         for sample in samples:
-            by_names.setdefault(sample.wishes.classes, []).append(sample)
+            by_names.setdefault(self._names(sample.wishes), []).append(sample)
         with registered_only(), quiet_mm():
             for names, group in by_names.items():
                 try:
@@ -174,6 +191,9 @@ class ServedConfig(Served):
                         sample.answer = ConfigError(str(error))
                 else:
                     _answer(group, finder)
+
+    def _names(self, wishes: Wishes) -> tuple[str, ...] | None:
+        return self.finder.asked_for(wishes.classes, wishes.prompts)
 
     def _asked_for(self, names: tuple[str, ...]) -> Finder:
         finder = self._named.pop(names, None) or self.finder.named(names)
@@ -185,8 +205,10 @@ class ServedConfig(Served):
     def check(self, wishes: Wishes) -> None:
         super().check(wishes)
         check_finding(wishes, self.facts)
-        if wishes.classes is not None and self.facts.any_names:
-            self.finder.check_names(wishes.classes)
+        self.finder.check_prompts(wishes.prompts)
+        names = self._names(wishes)
+        if names is not None and self.facts.any_names:
+            self.finder.check_names(names)
 
     def rows(self, samples: Sequence[Sample], skipped: Sequence[Refused], wishes: Wishes) -> dict[str, Any]:
         samples, skipped = only_answered(samples, skipped)

@@ -23,6 +23,7 @@ PROMPTS = "prompts"
 UNNAMED = "object"
 KEYS = frozenset({"box", "points", "labels", "name", "positive"})
 FORM = 'write {"image.jpg": [{"box": [x0, y0, x1, y1]}, {"points": [[x, y]], "labels": [1]}]}'
+OBJECT = 'write {"box": [x0, y0, x1, y1]} or {"points": [[x, y]], "labels": [1]}'
 Corners = tuple[float, float, float, float]
 
 
@@ -79,13 +80,8 @@ class Prompts:
         names = self.names
         targets = {}
         for image, listed in self.by_image.items():
-            targets[self._item(image, data.items).id] = Boxes(
-                boxes=tuple(shown.around for shown in listed),
-                labels=tuple(names.index(shown.name) for shown in listed),
-                facts={PROMPTS: [_as_facts(shown) for shown in listed]},
-            )
-        none = Boxes(boxes=(), labels=(), facts={PROMPTS: []})
-        items = [item.with_(target=targets.get(item.id, none)) for item in data.items]
+            targets[self._item(image, data.items).id] = boxes_of(listed, names)
+        items = [item.with_(target=targets.get(item.id, boxes_of((), ()))) for item in data.items]
         changed = data.with_items(items)
         changed.class_names = tuple(names)
         return changed
@@ -99,6 +95,24 @@ class Prompts:
                 raise DataError(f"{self.path}: '{image}' may be {len(chosen)} of the images; name it by its path")
         nearest = did_you_mean(image, [item.id for item in items])
         raise DataError(f"{self.path}: '{image}' is none of the images; {nearest}")
+
+
+def boxes_of(listed: Sequence[ShownObject], names: Sequence[str]) -> Boxes:
+    """What is shown on an image as boxes with `facts`, numbered by their names."""
+    return Boxes(
+        boxes=tuple(shown.around for shown in listed),
+        labels=tuple(names.index(shown.name) for shown in listed),
+        facts={PROMPTS: [_as_facts(shown) for shown in listed]},
+    )
+
+
+def shown_objects(listed: Sequence[Any], where: str) -> list[ShownObject]:
+    """What is shown on one image, from its list in a file.
+
+    Raises:
+        DataError: an entry cannot be used.
+    """
+    return [_shown(entry, f"{where}, object {number}") for number, entry in enumerate(listed, start=1)]
 
 
 def read_prompts(path: str | Path) -> Prompts:
@@ -124,13 +138,13 @@ def _of_images(path: Path, content: Mapping[str, Any]) -> dict[str, list[ShownOb
     for image, listed in content.items():
         if not isinstance(listed, list):
             raise DataError(f"{path}: '{image}' has no list of objects; {FORM}")
-        by_image[image] = [_shown(entry, f"{path}: '{image}', object {n}") for n, entry in enumerate(listed, start=1)]
+        by_image[image] = shown_objects(listed, f"{path}: '{image}'")
     return by_image
 
 
 def _shown(entry: Any, where: str) -> ShownObject:
     if not isinstance(entry, dict) or not entry.keys() <= KEYS:
-        raise DataError(f"{where}: not an object of {', '.join(sorted(KEYS))}; {FORM}")
+        raise DataError(f"{where}: not an object of {', '.join(sorted(KEYS))}; {OBJECT}")
     box = None if entry.get("box") is None else _box(entry["box"], where)
     points = tuple((x, y) for x, y in (_numbers(p, 2, f"{where}: a point") for p in _list(entry, "points", where)))
     positive = tuple(_list(entry, "labels", where)) or (1,) * len(points)
@@ -178,7 +192,7 @@ def _numbers(value: Any, count: int, what: str) -> tuple[float, ...]:
 def _list(entry: Mapping[str, Any], key: str, where: str) -> list[Any]:
     value = entry.get(key) or []
     if not isinstance(value, list):
-        raise DataError(f"{where}: {key} is no list; {FORM}")
+        raise DataError(f"{where}: {key} is no list; {OBJECT}")
     return value
 
 

@@ -300,7 +300,7 @@ def _preprocessing(model: nn.Module) -> dict[str, Any] | None:
         and not first.get("to_float32")
         and (not resize or squashed or (_type(resize), how) in RESIZED)
         and len(others) < 2
-        and getattr(given, "_enable_normalize", False)
+        and getattr(given, "mean", None) is not None
     )
     if not usual:
         return None

@@ -85,7 +85,13 @@ class ImageProcessor:
         gain = 1 / own.rescale_factor if own.do_rescale else 1.0
         if not own.do_normalize:
             return [0.0] * 3, [gain] * 3
-        return [value * gain for value in own.image_mean], [value * gain for value in own.image_std]
+        mean, std = (torch.tensor(values) * gain for values in (own.image_mean, own.image_std))  # rounded as there
+        return mean.tolist(), std.tolist()
+
+    @property
+    def only_rescales(self) -> bool:
+        """Whether values are multiplied by `rescale_factor`, and that is all."""
+        return bool(self.processor.do_rescale and not self.processor.do_normalize)
 
     @property
     def fixed_size(self) -> tuple[int, int] | None:

@@ -24,7 +24,7 @@ from ..scores.intervals import image_groups
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, picture_window, pictures_of
 from .predictions import OVERLAP, UNSURE, PredictedBoxes, deciding_first, overlaps
-from .running import as_in_data, known_names, names_given_regions, outcomes, shown_regions
+from .running import as_in_data, known_names, names_given_regions, outcomes, outlines_alone, shown_regions
 
 SHOWN = 9
 SHOWN_BOXES = "The model was shown the annotated boxes: scores are of its outlines alone."
@@ -108,12 +108,12 @@ def _of_outlines(
 def predict_detection(model, data: DomainData, progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
     """One row per image: boxes, scores and names, the surest first; outlines where the model gives them. Windows of a
     picture are joined, and the row has its size."""
-    names, apart = known_names(model), rivals(model)
+    names, apart, shown = known_names(model), rivals(model), outlines_alone(model)
     rows = []
     for name, size, samples in pictures_of(outcomes(model, data, data.items, progress)):
         found = [(item, PredictedBoxes.of(sample).without_rivals(apart)) for item, sample in samples]
         if size is None:
-            rows.append({"id": name, **found[0][1].row(names)})
+            rows.append({"id": name, **found[0][1].row(names, shown)})
             continue
         joined = join_boxes([(picture_window(item), boxes) for item, boxes in found], size, apart)
         rows.append({"id": name, "size": list(size), **joined.row(names)})
@@ -144,9 +144,12 @@ def rivals(model) -> np.ndarray:
     """(C, C) bool: which names of a model suppress each other where both are found on one thing.
 
     A detector that was trained on names together has learned what tells them apart, or that both may be there (a person
-    and a shirt). Of other names it only knows that each is more alike the thing than the background is.
+    and a shirt). Of other names it only knows that each is more alike the thing than the background is. What a user
+    shows has no rivals.
     """
     names = known_names(model)
+    if outlines_alone(model):
+        return np.zeros((len(names), len(names)), dtype=bool)
     trained = np.array([name in model.cfg.vladapt.classes for name in names])
     which = model.cfg.vladapt.get("suppress", "untrained")
     apart = {"untrained": ~(trained[:, None] & trained), "all": True, "none": False}[which]

@@ -13,13 +13,25 @@ import numpy as np
 from torch import nn
 
 from ....core.contracts import DomainData, Item
-from ....core.errors import CapabilityError
+from ....core.errors import CapabilityError, ConfigError, DataError
 from ....core.export import boxes, maps
 from ....core.tasks import Finder
+from ..data.prompts import OBJECT, PROMPTS, boxes_of, shown_objects
 from ..vocabulary import Vocabulary, texts_kept_in
 from .detection import believed_from, notes_on_names, predict_detection, rivals
 from .predictions import PredictedBoxes, PredictedMap
-from .running import Looking, ask_for, known_names, model_takes_names, names_given_regions, names_with_background
+from .running import (
+    Looking,
+    ask_for,
+    check_shown,
+    finds_itself,
+    known_names,
+    model_takes_names,
+    names_given_regions,
+    names_with_background,
+    outlines_alone,
+    takes_prompts,
+)
 from .segmentation import predict_segmentation
 
 
@@ -34,12 +46,12 @@ class ModelFinder(Finder):
     """
 
     def __init__(self, model: nn.Module):
-        if names_given_regions(model):
+        if names_given_regions(model) and not takes_prompts(model):
             raise CapabilityError(
                 "this model looks at regions that are given with an image and finds none itself, so it is not served; "
                 "use vladapt predict"
             )
-        self.model, self._looking = model, Looking(model)
+        self.model, self._looking = model, Looking(model, None)
         self.names, self.any_names = known_names(model), model_takes_names(model)
 
     def ready(self, item: Item) -> Any:
@@ -75,7 +87,8 @@ class ModelFinder(Finder):
 class BoxFinder(ModelFinder):
     """A detector."""
 
-    options = ("score", "classes")
+    options: Sequence[str] = ("score", "classes")
+    score: float | None
 
     def __init__(self, model: nn.Module):
         super().__init__(model)
@@ -90,7 +103,7 @@ class BoxFinder(ModelFinder):
         return notes_on_names(self.model)
 
     def _row(self, sample: Any) -> dict[str, Any]:
-        return PredictedBoxes.of(sample).without_rivals(self._rivals).row(self.names)
+        return PredictedBoxes.of(sample).without_rivals(self._rivals).row(self.names, outlines_alone(self.model))
 
     def _chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
         places = [
@@ -103,6 +116,37 @@ class BoxFinder(ModelFinder):
         }
         labels = np.array([self.names.index(name) for name in lists["labels"]], dtype=int)
         return {**row, **lists, "summary": boxes.summary_of(np.array(lists["scores"]), labels, self.names)}
+
+
+class PromptedFinder(BoxFinder):
+    """A model of the Segment Anything family, on whose images boxes and points are shown."""
+
+    shows: Sequence[str] = ("box", "points")
+
+    def __init__(self, model: nn.Module):
+        if finds_itself(model):
+            model.prompted = True
+        super().__init__(model)
+        self.options = ("prompts",)
+        if finds_itself(model):
+            self.options, self.shows = (*super().options, "prompts"), ("box",)
+        else:
+            self.score = None
+
+    def check_prompts(self, prompts: Sequence[Any] | None) -> None:
+        if not prompts and not finds_itself(self.model):
+            raise ConfigError(f"this model outlines what it is shown; give prompts=[...], {OBJECT}")
+        try:
+            check_shown(self.model, shown_objects(prompts or (), PROMPTS))
+        except DataError as error:
+            raise ConfigError(str(error)) from error
+
+    def asked_for(self, classes, prompts):
+        shown = [each.name for each in shown_objects(prompts or (), PROMPTS)]
+        return tuple(dict.fromkeys([*(classes or ()), *shown])) or None
+
+    def with_prompts(self, item: Item, names: Sequence[str] | None, prompts: Sequence[Any] | None) -> Item:
+        return item.with_(target=boxes_of(shown_objects(prompts or (), PROMPTS), names or ()))
 
 
 class MapFinder(ModelFinder):

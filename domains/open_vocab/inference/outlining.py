@@ -19,7 +19,7 @@ from ..data.prompts import Prompts, read_prompts
 from ..hub_models.prompted import PROMPTS
 from ..hub_models.source import HubModel, hub_model, is_hub_place
 from .joined import whole_pictures
-from .running import outcomes, shown_regions
+from .running import check_shown, finds_itself, outcomes, shown_regions, takes_prompts
 
 SEGMENTER = "vladapt.SAMSegmenter"
 TRACKER, WHOLE_SAM3 = "sam3_tracker", "tracker_config"
@@ -96,10 +96,12 @@ def with_prompts(model: nn.Module, data: DomainData, prompts: str | None) -> Dom
         )
     if prompts is None:
         return data
-    if not getattr(model, "takes_prompts", False):
+    if not takes_prompts(model):
         raise ConfigError("--prompts: this model finds by itself and takes no prompts; omit it, or give a SAM")
-    model.prompted = True
     shown: Prompts = read_prompts(prompts)
+    check_shown(model, [each for listed in shown.by_image.values() for each in listed])
+    if finds_itself(model):
+        model.prompted = True
     return shown.on(data)
 
 

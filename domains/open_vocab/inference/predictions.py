@@ -63,8 +63,8 @@ class PredictedBoxes(Detected):
                 kept.append(place)
         return self.chosen(kept)
 
-    def row(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """As JSON-able lists, with a summary."""
+    def row(self, class_names: Sequence[str], shown: bool = False) -> dict[str, Any]:
+        """As JSON-able lists, with a summary; of all where a user has shown the boxes."""
         row = {
             "boxes": [[round(float(v), 2) for v in box] for box in self.boxes],
             "scores": [round(float(score), 5) for score in self.scores],
@@ -72,11 +72,13 @@ class PredictedBoxes(Detected):
         }
         if self.outlines is not None:
             row["masks"] = self.outlines
-        return {**row, "summary": self.summary(class_names)}
+        return {**row, "summary": self.summary(class_names, shown)}
 
-    def summary(self, class_names: Sequence[str]) -> str:
+    def summary(self, class_names: Sequence[str], shown: bool = False) -> str:
         """ "2 raccoon (0.97), 1 cat (0.41)": how many of each class, and the best score."""
-        return boxes.summary_of(self.scores, self.labels, class_names)
+        if shown and not len(self.scores):
+            return "nothing was shown"
+        return boxes.summary_of(self.scores, self.labels, class_names, 0.0 if shown else UNSURE)
 
 
 @dataclass(frozen=True)

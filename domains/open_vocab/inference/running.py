@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mea
 from ....core.features import cores
 from ..data.boxes import annotated_boxes
 from ..data.classes import check_names, class_positions
+from ..data.prompts import ShownObject
 from ..text_embeddings import set_classes
 from ..vocabulary import UNASKED, ClosedNames, NamedClasses, Vocabulary, alike, described_classes
 
@@ -58,10 +60,11 @@ class Looking:
 
     Args:
         model: as of `outcomes`.
-        class_names: of the data, for models that are told what regions show.
+        class_names: of the data, for models that are told what regions show; None where regions have the model's own
+            numbers.
     """
 
-    def __init__(self, model: nn.Module, class_names: Sequence[str] = ()):
+    def __init__(self, model: nn.Module, class_names: Sequence[str] | None = ()):
         init_default_scope(model.cfg.default_scope)
         self.model, self._given, pipeline = model, names_given_regions(model), model.cfg.vladapt.test_pipeline
         self._region_labels = _region_labels(model, class_names)
@@ -90,10 +93,36 @@ def shown_regions(model: nn.Module) -> bool:
     return names_given_regions(model) and bool(getattr(model, "keeps_names", False))
 
 
-def _region_labels(model: nn.Module, class_names: Sequence[str]) -> Sequence[int] | None:
+def takes_prompts(model: nn.Module) -> bool:
+    """Whether a user may show it things on an image."""
+    return bool(getattr(model, "takes_prompts", False))
+
+
+def finds_itself(model: nn.Module) -> bool:
+    """Whether a model that takes prompts finds things without any, so that prompts are examples."""
+    return hasattr(type(model), "prompted")
+
+
+def outlines_alone(model: nn.Module) -> bool:
+    """Whether a model outlines what is shown on an image, and finds nothing else."""
+    return shown_regions(model) and not finds_itself(model)
+
+
+def check_shown(model: nn.Module, listed: Sequence[ShownObject]) -> None:
+    """Raise the ConfigError of points for a model that takes boxes as examples."""
+    if finds_itself(model) and (bare := next((shown for shown in listed if shown.box is None), None)):
+        raise ConfigError(
+            f"prompts: '{bare.name}' is shown by points, and this model takes boxes, as examples; give a box, or a SAM "
+            "that outlines"
+        )
+
+
+def _region_labels(model: nn.Module, class_names: Sequence[str] | None) -> Sequence[int] | None:
     """Of each class of the data the model's number, where the model is told what regions show; None where it is not."""
     if not getattr(model, "keeps_names", False):
         return None
+    if class_names is None:
+        return range(sys.maxsize)
     names = known_names(model)
     return [names.index(name) if name in names else 0 for name in class_names]
 

@@ -231,15 +231,10 @@ class DetectionByNames(ByNames):
 
     def finder(self, model):
         """Boxes of each image of a request."""
-        from ..inference.finding import BoxFinder
-        from ..inference.running import shown_regions
+        from ..inference.finding import BoxFinder, PromptedFinder
+        from ..inference.running import takes_prompts
 
-        if shown_regions(model):
-            raise CapabilityError(
-                "this model outlines boxes and finds none itself, so it is not served alone; use vladapt predict with "
-                "--prompts FILE.json"
-            )
-        return BoxFinder(model)
+        return (PromptedFinder if takes_prompts(model) else BoxFinder)(model)
 
     def form(self, model):
         """The graph of a detector."""

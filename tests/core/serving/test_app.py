@@ -133,6 +133,8 @@ def test_a_request_that_does_not_arrive_in_time_is_408(serving, picture):
         ({"params": {"coverage": 0.9, "coverage_per": "image"}}, 400, "--coverage-per image: the export has no such"),
         ({"params": {"coverage": [0.9, 0.9]}}, 400, "coverage: occurs twice in the address; give it once"),
         ({"params": {"coverage": "nan"}}, 400, "coverage=nan: give a number"),
+        ({"params": {"prompts": "{}"}}, 400, 'prompts={}: give a list as JSON, [{"box": [x0, y0, x1, y1]}]'),
+        ({"params": {"prompts": "[" * 2000}}, 400, "give a list as JSON"),
         ({"params": {"top": "0"}}, 400, "--top 0: give a number of classes"),
         ({"params": {"max_error": 0.1}}, 400, "--max-error: an export cannot do that"),
         ({"params": {"per_patient": "mean"}}, 400, "--per-patient mean: this export cannot do that; serve the run"),

@@ -17,6 +17,13 @@ NODE = shutil.which("node")
 if NODE is None:
     pytest.skip("Node is not installed", allow_module_level=True)
 
+SHOWN = """
+const shown = [], told = [], { gestures } = JSON.parse(require("fs").readFileSync(0));
+for (const [from, to, how] of gestures) told.push(addShown(shown, from, to, how));
+const all = JSON.parse(JSON.stringify(shown)), lengths = [];
+while (shown.length) takeBack(shown) ?? lengths.push(shown.length);
+console.log(JSON.stringify({ told, all, lengths }));
+"""
 ASKED = """
 const { masks, rows } = JSON.parse(require("fs").readFileSync(0));
 const drawn = masks.map(({ mask, size: [height, width] }) => {
@@ -28,9 +35,9 @@ console.log(JSON.stringify({ drawn, things: rows.map(([row, least]) => thingsOf(
 """
 
 
-def drawn(**asked) -> dict:
+def drawn(script_of=ASKED, **asked) -> dict:
     script = Path(app.__file__).with_name("page") / "drawing.js"
-    command = [NODE, "-e", script.read_text(encoding="utf-8") + ASKED]
+    command = [NODE, "-e", script.read_text(encoding="utf-8") + script_of]
     done = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -51,3 +58,29 @@ def test_masks_are_drawn_at_any_size_and_the_surest_last():
     both, sure, maps_of = answer["things"]
     assert [thing["name"] for thing in both] == ["dog", "cat"] and both[1]["box"] == [1, 2, 3, 4]
     assert [thing["name"] for thing in sure] == ["cat"] and maps_of == [{"name": "sky", "mask": 2}]
+
+
+def test_a_drag_is_a_box_and_clicks_are_points_of_the_latest_thing():
+    crack = {"name": "crack", "meant": True, "points": True, "another": False}
+    gestures = [
+        [[9, 8], [1, 2], crack],
+        [[4, 4], None, crack],
+        [[5, 5], None, {**crack, "meant": False}],
+        [[6, 6], None, {**crack, "another": True}],
+        [[7, 7], None, {**crack, "name": "rust"}],
+    ]
+    answer = drawn(SHOWN, gestures=gestures)
+    assert answer["all"] == [
+        {"box": [1, 2, 9, 8], "name": "crack", "points": [[4, 4], [5, 5]], "labels": [1, 0]},
+        {"name": "crack", "points": [[6, 6]], "labels": [1]},
+        {"name": "rust", "points": [[7, 7]], "labels": [1]},
+    ]
+    assert answer["lengths"] == [2, 1, 1, 1, 0], "points go one by one, and then their box"
+
+
+def test_a_model_that_takes_examples_is_shown_boxes_alone():
+    how = {"name": "crack", "points": False, "another": False}
+    gestures = [[[1, 1], None, {**how, "meant": True}], [[1, 2], [9, 8], {**how, "meant": False}]]
+    answer = drawn(SHOWN, gestures=gestures)
+    assert answer["told"] == [False, True]
+    assert answer["all"] == [{"box": [1, 2, 9, 8], "name": "crack", "positive": False}]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
 from torch import Tensor
@@ -121,10 +122,30 @@ class HFDetector(BaseDetector, ClosedNames):
         return self.family.inputs(pixels, mask)
 
 
+@MODELS.register_module()
+class RescaledPixels(DetDataPreprocessor):
+    """Values times 1 / `std`, as processors without a mean compute it: a division differs in the last bit.
+
+    Args:
+        mean, std: of values in 0..255; mean is 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **options: Any):
+        super().__init__(**options)
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("factor", torch.tensor([1 / value for value in std]).view(-1, 1, 1), persistent=False)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Of mmdet."""
+        prepared = super().forward(data, training)
+        return {**prepared, "inputs": prepared["inputs"] * self.factor}
+
+
 def preprocessor_of(prepared: ImageProcessor, gives: str) -> dict[str, Any]:
     mean, std = prepared.pixel_statistics()
     return {
-        "type": "mmdet.DetDataPreprocessor",
+        "type": "vladapt.RescaledPixels" if prepared.only_rescales else "mmdet.DetDataPreprocessor",
         "mean": mean,
         "std": std,
         "bgr_to_rgb": True,

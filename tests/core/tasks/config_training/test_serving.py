@@ -155,8 +155,8 @@ def test_names_that_the_model_cannot_take_are_the_requests_own_fault(served, pic
         model.check(Wishes(classes=()))
     many = tuple(map(str, range(1501)))
     for wishes, words in (
-        (Wishes(score=1.5), "--score 1.5: give a number"),
-        (Wishes(top=2), "--top: not an option"),
+        (Wishes(score=1.5), "score=1.5: give a number"),
+        (Wishes(top=2), "top: not an option"),
         (Wishes(classes=many), "1501 names; give 1500 at most"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -18,11 +18,13 @@ from mmengine.structures import InstanceData
 
 from vladapt.domains.open_vocab.hub_models.family import Family, family_class, model_types, plain_config
 from vladapt.domains.open_vocab.hub_models.growing import grown
+from vladapt.domains.open_vocab.hub_models.processor import image_processor
 from vladapt.domains.open_vocab.hub_models.source import hub_model
 from vladapt.domains.open_vocab.hub_models.starting import _schedule, on_source
-from vladapt.domains.open_vocab.modules.detectors.hf_detector import HFDetector
+from vladapt.domains.open_vocab.modules.detectors.hf_detector import HFDetector, preprocessor_of
 from vladapt.domains.open_vocab.remembering.low_rank import add_low_rank
 from vladapt.domains.open_vocab.tasks._by_names import RECIPES
+from vladapt.registry import MODELS
 
 from . import tiny
 
@@ -162,6 +164,21 @@ def test_a_batch_without_objects_has_a_loss_and_gradients(pairs, kind):
     loss.backward()
     assert all(torch.isfinite(value).all() for value in parts.values())
     assert all(weight.grad is None or weight.grad.isfinite().all() for weight in pair.ours.parameters())
+
+
+@pytest.mark.parametrize("normalized", (False, True))
+@pytest.mark.parametrize("kind", ("rt_detr_v2", "d_fine", "detr", "yolos"))
+def test_pixels_are_those_of_the_processor_to_the_last_bit(pairs, kind, normalized):
+    """A difference of the last bit of a pixel is a difference of all weights after a step of Adam."""
+    how = {key: value for key, value in pairs(kind).processor.items() if key != "image_processor_type"}
+    prepared = image_processor({**how, "do_normalize": normalized})
+    picture = torch.arange(256, dtype=torch.uint8).repeat(3, 16, 1)[:, :, :80]
+    picture[1] += 80
+    picture[2] += 160
+    wanted = prepared.processor([picture], return_tensors="pt")["pixel_values"]
+    ours = MODELS.build(preprocessor_of(prepared, "boxes"))
+    batch = {"inputs": [prepared.resized(picture)[[2, 1, 0]]], "data_samples": [DetDataSample(metainfo={})]}
+    assert torch.equal(ours(batch)["inputs"], wanted) and len(wanted.unique()) > 100
 
 
 @pytest.mark.parametrize("kind", TYPES)

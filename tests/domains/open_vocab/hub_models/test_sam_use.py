@@ -16,7 +16,9 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file
 
 from vladapt.cli import app
-from vladapt.core.errors import VladaptError
+from vladapt.core.contracts.serving import Serving, Wishes
+from vladapt.core.engine.serve import load_served
+from vladapt.core.errors import ConfigError, VladaptError
 
 from .tiny_sam import saved, saved_sam3, tiny_sam, tiny_sam3
 
@@ -93,6 +95,52 @@ def test_a_sam_3_is_asked_for_phrases_and_its_boxes_are_outlined_by_a_run(run, d
     asked = ("predict", sam3, data / "0.png", "--classes", "red star, blue square", "--masks-by", run["run"])
     other = read(vladapt(*asked))["predictions"][0]
     assert {**other, "masks": 0} == {**plain, "masks": 0} and other["masks"] != plain["masks"]
+
+
+def answered(model, picture, **wishes):
+    """The row of a picture of a request."""
+    (sample,), _ = model.samples([picture])
+    sample.wishes = Wishes(**wishes)
+    model.check(sample.wishes)
+    model.prepare(sample)
+    model.answer([sample])
+    (row,) = model.rows([sample], [], sample.wishes)["predictions"]
+    return row
+
+
+def test_all_that_is_shown_is_outlined_by_predict_and_by_a_server(run, data, tmp_path):
+    """Things of different names on one place are no rivals, and a low score hides none."""
+    shown = [{"box": [5, 6, 30, 34], "name": "rust"}, {"box": [5, 6, 31, 34], "name": "crack"}, {"points": [[9, 9]]}]
+    (tmp_path / "prompts.json").write_text(json.dumps({"0.png": shown}))
+    asked = ("predict", run["run"], data / "0.png", data / "1.png", "--prompts", tmp_path / "prompts.json")
+    row, other = read(vladapt(*asked))["predictions"]
+    assert sorted(row["labels"]) == ["crack", "object", "rust"] and row["summary"].count("1 ") == 3
+    assert other["summary"] == "nothing was shown"
+    model = load_served(run["run"], Serving(device="cpu"))
+    assert list(model.facts.shows) == ["box", "points"] and list(model.facts.options) == ["prompts"]
+    assert answered(model, data / "0.png", prompts=shown) == row
+    assert answered(model, data / "0.png", prompts=shown[1:])["labels"] != row["labels"]
+    for wrong, words in (
+        (None, "outlines what it is shown"),
+        ([{"box": [1, 2]}], "object 1: its box is not 4 numbers"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            model.check(Wishes(prompts=wrong))
+
+
+def test_a_sam_3_is_served_with_phrases_and_with_boxes_as_examples(data, tmp_path):
+    sam3 = saved_sam3(tmp_path / "sam3", *tiny_sam3())
+    shown = [{"box": [5, 6, 30, 34], "name": "red star"}, {"box": [1, 1, 9, 9], "name": "red star", "positive": False}]
+    (tmp_path / "prompts.json").write_text(json.dumps({"0.png": shown}))
+    (wanted,) = read(vladapt("predict", sam3, data / "0.png", "--prompts", tmp_path / "prompts.json"))["predictions"]
+    model = load_served(sam3, Serving(device="cpu"))
+    assert answered(model, data / "0.png", prompts=shown) == wanted
+    asked = answered(model, data / "0.png", classes=("red star",))
+    assert set(asked["labels"]) == {"red star"} and asked["scores"] != wanted["scores"]
+    with pytest.raises(ConfigError, match="'red star' is shown by points, and this model takes boxes"):
+        model.check(Wishes(prompts=[{"points": [[1, 2]], "name": "red star"}]))
+    (tmp_path / "prompts.json").write_text('{"0.png": [{"points": [[1, 2]]}]}')
+    assert "takes boxes, as examples" in told("predict", sam3, data / "0.png", "--prompts", tmp_path / "prompts.json")
 
 
 def test_what_cannot_be_used_is_told_in_one_line(run, place, data, tmp_path):
