@@ -138,7 +138,7 @@ def summary_of(scores, labels, class_names, least=UNSURE):
     """ "2 raccoon (0.97), 1 cat (0.41)": how many of each class, the surest first, and the best score."""
     sure = scores >= least
     if not sure.any():
-        best = f"; the best has {min(scores.max(), least - 0.006):.2f}" if len(scores) else ""  # 0.299 is not 0.30
+        best = f"; the best has {np.floor(100 * scores.max()) / 100:.2f}" if len(scores) else ""  # 0.299 is not 0.30
         return f"nothing scored {least} or more{best}"
     numbers, counts = np.unique(labels[sure], return_counts=True)
     rows = [(scores[sure & (labels == each)].max(), count, class_names[each]) for each, count in zip(numbers, counts)]
