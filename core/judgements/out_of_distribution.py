@@ -43,6 +43,7 @@ from ..errors import ConfigError
 from ..metrics.classification import auroc
 from ..metrics.intervals import share_interval
 from ..runs.sections import Cell, Measure, TableSection, plural
+from ._condition import in_two_lines
 from ._holistic import ALL, WORST, HolisticJudgement
 from ._unlike_sets import UnlikeSet, check_set_places, drawn_samples, places_in, unlike_sets
 
@@ -184,13 +185,13 @@ class UnlikeScores(Record):
         if not self.sets:
             return None
         table = Table(title="Unlike images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", overflow="fold")
-        for number, title in enumerate(HEADER):
-            table.add_column(title, justify="right" if number else "left")
+        for title, most in zip(HEADER, (None, 9, None, None, 13)):  # all that fits into a terminal of 80 characters
+            left = title == HEADER[0]
+            table.add_column(title, justify="left" if left else "right", overflow="fold", max_width=most)
         for name, _, rows in self.rows((self.headline, f"{MCM}/{PUBLISHED}", f"{GL_MCM}/{PUBLISHED}")):
-            for place, (title, *cells) in enumerate(rows):
-                shown = (" ".join(filter(None, (cell.text, cell.small and f"({cell.small})"))) for cell in cells)
-                table.add_row("" if place else name, title, *shown)
+            table.add_row(f"{name}:")
+            for title, *cells in rows:
+                table.add_row(title, *map(in_two_lines, cells))
         return table
 
     @property
