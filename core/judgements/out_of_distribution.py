@@ -160,7 +160,7 @@ class UnlikeScores(Record):
         return TableSection("Unlike images", HEADER, rows, self._words(), shares=False)
 
     def _words(self) -> str:
-        flags = "" if self.flagged is None else f" Of the test images predict flags {SHARE.text(self.flagged)}."
+        flags = "" if self.flagged is None else f" Of the test images, predict flags {SHARE.text(self.flagged)}."
         scores = [score for each in (self.sets or {}).values() for score in each.scores.values()]
         few = not all(score.fpr_interval for score in scores)
         threshold = f", with an interval from {FEWEST_FOR_THRESHOLD} of each on" * few
