@@ -252,7 +252,7 @@ class OutOfDistribution(HolisticJudgement):
 
     def check_read(self, data: DomainData) -> None:
         if self.unlike is not None:
-            check_set_places(places_in(self.unlike))
+            check_set_places(places_in(self.unlike), data)
 
     def compute(self, fit: JudgedClassifier) -> UnlikeScores:
         most = None if self.holistic_images == ALL else int(self.holistic_images or self.images)
