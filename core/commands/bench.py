@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contracts.recipe import DATA, OUTPUT, SAMPLE, check_data_place
+from ..contracts.recipe import DATA, KEYS, OUTPUT, SAMPLE, check_data_place
+from ..errors import UnknownNameError, did_you_mean
 from ..registry.catalogue import benchmarks
 from .options import FromRecipe, Given, Json
 from .tables import echo, echo_notes, echo_skipped, markdown_of, named_table, print_json, reporter, show_table, signed
@@ -96,6 +97,9 @@ def _options_of_sets(texts: Sequence[str]) -> tuple[dict[str, dict[str, Any]], l
         kind, dot, name = text.partition("=")[0].strip().partition(".")
         if dot and kind in benchmarks():
             options.setdefault(kind, {})[name] = parse_set(text)[1]
+        elif dot and kind not in KEYS:
+            known = did_you_mean(kind, benchmarks())
+            raise UnknownNameError(f"--set {kind}.{name}: '{kind}' is no kind of set and no key of a recipe; {known}")
         else:
             others.append(text)
     return options, others

@@ -95,8 +95,12 @@ def printed(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) ->
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(header):
-        table.add_column(name.lower(), justify="right" if number else "left")
+        table.add_column(name.lower(), justify="right" if number else "left", no_wrap=bool(number))
     for row in rows:
-        cells = [each if isinstance(each, Cell) else Cell(each) for each in row]
-        table.add_row(*(f"{each.text} ({each.small})" if each.small else each.text for each in cells))
+        table.add_row(*(each if isinstance(each, str) else in_two_lines(each) for each in row))
     return table
+
+
+def in_two_lines(cell: Cell) -> str:
+    """A value, and below it its interval, which so fits into the columns of a terminal."""
+    return f"{cell.text}\n({cell.small.replace('% to ', '–')})" if cell.small else cell.text

@@ -4,6 +4,7 @@ domains, without what is a copy of the run's own images."""
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,11 +71,24 @@ def places_in(value: Any) -> dict[str, str]:
     return places
 
 
-def check_set_places(places: Mapping[str, str]) -> None:
-    """Raise the DataError of a folder or file that there is not."""
+def check_set_places(places: Mapping[str, str], own: DomainData) -> None:
+    """Raise the DataError of a folder or file that there is not, and of a folder of nothing but files of the run's own
+    data, before anything is computed. Other copies are found where images are read."""
+    of_size: defaultdict[int, set[str]] = defaultdict(set)
+    for item in own.items:
+        if Path(item.source).is_file():
+            of_size[Path(item.source).stat().st_size].add(str(item.source))
+    hashes = FileHashes()
     for name, path in places.items():
+        shown = f"--unlike {name}={path}"
         if not Path(path).exists():
-            raise DataError(f"--unlike {name}={path}: no such folder or file; check the path")
+            raise DataError(f"{shown}: no such folder or file; check the path")
+        files = [each for each in Path(path).rglob("*") if each.is_file()]
+        if files and all(
+            any(hashes.sha256(each) == hashes.sha256(source) for source in of_size[each.stat().st_size])
+            for each in files
+        ):
+            raise DataError(_all_copies(shown, len(files)))
 
 
 def unlike_sets(places: Mapping[str, str], fit: JudgedClassifier, most: int | None) -> Iterator[tuple[str, UnlikeSet]]:

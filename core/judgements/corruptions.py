@@ -39,6 +39,8 @@ IMAGENET_CLASSES = 1000
 IMAGENET = "imagenet"
 SHARE = Measure("")
 HEADER = ("Corruption", "Zero-shot", "This run", "Rise in error", f"Costs over {100 * MARGIN:.0f} points from")
+WIDTH_OF_LAST = 10
+"""Characters of the last column in a terminal, so that 80 hold a kind in one line."""
 SHOWN = (*HEADER[:3], Cell("Accuracy, 0 to 100%", tone="pair"), *HEADER[3:])
 """In the report."""
 
@@ -164,7 +166,10 @@ class CorruptionScores(Record):
             return None
         table = Table(title="Corrupted images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         for number, name in enumerate(HEADER):
-            table.add_column(name.lower(), justify="right" if number else "left")
+            last = name == HEADER[-1]
+            table.add_column(
+                name.lower(), justify="right" if number else "left", max_width=WIDTH_OF_LAST if last else None
+            )
         for name, before, after, rise, first in self.rows():
             table.add_row(name, before.text, after.text, f"{rise.text} ({rise.small})", first)
         return table

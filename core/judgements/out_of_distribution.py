@@ -43,6 +43,7 @@ from ..errors import ConfigError
 from ..metrics.classification import auroc
 from ..metrics.intervals import share_interval
 from ..runs.sections import Cell, Measure, TableSection, plural
+from ._condition import in_two_lines
 from ._holistic import ALL, WORST, HolisticJudgement
 from ._unlike_sets import UnlikeSet, check_set_places, drawn_samples, places_in, unlike_sets
 
@@ -159,7 +160,7 @@ class UnlikeScores(Record):
         return TableSection("Unlike images", HEADER, rows, self._words(), shares=False)
 
     def _words(self) -> str:
-        flags = "" if self.flagged is None else f" Of the test images predict flags {SHARE.text(self.flagged)}."
+        flags = "" if self.flagged is None else f" Of the test images, predict flags {SHARE.text(self.flagged)}."
         scores = [score for each in (self.sets or {}).values() for score in each.scores.values()]
         few = not all(score.fpr_interval for score in scores)
         threshold = f", with an interval from {FEWEST_FOR_THRESHOLD} of each on" * few
@@ -184,13 +185,13 @@ class UnlikeScores(Record):
         if not self.sets:
             return None
         table = Table(title="Unlike images", title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", overflow="fold")
-        for number, title in enumerate(HEADER):
-            table.add_column(title, justify="right" if number else "left")
+        for title, most in zip(HEADER, (None, 9, None, None, 13)):  # all that fits into a terminal of 80 characters
+            left = title == HEADER[0]
+            table.add_column(title, justify="left" if left else "right", overflow="fold", max_width=most)
         for name, _, rows in self.rows((self.headline, f"{MCM}/{PUBLISHED}", f"{GL_MCM}/{PUBLISHED}")):
-            for place, (title, *cells) in enumerate(rows):
-                shown = (" ".join(filter(None, (cell.text, cell.small and f"({cell.small})"))) for cell in cells)
-                table.add_row("" if place else name, title, *shown)
+            table.add_row(f"{name}:")
+            for title, *cells in rows:
+                table.add_row(title, *map(in_two_lines, cells))
         return table
 
     @property
@@ -251,7 +252,7 @@ class OutOfDistribution(HolisticJudgement):
 
     def check_read(self, data: DomainData) -> None:
         if self.unlike is not None:
-            check_set_places(places_in(self.unlike))
+            check_set_places(places_in(self.unlike), data)
 
     def compute(self, fit: JudgedClassifier) -> UnlikeScores:
         most = None if self.holistic_images == ALL else int(self.holistic_images or self.images)

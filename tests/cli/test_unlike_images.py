@@ -84,6 +84,15 @@ def test_what_cannot_be_compared_is_refused(vladapt, run, colours, noise):
     refused(asked(noise / "rows.npz"), "this run is of images and encodes them itself; give a folder of images")
 
 
+def test_a_folder_of_the_own_images_is_refused_before_anything_is_computed(vladapt, run, colours, tmp_path, monkeypatch):
+    monkeypatch.setattr(_unlike_sets, "images_of", None)
+    for number, path in enumerate(sorted(colours.rglob("*.png"))[:2]):
+        (tmp_path / "own").mkdir(exist_ok=True)
+        shutil.copy(path, tmp_path / "own" / f"{number}.png")
+    outcome = vladapt("eval", run, "--holistic", "--unlike", f"near={tmp_path / 'own'}")
+    refused(outcome, "all 2 images are images of the run's own data, so nothing is unlike them")
+
+
 def test_a_run_of_stored_features_takes_such_files(vladapt, tmp_path):
     rng = np.random.default_rng(0)
 

@@ -38,7 +38,8 @@ class Winoground(QuestionSet):
     @classmethod
     def recognises(cls, place: Path) -> bool:
         file = place / EXAMPLES
-        return file.is_file() and '"caption_0"' in next(iter(text_lines(file)), "")
+        first = next(iter(text_lines(file)), "") if file.is_file() else ""
+        return any(f'"{field}"' in first for field in FIELDS)
 
     def read(self, seed: int) -> tuple[DomainData, list[Question]]:
         assert self.folder is not None

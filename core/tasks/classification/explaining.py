@@ -55,8 +55,8 @@ MAP_WORDS = {
     "attention": "Heat maps are made of the method’s attention: which patches the class looked at",
 }
 OF_TILES = "slides are read by their tiles, and methods on bags name those that decide"
-SIDE, SMALL = 190, 96
-"""Pixels of a picture, and of one of a labelled image, on a page."""
+SIDE, TILE, SMALL = 190, 150, 96
+"""Pixels of a mistake, of one of many pictures, and of a labelled image, on a page."""
 BESIDE_A_MISTAKE = 4
 """Labelled images beside each."""
 DECODED = 48
@@ -408,7 +408,7 @@ class SamplePictures:
             for each, text in pictures
             if each is not None
         ]
-        return PictureSection(title, shown, side=SIDE) if shown else None
+        return PictureSection(title, shown, side=SHEET if self.in_parts else TILE) if shown else None
 
     def contact_sheet(self, labels: Tensor, class_names: Sequence[str]) -> PictureSection | None:
         """The first test sample of each class as a strip; None of images without parts.

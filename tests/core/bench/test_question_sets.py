@@ -157,6 +157,13 @@ def test_ties_of_winoground_are_wrong_or_decided_by_position(winoground):
         checked(winoground, towers, winoground={"ties": "right"})
 
 
+def test_a_file_of_another_version_of_winoground_is_one_line(winoground):
+    file = winoground / "examples.jsonl"
+    file.write_text(file.read_text().replace("caption_0", "caption_a"))
+    with pytest.raises(DataError, match=r"line 1: has no usable 'caption_0'; give the file of Winoground"):
+        checked(winoground, Told())
+
+
 def test_winoground_without_its_images_is_one_line(winoground):
     (winoground / "images" / "ex_2_img_1.png").unlink()
     with pytest.raises(DataError, match=r"1 of 8 images are not in .*'ex_2_img_1.png'; unpack images.zip"):

@@ -1,9 +1,11 @@
 """`eval --holistic`: what is said of scores that tell images of other things, and which of these are compared."""
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from vladapt.core.confidence.unlike_scores import Separation
 from vladapt.core.errors import ConfigError
@@ -51,8 +53,17 @@ def test_all_scores_are_shown_and_the_one_that_was_settled_before_leads(made):
     assert "MCM, own scale is the score that counts" in note and "with an interval from 40 of each on" in note
     first, second = made.notes
     assert "by MCM, own scale: near 0.900 (95 % interval 0.850 to 0.990; 80 images, 2 copies" in first
-    assert second == "GL-MCM is left out" and made.table().row_count == 4
+    assert second == "GL-MCM is left out" and made.table().row_count == 6
     assert made.pictured()[1] == [(4, "50.0% of the others look more ordinary")]
+
+
+def test_the_table_of_a_terminal_breaks_no_name_and_no_number(made):
+    sets = {"remote-sensing sample": made.sets["far"], "near": made.sets["near"]}
+    console = Console(width=80, file=io.StringIO())
+    console.print(replace(made, sets=sets, headline="mcm/own").table())
+    shown = console.file.getvalue()
+    for whole in ("remote-sensing sample", "0.950", "(0.800 to 0.990)", "MCM, own scale", "30.0%", "(20.0–40.0%)"):
+        assert whole in shown, shown
 
 
 def test_a_score_of_zero_shot_alone_is_shown_without_the_run(made):
