@@ -19,7 +19,7 @@ from ..runtime.process import threads_for
 from ..runtime.progress import followed
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, require, settle
-from .part_views import averaged_views
+from .part_views import PartViews, averaged_views
 from .parts import parts_of, put_options
 from .resources import OF_TOWERS, REQUIRED
 from .shown import in_short
@@ -489,17 +489,18 @@ class Adapter(ABC):
                 f"has {count}; read fewer of each"
             )
 
-    def check_sample(self, pixels: Callable[[], Tensor]) -> None:
+    def check_sample(self, pixels: Callable[[], Tensor], views: PartViews | None = None) -> None:
         """`check_part_count` by one sample, before any is encoded.
 
         Args:
             pixels: gives those of the sample, (3, H, W) or (T, 3, H, W); nothing is told by one that cannot be read.
+            views: of which the T are.
         """
         if self.part_positions is None:
             return
         with suppress(DataError):
             shape = pixels().shape
-            self.check_part_count(shape[0] if len(shape) == 4 else 1)
+            self.check_part_count(shape[0] // (views.count if views else 1) if len(shape) == 4 else 1)
 
     def check_towers(self, backbone: Backbone) -> None:
         """Raise the CapabilityError that names towers with what the method needs, unless these have it."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -36,6 +37,8 @@ CHUNK_BYTES = 1 << 20
 AT_ONCE = 2048
 LIMITS = frozenset({"max_pixels"})
 """Parts of `Item.decode` that say nothing of what an image shows."""
+STRETCH = ("start", "end")
+"""Keys of `Item.decode`: the seconds of its file that a sample is."""
 DIGEST_DIGITS = 16
 """Of a digest: enough to tell apart more images than anyone has."""
 
@@ -332,13 +335,46 @@ def digest_of_set(data: DomainData) -> str:
 
 
 def digests_of(items: Iterable[Item]) -> list[str]:
-    """Of each item its digest; "" where it is no file that can be read."""
+    """Of each item its digest, and of a stretch of a file "DIGEST WHOLE START END", with the digest of all of it; ""
+    where it is no file that can be read."""
     hashes = FileHashes()
 
     def digest(item: Item) -> str:
+        start, end = (item.decode.get(side) for side in STRETCH)
         try:
-            return image_digest(item, hashes)
+            own = image_digest(item, hashes)
+            if start is None and end is None:
+                return own
+            whole = item.with_(decode={key: value for key, value in item.decode.items() if key not in STRETCH})
+            return f"{own} {image_digest(whole, hashes)} {start or 0} {math.inf if end is None else end}"
         except DataError:
             return ""
 
-    return [digest(item) for item in items]
+    with ThreadPoolExecutor(min(32, 4 * (os.cpu_count() or 1))) as threads:
+        return list(threads.map(digest, items))
+
+
+def count_shown_before(digests: Iterable[str], before: Iterable[str]) -> int:
+    """How many of some samples show what others showed, or a moment of it.
+
+    Args:
+        digests, before: of `digests_of`.
+    """
+    whole_ones, stretches = set(), defaultdict(list)
+    for text in before:
+        own, whole, start, end = _stretch_of(text)
+        whole_ones.add(own)
+        stretches[whole].append((start, end))
+
+    def is_shown(text: str) -> bool:
+        own, whole, start, end = _stretch_of(text)
+        return own in whole_ones or any(
+            start < other_end and other_start < end for other_start, other_end in stretches.get(whole, ())
+        )
+
+    return sum(map(is_shown, digests))
+
+
+def _stretch_of(text: str) -> tuple[str, str, float, float]:
+    own, *stretch = text.split(" ")
+    return (own, stretch[0], float(stretch[1]), float(stretch[2])) if stretch else (own, own, 0.0, math.inf)

@@ -23,7 +23,7 @@ from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.bag_files import write_bag
 from ..recipes.resolve import task_on_images
-from ..runs.sections import errors_in_words
+from ..runs.sections import errors_worded, words_of_recipe
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter
@@ -64,6 +64,7 @@ class EmbeddedShards:
 
 
 @keywords(EmbedOptions)
+@errors_worded(words_of_recipe)
 def embed(
     recipe: Recipe,
     out: str | Path,
@@ -100,8 +101,7 @@ def embed(
     place_of(out, "--out")
     refuse_unused(recipe, IMAGE_KEYS if images else OF_SETS, lambda key: "embed does not use it; omit it")
     task, reporter = task_on_images(recipe), reporter or Reporter(quiet=True)
-    with errors_in_words(task, recipe.reading):
-        return together(lambda: _embed(recipe, task, out, images, asked, reporter))
+    return together(lambda: _embed(recipe, task, out, images, asked, reporter))
 
 
 def _as_shards(

@@ -43,7 +43,7 @@ from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import FAST, IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
-from ..runs.sections import plural
+from ..runs.sections import errors_worded, plural, words_of_recipe
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines
@@ -93,6 +93,7 @@ class Indexed:
 
 
 @keywords(IndexOptions)
+@errors_worded(words_of_recipe)
 def index(
     recipe: Recipe,
     out: str | Path,

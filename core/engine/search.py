@@ -36,6 +36,7 @@ from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import FAST, TEXTS, Hit, RetrievalIndex
 from ..retrieval.page import Asked, write_page
 from ..retrieval.wanted import Wanted
+from ..runs.sections import errors_worded, words_in
 from ..runtime.files import replacing
 from ..runtime.reading import json_text
 from .options import EngineOptions, SearchOptions
@@ -66,6 +67,19 @@ UNKNOWN_GROUP = (
     "Nothing tells which patient or other group the image is of, so results may be of the same one; put a table of "
     "file names and patients beside the images, and index them again."
 )
+
+
+def index_words(
+    index: str | Path,
+    *_: Any,
+    domain: Domain | None = None,
+    reading: Mapping[str, Any] | None = None,
+    **__: Any,
+) -> Mapping[str, str]:
+    """What the domain of an index calls images."""
+    facts = RetrievalIndex.open(index).info.reading
+    options = {**(facts.get("options") or {}), **(reading or {})}
+    return words_in(domain or facts.get("domain"), facts.get("task"), options)
 
 
 @dataclass(frozen=True)
@@ -133,6 +147,7 @@ def _rows_of(hits: Sequence[Hit]) -> list[dict[str, Any]]:
 
 
 @keywords(SearchOptions)
+@errors_worded(index_words)
 def search(
     index: str | Path,
     text: str | None = None,
@@ -257,6 +272,7 @@ class SearchedQueries:
 
 
 @keywords(SearchOptions, EngineOptions)
+@errors_worded(index_words)
 def search_queries(
     index: str | Path,
     queries: str | Path,

@@ -30,6 +30,7 @@ from ..retrieval.composed_sets import (
 )
 from ..retrieval.index import TEXTS, RetrievalIndex
 from ..retrieval.wanted import Wanted
+from ..runs.sections import errors_worded
 from .composed_gallery import (
     IMAGE,
     QUERIES_AT_ONCE,
@@ -42,7 +43,7 @@ from .composed_gallery import (
 )
 from .options import EvaluateOptions, SearchOptions
 from .queries import composition_of
-from .search import opened_index
+from .search import index_words, opened_index
 from .search_submission import check_submission, write_submission
 
 AT = {CIRR: (1, 5, 10, 50), CIRCO: (5, 10, 25, 50), FASHION_IQ: (10, 50), DOMAINS: (10, 50)}
@@ -96,6 +97,7 @@ class EvaluatedQueries:
 
 
 @keywords(SearchOptions, EvaluateOptions)
+@errors_worded(index_words)
 def evaluate_queries(
     index: str | Path,
     evaluate: str | Path,

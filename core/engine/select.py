@@ -42,6 +42,7 @@ from ..recipes.asked_for import read_data, readable_samples
 from ..recipes.resolve import task_on_images
 from ..registry import build_adapter, build_selector, check_packages
 from ..registry.build import judges_at
+from ..runs.sections import errors_worded, words_of_recipe
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared
@@ -91,6 +92,7 @@ class Selected:
 
 
 @keywords(SelectOptions)
+@errors_worded(words_of_recipe)
 def select(
     recipe: Recipe,
     out: str | Path,
@@ -176,6 +178,7 @@ def select(
     )
 
 
+@errors_worded(words_of_recipe)
 def select_wrong_labels(
     recipe: Recipe,
     out: str | Path,

@@ -28,6 +28,7 @@ from ..backbones.specs import FILE
 from ..contracts.recipe import RUNS, spec_of
 from ..contracts.run_info import FittedRun, RunInfo, mapped_texts
 from ..contracts.shown import in_short
+from ..data.verify import count_shown_before
 from ..errors import FULL, ConfigError, DataError
 from ..runtime.files import claimed, file_stem, remove_abandoned, write_whole, writing_to
 from ..runtime.process import installed_version
@@ -428,7 +429,7 @@ def in_the_fit(info: RunInfo, digests: Callable[[], Sequence[str]]) -> dict[str,
         why = "some of its images were not files"
     else:
         of_fit, scored = {digest for side in known.values() for digest in side}, digests()
-        count = sum(digest in of_fit for digest in scored)
+        count = count_shown_before(scored, of_fit)
         return {"in_fit": count, "in_fit_words": _in_fit_words(count, len(scored), scored.count(""))}
     return {"in_fit": None, "in_fit_words": f"Whether some of these images were in the fit is not known: {why}."}
 

@@ -12,10 +12,11 @@ import base64
 import io
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -24,10 +25,13 @@ from ..registry import load_domain, task_class
 
 if TYPE_CHECKING:
     from ..contracts.adapter import FitReport
+    from ..contracts.domain import Domain
+    from ..contracts.recipe import Recipe
     from ..contracts.run_info import RunInfo
     from ..metrics.significance import CalibrationBin
 
 
+P, R = ParamSpec("P"), TypeVar("R")
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
 NOT_A_SAMPLE = (
     r"(?!-(?!text pairs)|[_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
@@ -482,6 +486,28 @@ def errors_in_words(task: Any, reading: Mapping[str, Any] | None) -> Iterator[No
         raise
 
 
+def errors_worded(words: Callable[..., Mapping[str, str]]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """As `errors_in_words`, of all that a function raises.
+
+    Args:
+        words: from the function's arguments.
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def worded_errors(*args: P.args, **given: P.kwargs) -> R:
+            try:
+                return function(*args, **given)
+            except VladaptError as error:
+                with suppress(VladaptError):
+                    error.args = (error_in_words(str(error), words(*args, **given)),)
+                raise
+
+        return worded_errors
+
+    return decorated
+
+
 def error_in_words(message: str, words: Mapping[str, str], places: Collection[str] = ()) -> str:
     """A message in the words of a domain; the place before its first colon stays: a flag, a word, or one of these."""
     place, colon, rest = message.partition(": ")
@@ -505,7 +531,16 @@ def words_of_run(info: RunInfo) -> Mapping[str, str]:
     return {}
 
 
-def words_in(domain: str | None, task: str | None, reading: Mapping[str, Any]) -> Mapping[str, str]:
+def words_of_recipe(recipe: Recipe, *_: Any, domain: Domain | None = None, **__: Any) -> Mapping[str, str]:
+    """`words_in` of a recipe.
+
+    Args:
+        domain: in place of the recipe's.
+    """
+    return words_in(domain or recipe.domain, recipe.task, recipe.reading)
+
+
+def words_in(domain: str | Domain | None, task: str | None, reading: Mapping[str, Any]) -> Mapping[str, str]:
     """What a domain, and a task in it, call images and patients.
 
     Args:
@@ -514,7 +549,8 @@ def words_in(domain: str | None, task: str | None, reading: Mapping[str, Any]) -
     Raises:
         UnknownNameError: no domain or task of that name.
     """
-    words = load_domain(domain).words_of(reading) if domain else {}
+    named = load_domain(domain) if isinstance(domain, str) else domain
+    words = named.words_of(reading) if named else {}
     return {**words, **task_class(task).words} if task else words
 
 

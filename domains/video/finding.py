@@ -344,7 +344,7 @@ def _activitynet(path: Path, content: Any, reading: VideoReading) -> Listed:
     annotations = caption_sets.activitynet_annotations(path, content, not reading.moments)
     first, second = caption_sets.ACTIVITYNET_TESTS
     beside = not reading.moments and path.name == first and path.with_name(second).is_file()
-    note = f"{second} describes the videos of {first} again and is not read: papers test retrieval on {first}."
+    note = f"The file {second} is not read: it describes the videos of {first} again, on which papers test retrieval."
     return Listed(annotations, published="activitynet-captions", notes=(note,) if beside else ())
 
 

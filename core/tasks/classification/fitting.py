@@ -225,8 +225,9 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
     """
     check_needs(prepared, adapter)
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
-    if prepared.domain is not None and prepared.data.part_views is None:
-        adapter.check_sample(lambda: prepared.transform(prepared.data.load(prepared.data.items[0])))
+    if prepared.domain is not None:
+        data = prepared.data
+        adapter.check_sample(lambda: prepared.transform(data.load(data.items[0])), data.part_views)
     if prepared.data.part_views is not None and adapter.at_predict & (OF_IMAGES | {"patch_tokens"}):
         raise CapabilityError(f"adapter '{adapter.name}' {IMAGES}")
     if prepared.data.in_tiles and (seen := (adapter.needs | adapter.at_predict) & (OF_IMAGES | {"patch_tokens"})):

@@ -180,7 +180,10 @@ def placed(labelled: LabelledImages, prepared: PreparedData, info: RunInfo, reda
         return labelled
     digests_by_part, splits = info.digests or {}, info.splits
     digests = {
-        name: digest for part, of in digests_by_part.items() if part in splits for name, digest in zip(splits[part], of)
+        name: digest.partition(" ")[0]
+        for part, of in digests_by_part.items()
+        if part in splits
+        for name, digest in zip(splits[part], of)
     }
     chosen = [_below(item, info.data.path) for item in items_of(labelled.ids, prepared.data.items)]
     return labelled.with_places(chosen, [digests.get(name, "") for name in labelled.ids])

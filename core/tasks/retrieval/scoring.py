@@ -18,7 +18,7 @@ from ...contracts.items import Decoded, DomainData, Item, Questions
 from ...contracts.options import TOLERATED
 from ...data.file_hashes import FileHashes
 from ...data.pairs.pair_set import SPLIT_CODES, Pair
-from ...data.verify import image_digest
+from ...data.verify import digests_of, image_digest
 from ...errors import DataError
 from ...features.store import FeatureStore
 from ...metrics.intervals import share_interval, units_of
@@ -365,12 +365,14 @@ class DomainPair(Pair):
 
 
 def digests_of_images(pairs: Any) -> list[str]:
-    """16 hex digits of what each distinct image of pairs shows; "" for one that cannot be read.
+    """Digests of what each distinct image of pairs shows; "" for one that cannot be read.
 
     Args:
         pairs: a PairSet, or what `DomainPairs.of` makes.
     """
     hashes, rows = FileHashes(), [row for row, _ in distinct_images(pairs)]
+    if isinstance(pairs, DomainPairs):
+        return digests_of(pairs.items[row] for row in rows)
 
     def digest(row: int) -> str:
         try:

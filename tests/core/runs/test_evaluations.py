@@ -36,6 +36,20 @@ def test_how_large_an_image_may_be_is_not_what_it_shows(items):
     assert image_digest(items[0].with_(decode={"frame": 2}), hashes) != image_digest(items[0], hashes)
 
 
+def test_stretches_of_a_file_count_where_they_overlap(items):
+    def of(number, start, end):
+        return items[number].with_(decode={"frames": 8, "start": start, "end": end})
+
+    info = RunInfo(digests=kept_digests({"train": [of(0, 2, 5), of(1, None, 3)], "val": [items[2]]}, digests_of))
+    for scored, seen in (
+        ([of(0, 2, 5), of(0, 4.5, 9), of(0, 0, None)], 3),
+        ([of(0, 5, 9), of(0, 0, 2), of(3, 2, 5), of(1, 3, None)], 0),
+        ([items[0].with_(decode={"frames": 8}), of(1, 0, 0.5)], 2),
+        ([items[0], of(2, 1, 2)], 0),  # other frames of it
+    ):
+        assert in_the_fit(info, lambda scored=scored: digests_of(scored))["in_fit"] == seen
+
+
 def test_what_is_no_file_is_counted_and_said(items):
     info = RunInfo(digests=kept_digests({"train": items[:1]}, digests_of))
     found = in_the_fit(info, lambda: digests_of([items[0], Item("drawn", "/nowhere/drawn.png")]))

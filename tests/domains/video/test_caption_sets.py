@@ -171,7 +171,7 @@ def test_activitynet_is_tested_on_the_first_annotator(clips, write):
         write(f"set/{split}_ids.json", names)
     data = read(root)
     assert said(data) == {"v_abc": (("he jumps",), "train"), "v_def": (("a pool",), "val")}
-    assert any("val_2.json describes the videos of val_1.json again" in note for note in data.notes)
+    assert any("val_2.json is not read: it describes the videos of val_1.json again" in note for note in data.notes)
     assert said(read(root, moments=True))["v_def#0-0.2"] == (("a pool", "water"), "val")
 
 

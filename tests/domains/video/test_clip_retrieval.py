@@ -130,20 +130,22 @@ def test_what_no_pairs_can_teach_is_refused_before_a_clip_is_read(
         vladapt.fit(**how, data=data, adapter=method)
 
 
-@pytest.mark.parametrize("method", ["clip4clip", "clip2video", "action-clip", "stan"])
+@pytest.mark.parametrize("method", ["clip4clip", "clip2video", "action-clip", "action-clip in views", "stan"])
 def test_clips_of_more_frames_than_positions_are_refused_before_they_are_encoded(
     method, folder, small_clip_spec, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(FeatureStore, "get_or_compute", lambda *a, **k: pytest.fail("clips were encoded"))
-    task, data = "retrieval", folder / "captions.csv"
+    task, data, views = "retrieval", folder / "captions.csv", {}
+    method, _, in_views = method.partition(" ")
     if method == "action-clip":
         task, data = "classification", tmp_path / "classes"
+        views = {"clips": 2, "average_views": "scores"} if in_views else {}
         for number in range(8):
             (data / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / f"{number}.mp4", data / "ab"[number % 2])
     how = {"domain": "video", "task": task, "backbone": small_clip_spec, "out": str(tmp_path)}
     with pytest.raises(CapabilityError, match=r"has positions for .* and a sample has 100; read fewer of each"):
-        vladapt.fit(**how, data={"path": str(data), "frames": 100}, adapter=method)
+        vladapt.fit(**how, data={"path": str(data), "frames": 100, **views}, adapter=method)
 
 
 def test_a_run_is_asked_the_questions_of_egomcq(fitted, folder, small_clip):

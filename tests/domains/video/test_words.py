@@ -9,7 +9,12 @@ import pytest
 
 import vladapt
 from vladapt.cli import main
-from vladapt.core.errors import DataError
+from vladapt.core.engine.embed import embed
+from vladapt.core.engine.index import index
+from vladapt.core.engine.search import search
+from vladapt.core.engine.select import select
+from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.recipes.resolve import resolve
 
 
 @pytest.mark.parametrize(
@@ -89,3 +94,26 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     monkeypatch.setattr("vladapt.core.engine.fit.check_answered", lambda predicted, tolerate: None)
     out, _ = printed("predict", *Path("runs").iterdir(), "set/run", "--json")
     assert "1 of 1 clip is unlike those of the fit" in out
+
+
+def test_errors_of_commands_on_clips_speak_of_clips(clips, small_clip_spec, monkeypatch):
+    """Where no command line names the domain, too."""
+    monkeypatch.chdir(clips(*(f"set/{c}/{n}.mp4" for c in ("run", "sit") for n in range(2))))
+    on_clips = resolve(flags={"domain": "video", "backbone": small_clip_spec, "tolerate": 0.0}, sets=["data.frames=1"])
+    index(on_clips, "made", images=["set/run"])
+    with pytest.raises(DataError, match="--image set: holds 4 clips; give one"):
+        search("made", image="set")
+    with pytest.raises(ConfigError, match="--budget 9: .* clips"):
+        select(
+            on_clips.with_(data={"path": "set", **on_clips.reading}, classes=["run", "sit"]),
+            "todo.csv",
+            budget=9,
+            method="random",
+        )
+    Path("set/run/0.mp4").write_bytes(b"no video")
+    for refused in (
+        lambda: index(on_clips, "other", images=["set/run"]),
+        lambda: embed(on_clips, "shards", images=["set/run"], as_="parquet"),
+    ):
+        with pytest.raises(DataError, match="1 of 2 clips cannot be read|^clips that cannot be read: 1"):
+            refused()
