@@ -18,7 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "group_names": "GroupNames",
         "group_words": "kind_of_column",
         "hamming": "bits_apart hashes_within near_pairs",
-        "images": "IMAGE decode_bytes decode_image decode_values",
+        "images": "IMAGE decode_image",
         "k_centre": "farthest_first",
         "links": "stays_inside",
         "listed_splits": "with_lists",
