@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Block
-from .spec_options import Reduction
+from .specs import Reduction
 
 
 @dataclass(frozen=True)
