@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vladapt import Backbone, load_backbone
-from vladapt.core.backbones.specs import Reduction
+from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens
 from vladapt.core.data.pairs.scenes import COLOURS, SCENES, draw_scene, scene
 from vladapt.core.engine.front import flops_of

@@ -13,7 +13,7 @@ from transformers.models.siglip2.modeling_siglip2 import Siglip2VisionEmbeddings
 from vladapt.core.backbones.image_only import Visual
 from vladapt.core.backbones.native_aspect import fitting_grid, packed, unpacked
 from vladapt.core.backbones.open_clip_timm import TimmVitTower
-from vladapt.core.backbones.specs import Reduction
+from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens, TokenMerge
 
 from .comparison import compares

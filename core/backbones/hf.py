@@ -36,7 +36,7 @@ from .hf_towers import (
 )
 from .image_only import SCALE
 from .native_aspect import NativeAspect
-from .specs import Patches
+from .spec_options import Patches
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
 

@@ -23,7 +23,7 @@ from ..runtime.reading import read_json
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .lexical import lexical_space
 from .shared_spaces import SharedSpace, built_space
-from .specs import Reduction
+from .spec_options import Reduction
 from .text_towers import TextSide, text_side
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contracts.backbone import Block
-from .specs import Reduction
+from .spec_options import Reduction
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from .checkpoints import resize_positions
 from .image_only import ImageModel, NamedEncoder, Weights, split_spec
 from .last_stride import at_stride_one
 from .preprocessing import Preprocess
-from .specs import Resolution
+from .spec_options import Resolution
 from .torchgeo_bands import COLOURS, SENTINEL_2, BandInputs, BandsTaken, band_inputs
 from .torchgeo_towers import (
     JOINT,

@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..runtime.process import holding
 from .checkpoints import fit_weights, read_checkpoint
 from .positions import ImagePositions, ProjectionMatrix
-from .specs import Reduction
+from .spec_options import Reduction
 from .token_merging import MergedTokens
 
 FEATURE_MAP_DEPTHS = (0.25, 0.5, 0.75, 1.0)

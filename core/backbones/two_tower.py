@@ -25,7 +25,7 @@ from .joint_parts import JointParts
 from .positions import ImagePositions, ProjectionMatrix, insert_after_start
 from .preprocessing import Preprocess
 from .prompted import CoupledTokens, PromptTokens, TowerPrompts
-from .specs import Reduction
+from .spec_options import Reduction
 from .tower_steps import ImageTower, TextTower, run_through, unsized
 
 OPEN_INSIDE = frozenset({"image_blocks", "feature_maps"})

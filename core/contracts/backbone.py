@@ -302,7 +302,7 @@ class Backbone(ABC):
         """Let the image tower merge tokens in its blocks, in place ("SPEC#merge=13"). Its blocks are then open no more.
 
         Args:
-            reduction: a `Reduction` of `core/backbones/specs.py`.
+            reduction: a `Reduction` of `core/backbones/spec_options.py`.
 
         Raises:
             CapabilityError: the image tower is none whose tokens can be merged.
@@ -317,7 +317,7 @@ class Backbone(ABC):
         and what lies inside the image tower is not open.
 
         Args:
-            patches: `Patches` of `core/backbones/specs.py`.
+            patches: `Patches` of `core/backbones/spec_options.py`.
 
         Raises:
             CapabilityError: the image tower takes images of one size.
@@ -331,7 +331,7 @@ class Backbone(ABC):
         """Say how large a pixel is on the ground, in place, before the model is built ("SPEC#res=10").
 
         Args:
-            resolution: a `Resolution` of `core/backbones/specs.py`.
+            resolution: a `Resolution` of `core/backbones/spec_options.py`.
 
         Raises:
             CapabilityError: it makes no difference to the image tower.

@@ -17,7 +17,7 @@ from transformers import Siglip2ImageProcessorPil
 from vladapt import build_adapter
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
 from vladapt.core.backbones.native_aspect import fitting_grid, packed, unpacked
-from vladapt.core.backbones.specs import Patches
+from vladapt.core.backbones.spec_options import Patches
 from vladapt.core.contracts.images import InputChannels
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.explanation.evidence import OCCLUSION, check_method

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vladapt.adapters.blocks import in_blocks
-from vladapt.core.backbones.specs import Reduction
+from vladapt.core.backbones.spec_options import Reduction
 from vladapt.core.backbones.token_merging import MergedTokens
 from vladapt.core.errors import CapabilityError, ConfigError
 from vladapt.core.export.agreement import Agreement, agreement_sentence
