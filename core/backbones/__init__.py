@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "checkpoints": "fit_weights read_checkpoint",
+        "checkpoints": "read_checkpoint",
         "finders": "KeptLoss searched",
         "heads": "HeadBackbone",
         "hf_source": "quiet",
@@ -16,6 +16,6 @@ __getattr__, __dir__ = lazy_exports(
         "preprocessing": "EachPart SeededAugment",
         "prompted": "CoupledTokens PromptTokens TowerPrompts",
         "token_merging": "TokenMerge",
-        "tower_steps": "attend unsized",
+        "tower_steps": "attend module_of_file",
     },
 )

@@ -39,12 +39,13 @@ from ..errors import ConfigError, DataError, UnknownNameError
 from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess
-from .shared_spaces import CONSE_NAMES, CONSE_TEMPERATURE, Alignment, fit_alignment
 from .specs import check_family_packages
 from .tower_steps import ImageTower, TextTower
 from .two_tower import TwoTower, fingerprint
 
 PHI = 88.0
+CONSE_NAMES = 10
+CONSE_TEMPERATURE = 2.0
 ALIGNED_LOGIT_SCALE = 15.0
 LOGIT_SCALE = ALIGNED_LOGIT_SCALE / math.cos(math.radians(PHI))
 IMAGE_SIZE = 224
@@ -245,6 +246,86 @@ def _fingerprint(transform: Preprocess, trained: Path | None) -> str:
     weights = [packaged.WEIGHTS.sha256, packaged.TEXT_WEIGHTS.sha256, packaged.TOKENIZER.sha256]
     shared = [VERSION, CONSE_NAMES, CONSE_TEMPERATURE, PHI, ALIGNED_LOGIT_SCALE]
     return fingerprint("embedded", shared, weights, transform.spec)
+
+
+# Of classes that both towers know, one by a visual prototype and one by their names, two maps from image features x (S)
+# to the text tower's space (T) follow in closed form, and their unit sum P(x) is used:
+# * orthogonal Procrustes (Schonemann, 1966, "A generalized solution of the orthogonal Procrustes problem"): the
+# rotation that turns unit prototypes into the embeddings of their names; * ConSE ("Zero-Shot Learning by Convex
+# Combination of Semantic Embeddings", 2013, arXiv 1312.5650): the mean of the embeddings of the 10 most probable
+# names, weighted by probability at a temperature, which is 2 for the head of `embedded`.
+# Name embeddings are centred on their mean, and so is every text: what all texts have in common tells no class apart.
+
+
+class Alignment(nn.Module):
+    """The shared space: image `[cos(phi) P(x); sin(phi) x / |x|]`, text `[t; 0]`.
+
+    An image-text cosine sees only P(x), an image-image cosine sees P(x) and, the more the nearer phi is to 90 degrees,
+    the image features as they are.
+
+    Args:
+        rotation: (S, T), orthonormal columns, or rows where S < T.
+        names: (C, T) unit rows, the centred embeddings of the class names.
+        centre: (T,) mean of the unit embeddings of the names.
+        phi: angle in degrees, 0 to below 90.
+        temperature: at which class logits become ConSE's weights.
+
+    Attributes:
+        beside: (S, T + S) linear map of image features that is added to the closed form, or None: what few labels
+            taught on top of it.
+    """
+
+    beside: Tensor | None
+
+    def __init__(
+        self, rotation: Tensor, names: Tensor, centre: Tensor, phi: float, temperature: float = CONSE_TEMPERATURE
+    ):
+        super().__init__()
+        self.cosine, self.sine = math.cos(math.radians(phi)), math.sin(math.radians(phi))
+        self.temperature = temperature
+        self.register_buffer("rotation", rotation)
+        self.register_buffer("names", names)
+        self.register_buffer("centre", centre)
+        self.register_buffer("beside", None)
+
+    def in_text_space(self, x: Tensor, class_logits: Tensor) -> Tensor:
+        """P(x): (..., S) image features and their (..., C) class logits -> (..., T) unit rows."""
+        best = class_logits.topk(min(CONSE_NAMES, len(self.names)), dim=-1)
+        weights = torch.softmax(best.values / self.temperature, dim=-1)
+        conse = (weights.unsqueeze(-1) * self.names[best.indices]).sum(dim=-2)
+        return F.normalize(F.normalize(conse, dim=-1) + F.normalize(x @ self.rotation, dim=-1), dim=-1)
+
+    def image(self, x: Tensor, class_logits: Tensor) -> Tensor:
+        """(..., S) and (..., C) -> (..., T + S) in the shared space, each of the length of its x."""
+        length = x.norm(dim=-1, keepdim=True)
+        shared = torch.cat([self.cosine * length * self.in_text_space(x, class_logits), self.sine * x], dim=-1)
+        return shared if self.beside is None else shared + x @ self.beside
+
+    def add_beside(self, change: Tensor) -> None:
+        """Add (S, T + S) to the linear map beside the closed form, which is there from then on and in the state."""
+        before = torch.zeros_like(change, device=self.rotation.device) if self.beside is None else self.beside
+        self.beside = before + change.to(before)
+
+    def text(self, pooled: Tensor) -> Tensor:
+        """(N, T) texts -> (N, T + S) in the shared space, not normalised."""
+        centred = F.normalize(pooled, dim=-1) - self.centre
+        return F.pad(centred, (0, len(self.rotation)))
+
+
+def fit_alignment(prototypes: Tensor, names: Tensor) -> dict[str, Tensor]:
+    """The closed form.
+
+    Args:
+        prototypes: (C, S) rows of the classifier.
+        names: (C, T) unit embeddings of the C class names.
+
+    Returns:
+        rotation (S, T), names (C, T) centred unit rows, centre (T,).
+    """
+    centre = names.mean(dim=0)
+    centred = F.normalize(names - centre, dim=-1)
+    u, _, v = torch.linalg.svd(F.normalize(prototypes, dim=-1).T @ centred, full_matrices=False)
+    return {"rotation": (u @ v).contiguous(), "names": centred, "centre": centre}
 
 
 # Row c of the image tower's 1000-class head is a visual prototype of a class whose name the text tower can read.

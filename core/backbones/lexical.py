@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
 from ..runtime.files import read_tensors, write_tensors
-from .shared_spaces import CONSE_TEMPERATURE, Alignment, LexicalSpace, fit_alignment
+from .embedded import CONSE_TEMPERATURE, Alignment, fit_alignment
+from .shared_spaces import LexicalSpace
 from .text_towers import TextSide
 from .tower_maps import best_scale
 from .two_tower import TwoTower, fingerprint

@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from ..contracts.backbone import Block
 from ..errors import DataError
 from ..runtime.process import holding
+from .checkpoints import fit_weights, read_checkpoint
 from .positions import ImagePositions, ProjectionMatrix
 from .spec_options import Reduction
 from .token_merging import MergedTokens
@@ -322,3 +323,20 @@ class Undrawn(TorchFunctionMode):
 def unsized() -> AbstractContextManager[None]:
     """A context whose parameters belong to another file than that of a `sized_like` around it."""
     return holding(_innermost, None)
+
+
+def module_of_file(build: Callable[[], nn.Module], path: Path, architecture: str, prefix: str = "") -> nn.Module:
+    """A module with all weights of its own file, whatever `sized_like` is around it.
+
+    Args:
+        architecture: what it is called, for the message.
+        prefix: of names in the file, where they have one.
+
+    Raises:
+        DataError: the file cannot be read, or is of another module.
+    """
+    state = {name.removeprefix(prefix): value for name, value in read_checkpoint(path).items()}
+    with unsized():
+        module = build()
+    fit_weights(module, state, path, architecture)
+    return module

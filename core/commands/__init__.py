@@ -6,6 +6,6 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "options": "FromEncoding FromOptions Json",
-        "tables": "echo echo_skipped print_json reporter show_table",
+        "tables": "echo echo_skipped print_json reporter",
     },
 )

@@ -410,10 +410,12 @@ def _fact(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def echo(text: str) -> None:
-    """A line on stdout; nothing for an empty text."""
-    if text and is_main_rank():
-        typer.echo(printable(text, keep="\n\t"))
+def echo(shown: Any) -> None:
+    """A line on stdout, or a rich table; nothing for an empty text."""
+    if not isinstance(shown, str):
+        show_table(shown)
+    elif shown and is_main_rank():
+        typer.echo(printable(shown, keep="\n\t"))
 
 
 def echo_notes(notes: Iterable[str], words: Mapping[str, str] | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -44,6 +44,10 @@ class Reading:
 
     def __post_init__(self):
         settle(self)
+
+    def of_any(self) -> dict[str, Any]:
+        """What is said for `read_any`: these options by name, without those of a subclass."""
+        return {field.name: getattr(self, field.name) for field in fields(Reading)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from .families import TILES
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -70,6 +72,11 @@ class BackboneInfo(JsonObject):
     fingerprint: str = ""
     licence: str = ""
     image_size: Any = None
+
+    @property
+    def of_tiles(self) -> bool:
+        """Whether it is stored tile features of slides."""
+        return self.spec.partition(":")[0] == TILES
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,7 @@ from PIL import Image
 
 from ..contracts.curator import CAPTION_FEATURES, IMAGE_FEATURES, TEXT
 from ..data.images import decode_picture, upright_size
-from ..data.perceptual_hash import perceptual_hashes
-from ..data.thumbnails import thumbnail, thumbnail_pictures
+from ..data.thumbnails import perceptual_hashes, thumbnail, thumbnail_pictures
 from ..errors import DataError
 from ..shards import Manifest, Stage, Unreadable
 from ..shards.sources import ParquetSource, ShardRow

@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 16_384
 
 @dataclass(eq=False, kw_only=True)
 class Near(Curator):
-    """Hashes of 64 bits (`core/data/perceptual_hash.py`, or the user's own) are searched in bands, so that every two
+    """Hashes of 64 bits (`core/data/thumbnails.py`, or the user's own) are searched in bands, so that every two
     within `distance` bits are met. These are tied, and what is tied through others is one group. Of a group one stays:
     the largest image, then the one of the best pair score, then the one of the smallest id. Another is dropped where
     the cosine of its image features with this one is at least `cosine`; those that are not alike are compared with the

@@ -12,7 +12,7 @@ from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 
 from ..errors import ConfigError, shortened
-from .group_words import is_split_word, says_subject
+from .group_words import is_split_word, kind_of_column, says_subject
 
 FOLDER, STEM = "folder", "stem:"
 LONGEST_PATTERN, SECONDS = 200, 10
@@ -51,6 +51,9 @@ class GroupNames:
     """
 
     named: str
+
+    kind_of_column = staticmethod(kind_of_column)
+    """As the function of this name: what kind of group a column of that name tells."""
 
     @staticmethod
     def are_named_by(named: str) -> bool:

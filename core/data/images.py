@@ -376,7 +376,14 @@ def _header_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
     return upright_size(path, int(decode.get("max_pixels", Item.MAX_PIXELS)))
 
 
-IMAGE = Format(
+class ImageFormat(Format):
+    """Images that Pillow opens, of which more can be read than their pixels from a file."""
+
+    from_bytes = staticmethod(decode_bytes)
+    values = staticmethod(decode_values)
+
+
+IMAGE = ImageFormat(
     name="image",
     suffixes=(
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),

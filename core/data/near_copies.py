@@ -20,19 +20,20 @@ import numpy as np
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
 from .hamming import near_pairs
-from .perceptual_hash import NO_HASH, perceptual_hashes
-from .registration import (
+from .thumbnails import (
     COMPARED,
     NO_AGREEMENT,
+    NO_HASH,
+    Pictures,
     PreparedThumbnails,
     agreements,
     cut_spectra,
     low_spectra,
+    perceptual_hashes,
     same_colours,
     shows_enough,
     spectral_likeness,
 )
-from .thumbnails import Pictures
 
 VERSION = 7
 """Of the pairs that are kept: another number has all found anew."""

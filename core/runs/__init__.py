@@ -9,7 +9,7 @@ __getattr__, __dir__ = lazy_exports(
         "plots": "accuracy_over_shots",
         "redaction": "Redaction",
         "run_sections": "Report TowerComparison page_template write_report",
-        "sections": "CurveGridSection CurveSection HeadlineSection ListSection Measure Number PictureSection "
+        "sections": "CurveSection HeadlineSection ListSection Measure Number PictureSection "
         "TableSection Track VerdictSection plural",
     },
 )

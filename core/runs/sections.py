@@ -189,6 +189,11 @@ class CurveSection:
     dividers: Sequence[float] = ()
     kind: ClassVar = "curve"
 
+    @staticmethod
+    def side_by_side(title: str, plots: Sequence[CurveSection]) -> CurveGridSection:
+        """Small plots next to each other."""
+        return CurveGridSection(title, plots)
+
     @property
     def alt(self) -> str:
         """The plot in words: of several curves their ends, of one also its extremes."""

@@ -2,6 +2,9 @@
 
 Every address needs the token that the command printed, so that no other page in the browser, and no other user of the
 machine, can read or write; names of other hosts are refused. One page at a time writes.
+
+What is decided of images may go into a file of one JSON object per line: each is on the disk before the next one is
+made, and the last of an image counts. A line that a kill cut short is left out.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import getpass
 import hmac
 import io
+import json
+import os
 import secrets
 import socket
 import threading
@@ -17,14 +22,17 @@ import webbrowser
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from ..errors import ConfigError, VladaptError
+from ..errors import ConfigError, DataError, VladaptError, shortened
+from .files import claimed
 from .process import need_package
+from .reading import json_values, read_bytes
 from .web_page import FILES, WebPage
 
 HOST = "127.0.0.1"
@@ -32,6 +40,7 @@ NO_TOKEN = "Open the address that vladapt printed: it ends with a token."
 TWO_PAGES = "This file is being labelled in another page: close that one, then reload this one."
 GONE_AFTER_S = 6.0
 """After which a page that is not heard of is taken for closed."""
+IMAGE, WITHDRAWN = "image", "withdrawn"
 LOSSLESS_PIXELS, LARGEST_SIDE = 1_000_000, 4096
 
 
@@ -62,6 +71,10 @@ class LocalPage(ABC):
     @abstractmethod
     def posts(self) -> Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]:
         """Path -> what gives its answer of the request's object; "/here" and "/leave" are there besides."""
+
+    def decision_file(self, path: Path) -> DecisionFile:
+        """The file of what is decided at this page; errors as of `DecisionFile`."""
+        return DecisionFile(path)
 
     def hear(self, page: str) -> None:
         """A page is open, and it is the only one.
@@ -108,6 +121,90 @@ class LocalPage(ABC):
         """Raise the CapabilityError of a machine without starlette or uvicorn."""
         for package in ("starlette", "uvicorn"):
             need_package(f"`{cls.command}`", package, "labels")
+
+
+class DecisionFile:
+    """A file of decisions, of which this process is the only one to write.
+
+    Args:
+        path: the file; one that is there is gone on with.
+
+    Raises:
+        ConfigError: another process writes it. DataError: it cannot be read, or holds something else.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self._lock = path, threading.Lock()
+        self._claim_file = path.with_name(f".{path.name}.at-work")
+        try:
+            self._claim = claimed(self._claim_file)
+        except BlockingIOError:
+            raise ConfigError(f"{path}: another page is writing to it; close it") from None
+        except OSError as error:
+            raise DataError.unwritable(path.parent, error) from error
+        try:
+            self._of_image = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def decisions(self) -> dict[str, dict[str, Any]]:
+        """Image -> what was decided last, the latest decision last."""
+        with self._lock:
+            return dict(self._of_image)
+
+    def add(self, image: str, decision: Mapping[str, Any]) -> None:
+        """Decide of an image, in place of what was decided before; DataError where nothing can be written."""
+        time = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._lock:
+            self._append({IMAGE: image, **decision, "reviewer": user_name(), "time": time})
+
+    def undo(self) -> str | None:
+        """Withdraw the latest decision; returns of which image, None where there is none."""
+        with self._lock:
+            latest = next(reversed(self._of_image), None)
+            if latest is not None:
+                self._append({IMAGE: latest, WITHDRAWN: True})
+            return latest
+
+    def close(self) -> None:
+        """Let others write the file."""
+        self._claim_file.unlink(missing_ok=True)
+        self._claim.close()
+
+    def _append(self, row: dict[str, Any]) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write((json.dumps(row) + "\n").encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DataError.unwritable(self.path.parent, error) from error
+        self._take(self._of_image, row)
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        whole, _, cut = read_bytes(self.path).rpartition(b"\n")
+        rows: dict[str, dict[str, Any]] = {}
+        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+            try:
+                row = json_values(line.decode())
+            except ValueError:
+                row = None
+            if not isinstance(row, dict) or not isinstance(row.get(IMAGE), str):
+                raise DataError(f"{self.path} line {number}: not a decision ({shortened(line)}); correct or remove it")
+            self._take(rows, row)
+        if cut:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole) + 1 if whole else 0)
+        return rows
+
+    @staticmethod
+    def _take(rows: dict[str, dict[str, Any]], row: dict[str, Any]) -> None:
+        rows.pop(row[IMAGE], None)
+        if not row.get(WITHDRAWN):
+            rows[row[IMAGE]] = row
 
 
 def app_of(desk: LocalPage, token: str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -94,6 +94,10 @@ class TrainingTask:
     def weights(self) -> dict[str, float]:
         """Of all losses, by name."""
         return dict.fromkeys(self.own, 1.0) if self.own else dict(self.losses)
+
+    def with_pass_between(self, ratio: float, low: float, high: float, start: Mapping[str, Tensor]) -> TrainingTask:
+        """The same with a second pass in each step, at weights between those; arguments as of `BetweenWeights`."""
+        return replace(self, between=BetweenWeights(start, ratio, low, high))
 
     @property
     def has_text_pairs(self) -> bool:

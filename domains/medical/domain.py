@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, Item
 from ...core.data import Format
 from ...core.errors import ConfigError, DataError, UnknownNameError, did_you_mean
@@ -362,9 +361,8 @@ def _read(path: Path, reading: MedicalReading) -> DomainData:
     if reading.label_tag is not None and path.is_dir():
         _refuse_columns(reading, ("label_column",), "DICOM files with label_tag", path)
         return read_dicom_folder(path, reading.formats, reading.label_tag, reading.group_column)
-    named = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
     try:
-        return read_any(path, reading.formats, **named)
+        return read_any(path, reading.formats, **reading.of_any())
     except DataError:
         if path.is_dir() and _lacks_classes(path, reading) and has_dicom_files(path, reading.formats):
             raise no_classes(path) from None

@@ -14,7 +14,7 @@ from math import isnan
 from pathlib import Path, PurePosixPath
 
 from ...core.contracts import Columns, Decoded, DomainData, Item, Target, UnequalParts
-from ...core.data import FileHashes, Format, GroupNames, columns_beside, group_of, kind_of_column
+from ...core.data import FileHashes, Format, GroupNames, columns_beside, group_of
 from ...core.errors import ConfigError, DataError, UnknownNameError
 from .targets import SoftFindings, Viewed
 
@@ -148,14 +148,16 @@ def _by_columns(columns: Columns | None, named: str) -> StudyFacts:
     if columns is None:
         return StudyFacts()
     if named == AUTO:
-        usual = (name for name in columns.names if kind_of_column(name) == "study")
+        usual = (name for name in columns.names if GroupNames.kind_of_column(name) == "study")
         name = next((name for name in usual if _plain(name).startswith(STUDY_WORDS)), None)
     elif (name := column_called(columns, (named,))) is None:
         raise UnknownNameError(
             f"--study-column {named}: {columns.place} has no such column; it has: {', '.join(columns.names)}"
         )
     study = {} if name is None else {id_: group_of(cell) for id_, cell in columns.cells(name).items()}
-    patient = next((column for column in columns.names if kind_of_column(column) in ("patient", "subject")), None)
+    patient = next(
+        (column for column in columns.names if GroupNames.kind_of_column(column) in ("patient", "subject")), None
+    )
     if patient is not None:  # whose studies may be numbered each from one
         whose = columns.cells(patient)
         study = {id_: each and (group_of(whose[id_]), each) for id_, each in study.items()}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...core.contracts import Decoded, DomainData, Item, Label, check_items
-from ...core.data import IMAGE, ItemCollector, Layout, decode_bytes, folders, shown, stays_inside
+from ...core.data import IMAGE, ItemCollector, Layout, folders, shown, stays_inside
 from ...core.errors import DataError, UnknownNameError, did_you_mean, shortened
 from ...core.runtime import check_regular, json_values, version_of
 
@@ -82,7 +82,7 @@ def _load_row(item: Item) -> Decoded:
     file = item.source
     with _readable(file):
         image = _tabled(file, version_of(file.stat())).image_at(int(item.decode["row"]), str(item.decode["column"]))
-    return decode_bytes(image["bytes"] if isinstance(image, dict) else image, item.id, limit)
+    return IMAGE.from_bytes(image["bytes"] if isinstance(image, dict) else image, item.id, limit)
 
 
 class _Names:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...core import contracts
-from ...core.contracts import Domain, DomainData, option
+from ...core.contracts import Domain, DomainData, NumberReading, option
 from ...core.data import IMAGE, Format
 from ...core.errors import ConfigError
 from .known_sets import KnownSet, known_set, recognised
@@ -19,7 +18,7 @@ REGRESSION = "regression"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NaturalReading(contracts.NumberReading):
+class NaturalReading(NumberReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
     train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
@@ -114,8 +113,7 @@ def _read(path: Path, reading: NaturalReading) -> DomainData:
     if not listed and is_arrow_folder(path):
         _refuse(reading, ("label_column", "class_names"), "Arrow and Parquet files", path)
         return read_arrow_folder(path, reading.label_column, reading.class_names, reading.max_pixels)
-    given = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-    return with_spoken_names(read_any(path, formats, **given))
+    return with_spoken_names(read_any(path, formats, **reading.of_any()))
 
 
 def _refuse_lists(reading: NaturalReading) -> None:
@@ -127,9 +125,9 @@ def _refuse_lists(reading: NaturalReading) -> None:
 
 def _refuse(reading: NaturalReading, taken: Sequence[str], kind: str, path: Path) -> None:
     """Raise the ConfigError of an option of tables that is given for data without one."""
-    for field in fields(contracts.Reading):
-        given = getattr(reading, field.name) != field.default
-        if given and field.name not in (*taken, "max_pixels"):
+    refused = reading.of_any().keys() - {*taken, "max_pixels"}
+    for field in fields(reading):
+        if field.name in refused and getattr(reading, field.name) != field.default:
             raise ConfigError(f"option '{field.name}' does not apply to {kind} ({path}); omit it")
 
 

@@ -33,7 +33,6 @@ from ...core.data import (
     Format,
     ItemCollector,
     ListedImage,
-    decode_values,
     locate,
     shown,
 )
@@ -168,7 +167,7 @@ def _masked_images(folder: Path, class_names: Sequence[str] | None) -> Iterator[
     ignored = {index for index, name in enumerate(class_names) if name == BACKGROUND}
     for file in sorted((folder / MASKS).glob("*")):
         if file.stem in by_stem:
-            mask = decode_values(file)
+            mask = IMAGE.values(file)
             if (most := int(mask[mask != IGNORED].max(initial=0))) >= len(class_names):
                 raise DataError(
                     f"{file}: has the value {most}, but only {len(class_names)} classes are named; name all"

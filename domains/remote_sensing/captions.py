@@ -16,11 +16,11 @@ from typing import Any
 from ...core.contracts import Captions, Decoded, DomainData, Item
 from ...core.data import (
     IMAGE,
-    PAIR_FILES,
     CocoFile,
     Format,
     ItemCollector,
     Layout,
+    PairSet,
     folders,
     loader,
     locate,
@@ -74,7 +74,7 @@ def read_captions(
 def _has_boxes(path: Path) -> bool:
     """Whether it is a COCO file of boxes without captions, a folder with one, or one of images and masks."""
     if path.is_dir():
-        captions = any(next(path.glob(name), None) for name in PAIR_FILES)
+        captions = any(next(path.glob(name), None) for name in PairSet.FILES)
         return not captions and ((path / MASKS).is_dir() or bool(CocoFile.found_in(path)))
     if path.suffix.lower() != ".json":
         return False

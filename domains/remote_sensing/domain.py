@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...core import contracts
 from ...core.contracts import Decoded, Domain, DomainData, InputChannels, Item
 from ...core.data import read_unlabelled
 from ...core.errors import ConfigError, DataError
@@ -376,8 +375,7 @@ def _pictures(path: Path, reading: RemoteSensingReading) -> DomainData:
 
     if path.is_file() and is_raster(path):
         raise DataError(f"{path}: a raster alone has no classes; give --labels, a layer of classes")
-    shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-    data = with_split_lists(read_any(path, reading.formats, **shared), path)
+    data = with_split_lists(read_any(path, reading.formats, **reading.of_any()), path)
     data = with_time_series(data, reading.formats) if reading.time_series else data
     return with_blocks(data, reading.block_size)
 

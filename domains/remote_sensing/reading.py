@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 
-from ...core import contracts
-from ...core.contracts import DomainData, InputChannels, option
+from ...core.contracts import DomainData, InputChannels, NumberReading, option
 from ...core.data import IMAGE, Format
 from .bands import check_bands, further_channels, named_bands, sensors
 from .drawn_windows import WAYS
@@ -33,7 +32,7 @@ CHANNELS_ADVICE = "--bands of three, or --band-start mean"
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemoteSensingReading(contracts.NumberReading):
+class RemoteSensingReading(NumberReading):
     """Options of `RemoteSensing.read`, given as `data.NAME` in a recipe."""
 
     bands: str | None = option(

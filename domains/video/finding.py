@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core import contracts
 from ...core.contracts import DomainData, Label, check_items
 from ...core.data import (
     Format,
@@ -402,8 +401,7 @@ def _of_folders(path: Path, reading: VideoReading) -> DomainData:
         )
     if of_videos is None and of_frames is not None:
         return _of_frame_folders(path, of_frames, reading, frames)
-    shared = {field.name: getattr(reading, field.name) for field in fields(contracts.Reading)}
-    data = read_any(path, [videos], **shared)
+    data = read_any(path, [videos], **reading.of_any())
     return replace(data, kind="clips", class_names=tuple(map(as_words, data.class_names)))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from ...core import contracts
-from ...core.contracts import DomainData, option
+from ...core.contracts import DomainData, Reading, option
 from ...core.data import Format
 from ...core.errors import ConfigError
 from .caption_sets import PARTITIONS
@@ -24,7 +23,7 @@ ENTRIES = (FRAMES, "clips")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoReading(contracts.Reading):
+class VideoReading(Reading):
     """Options of `Video.read`, given as `data.NAME` in a recipe."""
 
     frames: int = option(8, "frames decoded per clip, or per part where a video has several", low=1, high=4096)

@@ -9,15 +9,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from ...contracts.items import Decoded, Item
 from ...errors import DataError, printable
+from ..class_folders import Layout
 from ..file_hashes import FileHashes
+from ..files import visible
 from ..images import decode_bytes, decode_image, read_span
+from ..links import stays_inside
 from .columns import lengths, text_at, texts_at
 
 TEXT_FIELDS = ("synthetic", "negative", "short")
@@ -135,6 +138,10 @@ class PairSet:
 
     Made by `read_pairs` and `sample_pairs`. Parts of it (`split`, `select`) share its columns.
 
+    Class attributes:
+        TABLES, JSON_NAMES: endings and patterns of files that hold captions.
+        FILES: patterns of files in a folder that hold captions, or name their images.
+
     Args:
         columns: of all rows as read.
         rows: (N,) which rows of `columns` these are.
@@ -148,6 +155,13 @@ class PairSet:
         total: images looked at while reading, skipped ones included.
     """
 
+    TABLES: ClassVar[tuple[str, ...]] = (".csv", ".tsv", ".jsonl", ".ndjson")
+    JSON_NAMES: ClassVar[tuple[str, ...]] = (
+        *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
+        *("ICFG*.json", "caption_all.json"),
+    )
+    FILES: ClassVar[tuple[str, ...]] = (*JSON_NAMES, *map("*{}".format, (*TABLES, ".tar")))
+
     columns: PairColumns
     rows: np.ndarray
     split_codes: np.ndarray
@@ -158,6 +172,13 @@ class PairSet:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     total: int = 0
+
+    @staticmethod
+    def shards_in(folder: Path) -> list[Path]:
+        """The .tar files of a folder and of its folders train, val and test; no links that leave it."""
+        inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in Layout.SPLITS)]
+        entries = [Path(entry.path) for place in inner for entry in visible(place)]
+        return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
 
     def __len__(self) -> int:
         return len(self.rows)

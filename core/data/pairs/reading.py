@@ -33,11 +33,10 @@ from .pair_set import SPLIT_CODES, PairSet, StoredImages
 from .pair_splits import assign_pair_splits
 from .sample import sample_pairs
 from .shard_list import ORDERS, holds_shards, reads_in_a_row
-from .shards import BRACES, expanded_braces, read_shards, shards_in
+from .shards import BRACES, expanded_braces, read_shards
 from .table_pairs import read_table_pairs
 from .text_beside import holds_texts_beside, read_texts_beside
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 WHAT_IS_READ = (
     "a table with an image and a caption column (.csv, .tsv, .jsonl), COCO captions*.json, Karpathy's dataset_*.json, "
@@ -45,13 +44,7 @@ WHAT_IS_READ = (
     "a folder of images with a .txt next to each, XTD10, XM3600, xFlickr&CO or Multi30k, a LIST.parquet of "
     "`vladapt curate`, or 'sample'"
 )
-JSON_NAMES = (
-    *("captions*.json", "annotations/captions*.json", "dataset*.json", "*_captions.json", "reid_raw.json"),
-    *("ICFG*.json", "caption_all.json"),
-)
 SAMPLE = "sample"
-PAIR_FILES = (*JSON_NAMES, *(f"*{suffix}" for suffix in (*TABLES, ".tar")))
-"""Patterns of files in a folder that hold captions, or name their images."""
 IN_A_ROW = frozenset({"val_samples", "test_samples", "val_shards", "test_shards", "block", "streams"})
 """Options of shards that are read in a row alone."""
 READER = "the reader of pairs"
@@ -219,12 +212,12 @@ def _source_of_folder(folder: Path, hashes: FileHashes | None) -> _Source:
     if several := multilingual_set(folder):
         return _multilingual(several)
     entries = visible(folder)
-    if shards := shards_in(folder):
+    if shards := PairSet.shards_in(folder):
         return _shards(shards, hashes, folder)
-    lists = list(dict.fromkeys(file for pattern in JSON_NAMES for file in sorted(folder.glob(pattern))))
+    lists = list(dict.fromkeys(file for pattern in PairSet.JSON_NAMES for file in sorted(folder.glob(pattern))))
     if lists:
         return _source_of_lists(folder, lists)
-    tables = sorted(Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in TABLES)
+    tables = sorted(Path(entry.path) for entry in entries if Path(entry.name).suffix.lower() in PairSet.TABLES)
     if len(tables) > 1:
         raise DataError(f"{folder}: holds {', '.join(table.name for table in tables)}; give one of them")
     if tables:
@@ -251,7 +244,7 @@ def _source_of_file(path: Path, hashes: FileHashes | None) -> _Source:
         return _shards([path], hashes)
     if suffix == ".json":
         return _source_of_json(path)
-    if suffix in TABLES:
+    if suffix in PairSet.TABLES:
         return _table(path)
     if suffix == ".parquet":
         return _Source("a list of pairs", frozenset(), partial(read_pair_list, path, hashes), keeps_columns=True)

@@ -17,8 +17,9 @@ from ...runtime.files import write_cached
 from ...runtime.reading import version_of
 from ...runtime.remote import is_url, matching, printed_name, read_small
 from .pair_list import is_pair_list, list_lies_elsewhere
+from .pair_set import PairSet
 from .shard_reader import count_samples
-from .shards import BRACES, brace_names, expanded_braces, shards_in
+from .shards import BRACES, brace_names, expanded_braces
 
 LARGE_BYTES = 16 << 30
 """Of shards on a disk, from which on they are read in a row."""
@@ -40,7 +41,7 @@ def shards_at(place: str) -> list[str]:
     """
     if not is_url(place):
         path = Path(os.path.abspath(place))
-        return [str(each) for each in (shards_in(path) if path.is_dir() else expanded_braces(str(path)))]
+        return [str(each) for each in (PairSet.shards_in(path) if path.is_dir() else expanded_braces(str(path)))]
     if BRACES.search(place):
         return brace_names(place)
     names = [place] if place.partition("?")[0].lower().endswith(".tar") and "*" not in place else matching(place)
@@ -83,7 +84,7 @@ def holds_shards(place: str) -> bool:
     if is_pair_list(place) or is_url(place):
         return True
     path = Path(os.path.abspath(place))
-    tars = path.is_dir() and bool(shards_in(path))
+    tars = path.is_dir() and bool(PairSet.shards_in(path))
     return tars or path.suffix.lower() == ".tar" or (not path.exists() and bool(BRACES.search(place)))
 
 

@@ -18,8 +18,7 @@ import pyarrow.compute as pc
 from ...errors import DataError
 from ..class_folders import Layout
 from ..file_hashes import FileHashes
-from ..files import licence_of, visible
-from ..links import stays_inside
+from ..files import licence_of
 from .builder import field_notes, nothing_left, sorted_labels
 from .columns import list_numbers, text_at, text_column
 from .pair_set import SPLIT_CODES, PairColumns, PairSet, StoredImages
@@ -93,13 +92,6 @@ def read_shards(
     )
     pairs.notes.extend([*(note for index in indices for note in index.notes), *field_notes(pairs)])
     return pairs
-
-
-def shards_in(folder: Path) -> list[Path]:
-    """The .tar files of a folder, and of the folders train, val and test in it; links that leave it are not shards."""
-    inner = [folder, *(folder / e.name for e in visible(folder) if e.is_dir() and e.name.lower() in Layout.SPLITS)]
-    entries = [Path(entry.path) for place in inner for entry in visible(place)]
-    return sorted(path for path in entries if path.suffix.lower() == ".tar" and stays_inside(path, folder))
 
 
 def expanded_braces(pattern: str) -> list[Path]:

@@ -17,7 +17,6 @@ from ...backbones.load import load_backbone, resolve_device
 from ...confidence.calibration import Calibration
 from ...contracts.adapter import Adapter
 from ...contracts.backbone import Backbone
-from ...contracts.bags import is_tiles_spec
 from ...contracts.domain import Domain, Scorer
 from ...contracts.features import PROJECTED, FeatureSet
 from ...contracts.items import DomainData, Item, items_of
@@ -132,7 +131,7 @@ class Predictor:
         info = use.run.info
         if not adapter_class(info.adapter).reads_bags:
             return False
-        if not info.backbone or is_tiles_spec(info.backbone.spec):
+        if not info.backbone or info.backbone.of_tiles:
             return True
         return domain.in_tiles(recipe_again(use).reading)
 

@@ -14,7 +14,6 @@ import numpy as np
 from torch import Tensor
 
 from ...confidence.calibration import Calibration
-from ...contracts.bags import is_tiles_spec
 from ...contracts.items import Item
 from ...contracts.judgement import Findings, JudgedClassifier, Place
 from ...contracts.run_info import AxisScore, RunInfo
@@ -427,8 +426,8 @@ def _steps(info: RunInfo, folder: str) -> list[tuple[str, str]]:
     if not info.backbone:
         text = "This run was made from a file of features, so it classifies features of the same backbone, not images."
         return [(text, ""), score]
-    of_tiles = is_tiles_spec(info.backbone.spec)
-    file, words = ("slide.h5", "slides, by the features of their tiles") if of_tiles else ("image.png", "images")
+    slides = ("slide.h5", "slides, by the features of their tiles")
+    file, words = slides if info.backbone.of_tiles else ("image.png", "images")
     predict = f"vladapt predict {shlex.quote(folder)} {file}"
     return [(f"Classify new {words}, from a terminal:", predict), score, ("From Python:", _python(folder, file))]
 

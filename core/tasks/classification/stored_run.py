@@ -12,7 +12,6 @@ import torch
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.bags import is_tiles_spec
 from ...contracts.domain import Domain
 from ...contracts.features import FeatureSet
 from ...contracts.items import Decoded, DomainData, Item, items_of
@@ -56,8 +55,8 @@ def recipe_again(use: Use) -> Recipe:
     workers = recipe.workers if use.workers is None else use.workers
     data = {**recipe.data, **(use.reading or {})}
     recipe = recipe.with_(device=use.device, workers=workers, resources=resources, data=data)
-    if is_tiles_spec(spec := use.run.info.backbone.spec):
-        recipe = recipe.with_(backbone=spec)
+    if use.run.info.backbone.of_tiles:
+        recipe = recipe.with_(backbone=use.run.info.backbone.spec)
     if use.images:
         return recipe
     if recipe.sources and not (use.data or use.features):

@@ -493,7 +493,8 @@ def prepared_images(
 def on_backbone(recipe: Recipe, task: Task, data: DomainData, reporter: Reporter) -> Prepared:
     """Data that the task's domain read, on the recipe's backbone."""
     encoding = Encoding(encoding_batch_size(recipe), recipe.workers, recipe.amp)
-    bags, of_fit = data.bags, is_tiles_spec(recipe.backbone)
+    bags = data.bags
+    of_fit = bags is not None and is_tiles_spec(recipe.backbone)
     if bags is not None and of_fit:
         bags.check_of(recipe.backbone, str(data.items[0].source))
     asked = bags is None or of_fit or (recipe.gave("backbone") and bags.texts is None)

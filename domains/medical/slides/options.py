@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ....core import contracts
-from ....core.contracts import option
+from ....core.contracts import NumberReading, option
 
 ENDINGS = (".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".svslide", ".vms", ".vmu")
 """Of files that are slides and nothing else."""
@@ -19,7 +18,7 @@ TILE, MPP = 256, 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlideOptions(contracts.NumberReading):
+class SlideOptions(NumberReading):
     """Options of a reader of slides."""
 
     mpp: float | None = option(

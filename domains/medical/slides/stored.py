@@ -7,7 +7,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ....core import contracts
 from ....core.contracts import DomainData
 from ....core.errors import ConfigError, DataError
 from ....core.features import BagFolder
@@ -34,8 +33,7 @@ def read_stored(path: Path, reading: Any, task: str) -> DomainData | None:
         return None
     if task != CLASSIFICATION:
         raise ConfigError(f"--bags: is for --task {CLASSIFICATION}; omit one of them")
-    named = {each.name: getattr(reading, each.name) for each in fields(contracts.Reading)}
-    return _folder(reading).read(path, **named)
+    return _folder(reading).read(path, **reading.of_any())
 
 
 def read_new_stored(paths: Sequence[str | Path], reading: Any) -> DomainData | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Item, Mask
-from ....core.data import decode_values
+from ....core.data import IMAGE
 from ....core.errors import DataError, shortened
 from ....core.registry import load_domain
 from .mask_tables import MOST_STORED
@@ -91,7 +91,7 @@ class MaskReader:
         return packed[order], np.array(list(self.colours.values()), dtype=np.uint8)[order]
 
     def _looked_up(self, path: Path, item: Item) -> np.ndarray:
-        stored = decode_values(path, bool(self.colours), int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
+        stored = IMAGE.values(path, bool(self.colours), int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
         if self.colours:
             return self._from_colours(stored)
         if stored.ndim == 3:

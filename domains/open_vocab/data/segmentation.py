@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import DomainData, Item, Mask
-from ....core.data import IMAGE, Format, ItemCollector, decode_values, shown, visible
+from ....core.data import IMAGE, Format, ItemCollector, shown, visible
 from ....core.errors import DataError
 from .boxes import annotated_boxes, boxes_of
 from .classes import choose_classes
@@ -170,7 +170,7 @@ def _look(pair: MaskPair, colours: bool, formats: Sequence[Format]) -> _Seen:
     fmt = Format.of(pair.image, formats)
     try:
         decode = next(iter(fmt.expand(pair.image)), {})
-        size, stored = fmt.size_of(pair.image, decode), decode_values(pair.mask, colours, fmt.max_pixels)
+        size, stored = fmt.size_of(pair.image, decode), IMAGE.values(pair.mask, colours, fmt.max_pixels)
     except DataError as error:
         return _Seen(None, reason=str(error))
     height, width = stored.shape[:2]

@@ -26,7 +26,7 @@ import numpy as np
 
 from ....core.data import Box, ListedImage
 from ....core.errors import ConfigError, DataError, shortened
-from ....core.runtime import DecisionFile, LocalPage, replacing
+from ....core.runtime import LocalPage, replacing
 from ..data.items_file import to_uint8
 from ..data.outlines import valid_outline
 from ..data.polygons import polygons_of
@@ -53,7 +53,7 @@ class Review(LocalPage):
         clock: seconds, for what pages are open.
 
     Raises:
-        As `read_labels` and `DecisionFile`.
+        As `read_labels`, and of a file of decisions.
     """
 
     command: ClassVar = "vladapt review"
@@ -64,7 +64,7 @@ class Review(LocalPage):
         super().__init__(clock)
         self.place = folder_of_labels
         kinds_in(folder_of_labels)
-        self.decisions = DecisionFile(folder_of_labels / DECISIONS)
+        self.decisions = self.decision_file(folder_of_labels / DECISIONS)
         try:
             _put_in_place(folder_of_labels)
             self.labels = read_labels(folder_of_labels)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ....core.contracts import Decoded, DomainData, Item
-from ....core.data import IMAGE, PairSet, read_pairs, shards_in
+from ....core.data import IMAGE, PairSet, read_pairs
 from ....core.errors import DataError, printable
 from ....core.runtime import read_start
 from ..pedestrian import Pedestrian
@@ -29,7 +29,7 @@ def find(path: Path) -> Path | None:
     """A table, a shard or a folder of shards whose beginning has `face_caption`; in a folder the only such table."""
     if path.is_file():
         return path if _is_one(path) else None
-    if shards := shards_in(path):
+    if shards := PairSet.shards_in(path):
         return path if _is_one(shards[0]) else None
     tables = [file for file in sorted(path.iterdir()) if file.is_file() and _is_one(file)]
     return tables[0] if len(tables) == 1 else None

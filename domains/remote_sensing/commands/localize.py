@@ -13,7 +13,6 @@ from ....core.commands import (
     echo,
     print_json,
     reporter,
-    show_table,
 )
 from ..localization.heat import MapOptions
 
@@ -53,7 +52,7 @@ def localize(
         print_json({"maps": rows, "mean": mean_sentence_scores(scored) if scored else None, "skipped": skipped})
         return
     if scored:
-        show_table(_table(result.found))
+        echo(_table(result.found))
     if result.skipped:
         echo(f"Windows left out: {len(result.skipped)}, the first: {result.skipped[0][1]}")
     written = result.found[0].map if len(result.found) == 1 else f"{len(result.found)} maps in {out}"

@@ -16,7 +16,7 @@ from torch import Tensor
 from ....core.backbones import JointParts
 from ....core.contracts import Backbone, Batch, Block, FitReport, TrainingImages, option, require
 from ....core.prompts import encoded_classes
-from ....core.training import BetweenWeights, TrainingResult, TrainingSettings, TrainingTask
+from ....core.training import TrainingResult, TrainingSettings, TrainingTask
 from ._clip_towers import ClipTowerAdapter, FixedTexts
 
 RATIOS = tuple(step / 10 for step in range(11))
@@ -152,8 +152,7 @@ class OpenVclip(ClipTowerAdapter):
         task, start = super()._completed(task, base, images), dict(base.model.named_parameters())
         if images is not None:
             task = replace(task, class_scores=self._scores(base, task.class_prompts, task.negative_prompts))
-        between = BetweenWeights(start, self.loss_ratio, *self.sample_range)
-        return replace(task, between=between) if self.loss_ratio else task
+        return task.with_pass_between(self.loss_ratio, *self.sample_range, start) if self.loss_ratio else task
 
     def _scores(self, towers: Backbone, prompts, negative) -> MeanCosines:
         absent = None if negative is None else encoded_classes(towers, negative)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....core.contracts import Batch, FeatureSet, PatchTokens, has, option
+from ....core.contracts import Batch, FeatureSet, has, option
 from ....core.errors import CapabilityError
 from ._frames import average_of_unit, valid_first
 from ._text_head import Clips, TextHeadAdapter, TunedText
@@ -150,7 +150,7 @@ class PllavaPool(TextHeadAdapter):
         return super()._fit(support, classifier, resources=resources, **how)
 
     def _clips(self, support: FeatureSet, resources) -> Clips:
-        tokens: PatchTokens = resources["patch_tokens"]
+        tokens = resources["patch_tokens"]
 
         def clips(index: Tensor) -> tuple[Tensor, Tensor]:
             patches = tokens.rows(index).to(support.features.device)

