@@ -71,12 +71,15 @@ class Codebook(RowLoss):
     beta: float = option(0.25, "how much tokens are drawn to their codes, beside codes to tokens", low=0, high=10_000)
     layers: int = option(12, "layers of the decoder", low=0, high=1000)
     heads: int = option(12, "heads of attention of the decoder", low=1, high=65_536)
+    idle: int = option(100, "steps without any token after which a code is put where a token is; 0: never", low=0)
     longest: int = option(40, "tokens of a caption that are learned; the rest is cut off", low=1, high=65_536)
 
     def __post_init__(self):
         super().__post_init__()
         width = self.dim("image_width", "its codes")
         self.codes = nn.Parameter(torch.empty(self.count, width).uniform_(-1 / self.count, 1 / self.count))
+        self.register_buffer("idle_steps", torch.full((self.count,), self.idle))
+        self._seen: tuple[Tensor, Tensor] | None = None
         if not self.layers:  # as it is kept, to tell codes
             return
         require(width % self.heads == 0, "heads", self.heads, f"the image tower's width of {width} is no multiple of it")
@@ -117,7 +120,8 @@ class Codebook(RowLoss):
             "codes": ranks.average(F.mse_loss(quantised, places.detach()))
             + self.beta * ranks.average(F.mse_loss(places, quantised.detach())),
         }
-        used = ranks.sum(self.counts(nearest).sum(dim=0)) > 0
+        used = ranks.sum(self.counts(nearest).sum(dim=0)) > 0  # (K,)
+        self._seen = (used, self.some(places, ranks)) if self.idle else None
         return {"loss": parts["words"] + parts["codes"], **parts, "used": used.sum().to(places)}
 
     @torch.no_grad()
@@ -129,6 +133,26 @@ class Codebook(RowLoss):
         """(n, P) -> (n, K) how many tokens of each image have each code."""
         found = torch.zeros(len(nearest), self.count, device=nearest.device)
         return found.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=found.dtype))
+
+    @torch.no_grad()
+    def some(self, places: Tensor, ranks: Ranks) -> Tensor:
+        """(n, P, W) of each rank -> K tokens (K, W), spread evenly over those of all."""
+        own = places.flatten(0, 1)
+        at = torch.arange(self.count, device=own.device) * (ranks.size * len(own)) // self.count
+        at = at - ranks.rank * len(own)
+        return ranks.sum(own[at.clamp(0, len(own) - 1)] * ((at >= 0) & (at < len(own)))[:, None])
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module | None) -> None:
+        """Puts codes that no token had for long, and at first all of them, where tokens are."""
+        if self._seen is None:
+            return
+        used, tokens = self._seen
+        steps = torch.where(used, 0, self.idle_steps + 1)
+        idle = steps > self.idle
+        self.codes.copy_(torch.where(idle[:, None], tokens.to(self.codes), self.codes))
+        self.idle_steps.copy_(torch.where(idle, 0, steps))
+        self._seen = None
 
     def words_missed(self, seen: Tensor, words: Tensor) -> Tensor:
         """The summed cross-entropy of (n, L) tokens, below 0 where there is none, given those before each and (n, P, W)
