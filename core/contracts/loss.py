@@ -54,7 +54,7 @@ class Loss(nn.Module, ABC):
         finds: whether images and texts are to be searched by what it makes of them; see below.
         looks: whether, besides, the words of a text look at the patches of an image; see below.
         answers: whether an adapter of its name answers by what it learned, which compares no images with texts.
-        compares: whether it learns by images beside texts, so that retrieval tells what it did; none that `answers` does.
+        compares: whether texts find images by what it learns, so that retrieval measures it; one that `answers` never.
         kept_with: options in place of its own with which it is kept, without what only its training needs.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.

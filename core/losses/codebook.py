@@ -15,7 +15,7 @@ from ..contracts.options import option, require
 from ..contracts.outputs import CAPTION, PIXELS, Output
 from ..errors import CapabilityError, ConfigError
 from ..runtime.ranks import Ranks
-from .r2d2 import bert_layers
+from .r2d2 import WIDTH_OF_A_HEAD, bert_layers
 
 if TYPE_CHECKING:
     from ..contracts.backbone import Backbone
@@ -39,11 +39,15 @@ class Codebook(RowLoss):
     Images are then searched, clustered and embedded (`projected:MODEL`) by which codes they have: the root of each
     code's share of their tokens, whose products are Bhattacharyya coefficients. Texts have no codes.
 
-    As published: a ViT-B/16, 20 epochs, AdamW with 3e-4, .9 of it in each further epoch, a weight decay of .05.
+    Codes that no token had for `idle` steps, and at first all, are put where tokens of the batch are, or few would be
+    used (random restarts, as in Jukebox, 2020, arXiv 2005.00341).
+
+    As published: a ViT-B/16, 20 epochs, AdamW with 3e-4, which falls to .9 of itself with each epoch (`schedule`
+    epoch-steps, `milestones` 1 to 19, `step_factor` .9), a weight decay of .05.
 
     Raises:
-        ConfigError: the width of the tower is no multiple of `heads`. CapabilityError: an image tower that is no vision
-            transformer, or a text tower whose vocabulary is not known.
+        ConfigError: the width of the tower is no multiple of its heads.
+        CapabilityError: the image tower is no vision transformer, or the text tower's vocabulary is not known.
 
     Example:
         >>> import torch, vladapt
@@ -70,8 +74,10 @@ class Codebook(RowLoss):
     count: int = option(1024, "codes", low=2, high=1_000_000)
     beta: float = option(0.25, "how much tokens are drawn to their codes, beside codes to tokens", low=0, high=10_000)
     layers: int = option(12, "layers of the decoder", low=0, high=1000)
-    heads: int = option(12, "heads of attention of the decoder", low=1, high=65_536)
-    idle: int = option(100, "steps without any token after which a code is put where a token is; 0: never", low=0)
+    heads: int = option(0, "heads of attention of the decoder; 0: one per 64 of the width", low=0, high=65_536)
+    idle: int = option(
+        100, "steps without any token after which a code is put where a token is; 0: never", low=0, high=1_000_000
+    )
     longest: int = option(40, "tokens of a caption that are learned; the rest is cut off", low=1, high=65_536)
 
     def __post_init__(self):
@@ -82,9 +88,10 @@ class Codebook(RowLoss):
         self._seen: tuple[Tensor, Tensor] | None = None
         if not self.layers:  # as it is kept, to tell codes
             return
-        require(width % self.heads == 0, "heads", self.heads, f"the image tower's width of {width} is no multiple of it")
+        heads = self.heads or max(1, width // WIDTH_OF_A_HEAD)
+        require(width % heads == 0, "heads", heads, f"the image tower's width of {width} is no multiple of it")
         vocabulary = self.dim("vocab_size", "its captions")
-        self.decoder = bert_layers(width, self.heads, self.layers)
+        self.decoder = bert_layers(width, heads, self.layers)
         self.embed = nn.Embedding(1 + vocabulary, width)  # the first begins each caption
         self.places = nn.Embedding(self.longest, width)
         self.norm = nn.LayerNorm(width)
