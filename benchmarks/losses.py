@@ -57,7 +57,7 @@ text that ranks all images needs scores that one process has already.) The memor
 | `alip`, `clip`, `long-clip`, `unicl`, `unipt`, CLIP's loss in `silc` | blocks of n x N, and the N x D columns |
 | `siglip` | blocks of n x n; captions and their gradients pass from process to process, N x D is never in memory |
 | `matryoshka` | what the other loss needs, at each width |
-| `m-clip` | its own rows, n x D |
+| `codebook`, `m-clip` | its own rows, n x D |
 | `dino-v2` | scores of K prototypes for its own crops and hidden patches; nearest images n x N |
 | {rest} | n x N a few times, until the backward pass |
 
@@ -77,7 +77,8 @@ WHOLE = (
     "N x N per sub-caption if its circle loss is on, `rde` N x N for each of its two embeddings; the contrastive loss "
     "over pairs in `declip`, `dreamlip`, `protoclip` and `slip` is computed in blocks."
 )
-IN_BLOCKS = {"alip", "clip", "long-clip", "unicl", "silc", "siglip", "matryoshka", "unipt", "dino-v2", "m-clip"}
+IN_BLOCKS = {"alip", "clip", "codebook", "dino-v2", "long-clip", "m-clip", "matryoshka", "siglip", "silc", "unicl"}
+IN_BLOCKS |= {"unipt"}
 OPTIONS = """
 ## Options
 

@@ -46,7 +46,9 @@ def searched(backbone: Backbone) -> Backbone:
             f"--backbone {backbone.spec}: trained by loss '{name}', which compares no images with texts, so it does "
             f"not retrieve; ask it for findings with: vladapt fit --adapter {name}"
         )
-    return backbone if backbone.finder is None else FinderBackbone(backbone)
+    if backbone.finder is None or (backbone.compares and not backbone.finder.compares):
+        return backbone
+    return FinderBackbone(backbone)
 
 
 class SeenTowers(Backbone):
@@ -94,7 +96,7 @@ class FinderBackbone(SeenTowers):
 
     def __init__(self, base: Backbone, spec: str | None = None):
         super().__init__(base, base.finder.found_dim, weights_digest(weights_of_loss(base.finder)))
-        self.spec = spec or base.spec
+        self.spec, self.has_text = spec or base.spec, base.has_text and base.finder.compares
 
     def encode_image(self, pixels: Tensor, normalize: bool = True) -> Tensor:
         """(B, 3, H, W) -> (B, D) unit, whether that is asked for or not."""
@@ -114,13 +116,13 @@ def loss_in_words(loss: Loss) -> str:
     return json.dumps({"loss": loss.name, "options": options, "dims": loss.dims})
 
 
-def answering(loss: Loss) -> Loss:
-    """What of a loss that `answers` is kept, of its own tensors."""
-    if not loss.answers_with:
+def kept(loss: Loss) -> Loss:
+    """What of a loss that `answers` or `finds` is kept, of its own tensors."""
+    if not loss.kept_with:
         return loss
     options = {option.name: getattr(loss, option.name) for option in options_of(type(loss))}
     with torch.device("meta"):
-        part = build_loss(loss.name, loss.dims, **{**options, **loss.answers_with})
+        part = build_loss(loss.name, loss.dims, **{**options, **loss.kept_with})
     whole = loss.state_dict()
     part.load_state_dict({name: whole[name] for name in part.state_dict()}, assign=True)
     return part.requires_grad_(False).eval()

@@ -239,7 +239,8 @@ def save_fine_tuned(backbone: Backbone, folder: str | Path) -> Path:
         **({} if (reduction := getattr(backbone, "reduction", None)) is None else {MERGE: str(reduction)}),
         **({} if (native := getattr(backbone, "native", None)) is None else {PATCHES: str(native)}),
         **({} if backbone.finder is None else {"finder": loss_in_words(backbone.finder)}),
-        **({"answers": answers, "compares": backbone.compares} if answers else {}),
+        **({"answers": answers} if answers else {}),
+        **({"compares": backbone.compares} if answers or not backbone.compares else {}),
     }
     state = {
         name.replace(f"{CHILD}.", PROMPTS, 1) if name.startswith(f"{CHILD}.") else name: value

@@ -54,7 +54,8 @@ class Loss(nn.Module, ABC):
         finds: whether images and texts are to be searched by what it makes of them; see below.
         looks: whether, besides, the words of a text look at the patches of an image; see below.
         answers: whether an adapter of its name answers by what it learned, which compares no images with texts.
-        answers_with: options in place of its own with which it is then kept, without what only its training needs.
+        compares: whether texts find images by what it learns, so that retrieval measures it; one that `answers` never.
+        kept_with: options in place of its own with which it is kept, without what only its training needs.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
@@ -85,7 +86,8 @@ class Loss(nn.Module, ABC):
     finds: ClassVar[bool] = False
     looks: ClassVar[bool] = False
     answers: ClassVar[bool] = False
-    answers_with: ClassVar[Mapping[str, Any]] = {}
+    compares: ClassVar[bool] = True
+    kept_with: ClassVar[Mapping[str, Any]] = {}
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     compiles: ClassVar[bool] = True

@@ -21,10 +21,17 @@ class TlDr(Curator):
     released: of each cluster every 5th member, in the order of ids, and of those the ones that are among the half of
     all pairs whose image and caption match better.
 
-    The match is a column, such as `itm` of `curate score`, or the cosine of the features; a pair without one is not
-    among the better 50 %. The clusters are those of
-    the features that the pairs come with: the paper's codebook, a captioner with a quantiser, is not trained here, nor
-    does it write second captions; `curate caption` does.
+    The match is a column, such as `itm` of `curate score` (`--columns DIR`), or the cosine of the features; a pair
+    without one is not among the better 50 %. The paper clusters images by the codes of a captioner that is trained on
+    the pairs themselves; any other features do, too:
+
+    ```text
+    vladapt pretrain --data shards/ --backbone SPEC --loss codebook --out book
+    vladapt embed shards/ --as parquet --backbone projected:book --out codes
+    vladapt curate subset shards/ --method tl-dr --features codes --columns scores --set score=itm --out curated
+    ```
+
+    Its second captions are those of `curate caption`.
 
     For a redundant pool where no class names are known.
 

@@ -351,7 +351,7 @@ def _planned(
                 f"backbone '{backbone.spec}' reads the parts of a sample together; give the backbone that it stands on"
             )
         if asked.captions:
-            backbone.need_texts("--captions")
+            backbone.need_texts()
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
     if images and not is_read_by(domain_of(task), images):

@@ -75,7 +75,7 @@ class R2d2(RowLoss):
         heads = self.heads or max(1, width // WIDTH_OF_A_HEAD)
         require(width % heads == 0, "heads", heads, f"the width of {width} is no multiple of it")
         self.image_map, self.text_map = nn.Linear(embed_dim, width), nn.Linear(self.dim("text_width", "them"), width)
-        self.text_encoder, self.image_encoder = (_encoder(width, heads, self.layers) for _ in range(2))
+        self.text_encoder, self.image_encoder = (bert_layers(width, heads, self.layers) for _ in range(2))
         self.text_head, self.image_head = nn.Linear(width, 2), nn.Linear(width, 2)
         self.draws = Draws()
 
@@ -143,7 +143,7 @@ def log_negative_weights(scores: Tensor, same: Tensor) -> Tensor:
     return scores.log_softmax(dim=1).masked_fill(same, -torch.inf)
 
 
-def _encoder(width: int, heads: int, layers: int) -> nn.ModuleList:
+def bert_layers(width: int, heads: int, layers: int) -> nn.ModuleList:
     """Layers of self-attention, attention to the other side and a feed-forward part, post-norm as in BERT."""
     how = {"dim_feedforward": 4 * width, "dropout": 0.0, "activation": "gelu", "batch_first": True}
     return nn.ModuleList(nn.TransformerDecoderLayer(width, heads, **how) for _ in range(layers))

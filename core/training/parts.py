@@ -197,7 +197,7 @@ class Parts:
         losses = self.objective.losses
         backbone.finder = next((loss for loss in losses.values() if loss.finds), None)
         backbone.answers = {name: loss for name, loss in losses.items() if loss.answers}
-        backbone.compares = not all(loss.answers for loss in losses.values())
+        backbone.compares = any(loss.compares and not loss.answers for loss in losses.values())
         self._select()
         self.needs = set(self.objective.needs)
         if isinstance(task.source, MixedSource):

@@ -411,7 +411,7 @@ class _Measures:
     ):
         self.plan, self.backbone, self.splits, self.reporter, self.probe = plan, backbone, splits, reporter, probe
         self.teachers, self.by_language = teachers, ""
-        self.compares = not all(loss_class(name).answers for name in plan.losses)
+        self.compares = any(loss.compares and not loss.answers for loss in map(loss_class, plan.losses))
         self.test = splits.test if self.compares else None
         shown = self.test is not None and not isinstance(self.test, TextPairs)
         self.examples = RetrievalExamples(self.test, seed=plan.settings.seed) if shown else None
@@ -512,10 +512,10 @@ def _info(
     notes = [*splits.notes, *of_start, *trained.notes, *filter(None, [measures.by_language])]
     if not measures.compares:
         names = " or ".join(plan.losses)
-        notes.append(
-            f"No retrieval is measured, since loss {names} compares no images with texts; ask the model for findings "
-            f"with `vladapt fit --adapter {names} --backbone {FILE}`."
-        )
+        use = f"ask the model for findings with `vladapt fit --adapter {names} --backbone {FILE}`"
+        if backbone.finder is not None:
+            use = f"embed images by what it learned with `vladapt embed --backbone projected:{FILE}`"
+        notes.append(f"No retrieval is measured, since loss {names} compares no images with texts; {use}.")
     facts = {
         "created": now(),
         "data": splits.facts(plan.data),

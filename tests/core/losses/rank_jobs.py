@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from vladapt import build_loss
+from vladapt import build_loss, load_backbone
 from vladapt.core.testing.loss_steps import DIMS, example_outputs
 
 
@@ -49,3 +49,13 @@ def parts_of(content: Mapping[str, Any], rank: int, size: int) -> dict[str, Any]
     values["loss"].backward()
     gradients = {name: value.grad / size for name, value in out.items() if value.grad is not None}
     return {"values": {name: value.detach() for name, value in values.items()}, "gradients": gradients}
+
+
+def rows_of(content: Mapping[str, Any], rank: int, size: int) -> dict[str, Any]:
+    """What a stored backbone makes of images.
+
+    Args:
+        content: "spec", "pixels".
+    """
+    backbone = load_backbone(content["spec"], device="cpu")
+    return {"rows": backbone.encode_image(content["pixels"]), "has_text": backbone.has_text}

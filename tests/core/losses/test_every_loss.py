@@ -24,6 +24,7 @@ NARROW = {
     "arl": OF_ENTITIES,
     "medklip": OF_QUERIES,
     "medslip": OF_QUERIES,
+    "codebook": {"count": 12, "layers": 1, "heads": 2},
     "dino-v2": {"out_dim": 40, "hidden_dim": 16, "bottleneck_dim": 8},
     "r2d2": {"layers": 1, "heads": 2},
     "rde": {"selection_dim": 6},
