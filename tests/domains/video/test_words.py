@@ -103,7 +103,7 @@ def test_errors_of_commands_on_clips_speak_of_clips(clips, small_clip_spec, monk
     index(on_clips, "made", images=["set/run"])
     with pytest.raises(DataError, match="--image set: holds 4 clips; give one"):
         search("made", image="set")
-    with pytest.raises(ConfigError, match="--budget 9: .* clips"):
+    with pytest.raises(ConfigError, match=r"--budget 9: .* clips"):
         select(
             on_clips.with_(data={"path": "set", **on_clips.reading}, classes=["run", "sit"]),
             "todo.csv",
@@ -115,5 +115,5 @@ def test_errors_of_commands_on_clips_speak_of_clips(clips, small_clip_spec, monk
         lambda: index(on_clips, "other", images=["set/run"]),
         lambda: embed(on_clips, "shards", images=["set/run"], as_="parquet"),
     ):
-        with pytest.raises(DataError, match="1 of 2 clips cannot be read|^clips that cannot be read: 1"):
+        with pytest.raises(DataError, match=r"1 of 2 clips cannot be read|^clips that cannot be read: 1"):
             refused()
