@@ -43,6 +43,7 @@ class PairTable:
         columns: name -> (N,) numbers or flags, (N, D) features, or N strings of Arrow.
         encoder: of the features; "" where there are none.
         positions: (M,) int64, ascending: those of the N rows that this table shows; None for all.
+        spec: what the encoder is called as a backbone; "" where that is not known.
     """
 
     __repr__ = in_short
@@ -51,6 +52,7 @@ class PairTable:
     columns: Mapping[str, Any]
     encoder: str = ""
     positions: np.ndarray | None = None
+    spec: str = ""
 
     @classmethod
     def of(cls, ids: Sequence[str], encoder: str = "", **columns: Any) -> PairTable:

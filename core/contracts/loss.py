@@ -49,6 +49,7 @@ class Loss(nn.Module, ABC):
         needs: names that `out` must hold, of `core/contracts/outputs.py` or of `outputs`.
         outputs: what it may ask for besides, by name: of a column of the data, or made in `further_outputs`.
         teacher: None; "ema", the mean of the student over time, where `teacher.*` outputs are asked for; or "frozen".
+        backbone_needs: capabilities that the towers must have besides those that `needs` asks for.
         frozen_towers: towers ("image", "text") that the loss wants frozen.
         n_prefix: learned vectors that it puts before the words of a text.
         finds: whether images and texts are to be searched by what it makes of them; see below.
@@ -81,6 +82,7 @@ class Loss(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     outputs: ClassVar[Mapping[str, Output]] = {}
     teacher: ClassVar[str | None] = None
+    backbone_needs: ClassVar[frozenset[str]] = frozenset()
     frozen_towers: ClassVar[frozenset[str]] = frozenset()
     n_prefix: ClassVar[int] = 0
     finds: ClassVar[bool] = False

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow
 
+ENCODER_SPEC = b"vladapt.spec"
+"""In the metadata of a column of encoders: what this one is called as a backbone."""
 MEMORY = "1GB"
 """Of DuckDB; what is larger is sorted on the disk."""
 PARQUET = "read_parquet(?, hive_partitioning = false)"
@@ -31,11 +33,13 @@ class PairFeatures:
         files: in order.
         columns: of `FEATURES`, those that there are -> name in the files.
         encoder: of all rows.
+        spec: what it is called as a backbone; "" where that is not known.
     """
 
     files: tuple[str, ...]
     columns: dict[str, str]
     encoder: str
+    spec: str = ""
 
     @classmethod
     def of(cls, folder: str | Path, backbone: str = "", encoder: str = "") -> PairFeatures:
@@ -77,7 +81,8 @@ class PairFeatures:
             raise DataError(f"{folder}: holds no row; embed the pairs again, from tars, Parquet files or folders")
         if len(encoders) > 1:
             raise DataError(f"{folder}: features of two encoders in one set; embed all pairs with one")
-        return cls(tuple(files), columns, encoder or encoders[0] or "")
+        spec = (schema.field(f"encoder{ending}").metadata or {}).get(ENCODER_SPEC, b"").decode()
+        return cls(tuple(files), columns, encoder or encoders[0] or "", "" if encoder else spec)
 
     @property
     def digest(self) -> list[list[Any]]:

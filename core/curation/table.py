@@ -76,7 +76,8 @@ def open_table(folder: Path) -> PairTable:
             name: _strings_at(folder / file) if file.endswith(".arrow") else np.load(folder / file, "r")
             for name, file in description["columns"].items()
         }
-        return PairTable(_strings_at(folder / "ids.arrow"), columns, description["encoder"])
+        encoder, spec = description["encoder"], description.get("spec", "")
+        return PairTable(_strings_at(folder / "ids.arrow"), columns, encoder, spec=spec)
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise DataError(f"{folder}: not a whole table of pairs ({error}); remove the folder") from None
 
@@ -116,14 +117,14 @@ def _gather(
         query, further = joined_query(f"SELECT {own} FROM {PARQUET}", columns)
         base.execute(f"COPY ({query} ORDER BY f.id) TO '{_quoted(path)}'", [files, *further])
         names, rows = _write_columns(folder, path)
-        encoder = ""
+        encoder = spec = ""
         if features is not None:
-            encoder = features.encoder
+            encoder, spec = features.encoder, features.spec
             with readable_table(os.path.dirname(features.files[0])):
                 _write_features(folder, base, path, features, rows, names)
     (folder / SORTED).unlink()
     shutil.rmtree(folder / "sorting", ignore_errors=True)
-    description = {"format": FORMAT, "rows": rows, "encoder": encoder, "columns": names}
+    description = {"format": FORMAT, "rows": rows, "encoder": encoder, "spec": spec, "columns": names}
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
 
 

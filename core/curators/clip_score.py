@@ -111,11 +111,11 @@ def encoder_of_scores(pairs: PairTable, column: str, encoder: str, needed: bool)
     """
     if column:
         return f"{encoder or 'an unnamed encoder'} (column {column})"
-    if encoder and pairs.encoder and encoder != pairs.encoder:
+    if encoder and pairs.encoder and encoder not in (pairs.encoder, pairs.spec):
         raise DataError(
-            f"the features are of encoder {shortened(pairs.encoder, 40)}, the threshold is for "
+            f"the features are of encoder {shortened(pairs.spec or pairs.encoder, 40)}, the threshold is for "
             f"{shortened(encoder, 40)}; embed with that one, or give the threshold of this one"
         )
     if needed and not (encoder or pairs.encoder):
         raise DataError("a threshold holds for one encoder, and the features do not say theirs; give encoder=")
-    return shortened(encoder or pairs.encoder or "an unnamed encoder")
+    return shortened(encoder or pairs.spec or pairs.encoder or "an unnamed encoder")

@@ -33,6 +33,7 @@ from ..contracts.images import CropTransform
 from ..contracts.items import DomainData, Item
 from ..contracts.recipe import Recipe
 from ..contracts.task import Task
+from ..curation.stored import ENCODER_SPEC
 from ..errors import CapabilityError, ConfigError
 from ..features.extract import BatchSizeTuner, DecodeJob, Encoded, averaged, encoder, extract
 from ..features.on_cores import OnCores
@@ -146,7 +147,8 @@ class EmbedStage(Stage):
         for each in self.encoders:
             kinds = ["image_features"] * self.images + ["caption_features"] * self.captions
             fields += [pa.field(f"{kind}{each.suffix}", numbers) for kind in kinds]
-            fields.append(pa.field(f"encoder{each.suffix}", pa.string()))
+            spec = {ENCODER_SPEC: each.spec.encode()}
+            fields.append(pa.field(f"encoder{each.suffix}", pa.string(), metadata=spec))
         if self.index is not None:
             fields.append(pa.field(ENTRY, pa.string()))
         if self.labels:
@@ -350,8 +352,8 @@ def _planned(
             raise CapabilityError(
                 f"backbone '{backbone.spec}' reads the parts of a sample together; give the backbone that it stands on"
             )
-        if asked.captions:
-            backbone.need_texts()
+        if asked.captions and not backbone.has_text:
+            raise CapabilityError(f"--captions: backbone '{backbone.spec}' reads no texts; omit --captions")
     encoders = _named(backbones)
     listed, labels, classes = None, "", None
     if images and not is_read_by(domain_of(task), images):

@@ -66,6 +66,7 @@ class Codebook(RowLoss):
         "image_places": Output("the image's tokens before the projection", ("B", "P", "W"), "raw", fields=PIXELS),
         "caption_words": Output("the tokens of the caption", ("B", "L"), "token", fields=CAPTION),
     }
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks", "hidden", "prompt"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     finds: ClassVar[bool] = True
     compares: ClassVar[bool] = False
@@ -103,8 +104,6 @@ class Codebook(RowLoss):
     def prepare(self, backbone: Backbone) -> None:
         if not self.layers:
             raise ConfigError(f"{self.title}: layers=0: nothing writes captions; give 1 or more")
-        for capability in ("image_blocks", "hidden"):
-            backbone.need(capability)
         width = backbone.width("image")
         if self.dim("image_width", "its codes") != width:
             raise CapabilityError(

@@ -89,6 +89,7 @@ class DinoV2(RowLoss):
     }
     teacher: ClassVar[str | None] = "ema"
     compiles: ClassVar[bool] = False  # patches are hidden by a hook
+    backbone_needs: ClassVar[frozenset[str]] = frozenset({"image_blocks", "hidden", "image_tokens"})
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
 
     dino: float = option(1.0, "weight of the term on whole crops, 0 for none", low=0, high=10_000)
@@ -229,7 +230,7 @@ class DinoV2(RowLoss):
     @torch.no_grad()
     def _check_tower(self, backbone: Any) -> None:
         """Raise the CapabilityError of a tower whose feature is no class token beside patches."""
-        for capability in ("image_blocks", "hidden", "image_tokens"):
+        for capability in sorted(self.backbone_needs):
             backbone.need(capability)
         blank = backbone.blank_image().to(backbone.device)
         has_class_token = backbone.image_prefix > 0

@@ -31,6 +31,8 @@ except ImportError:  # Windows
     fcntl = None
 
 STALE_AFTER_S, ABANDONED_AFTER_S = 3600.0, 24 * 3600.0
+NEW_FOR_S = 1.0
+"""A file may be there for less than this before its process has claimed it."""
 OTHER_OUT, OTHER_CACHE = "give another --out", "set VLADAPT_CACHE to another folder"
 """What to do where nothing can be written."""
 PARTIAL = ".partial-"
@@ -270,9 +272,18 @@ def cache_refused(folder: Path, error: Exception) -> CacheError:
 
 def remove_stale_partials(folder: Path) -> None:
     """Remove what killed processes left half-written, long enough ago that none can still be writing it."""
+    _remove_partials(folder, STALE_AFTER_S)
+
+
+def remove_abandoned_partials(folder: Path) -> None:
+    """Remove what killed processes left half-written, where all claim what they write (`claimed`)."""
+    _remove_partials(folder, NEW_FOR_S, is_abandoned)
+
+
+def _remove_partials(folder: Path, age: float, left: Callable[[Path], bool] = lambda path: True) -> None:
     for path in folder.glob(f"{PARTIAL}*"):
         try:
-            if time.time() - path.stat().st_mtime > STALE_AFTER_S:
+            if time.time() - path.stat().st_mtime > age and left(path):
                 path.unlink()
         except FileNotFoundError:
             continue  # another process was quicker
@@ -298,25 +309,35 @@ def claimed(file: Path) -> IO[bytes]:
         BlockingIOError: another process is. OSError: it cannot be made.
     """
     handle = file.open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.close()
-            raise
-        except OSError:  # a file system without locks: the marker's age tells
-            pass
+    if _locks(handle) is False:
+        handle.close()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), str(file))
     _claims.add(handle)
     return handle
+
+
+def _locks(handle: IO[bytes]) -> bool | None:
+    """Whether a file could be locked, and now is; None where its system has no locks, and its age has to tell."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
 
 
 def is_abandoned(file: Path) -> bool:
     """Whether the process whose marker this is has ended without taking it away. Where no lock can tell, whether the
     marker, or its folder where it has none, is too old for a process at work."""
     try:
-        if fcntl is not None and file.is_file():
-            claimed(file).close()
-            return True
+        if file.is_file():
+            with file.open("ab") as handle:
+                _claims.add(handle)
+                if (locked := _locks(handle)) is not None:
+                    return locked
         return time.time() - (file if file.exists() else file.parent).stat().st_mtime > ABANDONED_AFTER_S
     except OSError:  # at work, or gone meanwhile
         return False

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..runtime.files import PARTIAL, remove_stale_partials, sync_folder
+from ..runtime.files import PARTIAL, claimed, remove_abandoned_partials, sync_folder
 from ..runtime.remote import failure, filesystem, is_url, printed_name
 
 STATE = "_state"
@@ -128,9 +128,12 @@ class ShardPlace:
         with self.reached():
             folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f"{PARTIAL}{os.getpid()}-{secrets.token_hex(8)}"
+        with self.reached():
+            claim = claimed(partial)
         try:
             yield partial
         finally:
+            claim.close()
             with suppress(OSError):
                 partial.unlink()
 
@@ -156,9 +159,9 @@ class ShardPlace:
             fs.rm_file(path)
 
     def remove_stale(self) -> None:
-        """Remove what killed processes left half-written, long enough ago."""
+        """Remove what killed processes left half-written."""
         if not self._is_url and os.path.isdir(self.path(STATE)):
-            remove_stale_partials(Path(self.path(STATE)))
+            remove_abandoned_partials(Path(self.path(STATE)))
 
     @property
     def _is_url(self) -> bool:

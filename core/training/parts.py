@@ -17,6 +17,7 @@ from ..contracts.families import BOTH
 from ..contracts.images import height_and_width
 from ..contracts.loss import Loss, output_in_words
 from ..errors import CapabilityError, ConfigError
+from ..registry import loss_class
 from ..runtime.distributed import world_size
 from .batches import BatchPlan
 from .class_scores import ClassScores
@@ -155,6 +156,8 @@ def check_training_task(backbone: Backbone, task: TrainingTask) -> None:
 def objective_of(backbone: Backbone, task: TrainingTask) -> Objective:
     if task.own:
         return Objective(task.own)
+    for need in sorted({need for name in task.losses for need in loss_class(name).backbone_needs}):
+        backbone.need(need)
     dims = dims_of(backbone, len(task.source), task.class_prompts, task.frozen_teachers, num_labels_of(task.source))
     return build_objective(task.losses, dims, task.loss_options)
 

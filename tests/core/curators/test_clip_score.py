@@ -1,5 +1,7 @@
 """CLIP score by threshold and by fraction, of features and of a column."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -35,6 +37,10 @@ def test_the_score_is_the_cosine_and_the_note_names_its_encoder():
     assert decision.keep.sum() == 37, "int(n f) + 1"
     assert exact[decision.keep].min() > exact[~decision.keep].max()
     assert "drawn" in curator.survey(pairs).notes[0]
+    named = replace(pairs, spec="open_clip:ViT-B-32@openai")
+    assert curator.survey(named).notes[0].startswith("CLIP score of open_clip:ViT-B-32@openai: ")
+    for name in (named.spec, named.encoder):
+        build_curator("clip-score", threshold=0.3, encoder=name).survey(named)
 
 
 def test_a_threshold_is_inclusive_and_equal_scores_share_a_fate():

@@ -13,6 +13,7 @@ from PIL import Image
 import vladapt
 from vladapt.core.backbones import load_backbone
 from vladapt.core.contracts.backbone import offered
+from vladapt.core.curation.stored import PairFeatures
 from vladapt.core.engine.embed import embed
 from vladapt.core.errors import ConfigError, DataError, VladaptError
 from vladapt.core.features.files import load_features
@@ -236,6 +237,7 @@ def test_captions_are_encoded_with_the_images_or_alone(small_clip_spec, encoded_
     assert (alone.images, alone.unreadable) == (1, 1) and alone.skipped[0][1].endswith("no image and no text")
     both = embed(recipe, tmp_path / "both", images=[tmp_path / "both.parquet"], **how)
     for written, columns in ((alone, 3), (both, 4)):
+        assert PairFeatures.of(written.folder).spec == small_clip_spec
         rows = pd.read_parquet(written.folder)
         assert len(rows.columns) == columns
         np.testing.assert_allclose(np.asarray(rows["caption_features"][0], np.float32), expected, rtol=2e-3, atol=2e-3)

@@ -13,7 +13,9 @@ from vladapt.core.losses.codebook import tokens_of
 from vladapt.core.runtime.ranks import ONE
 from vladapt.core.testing.processes import workers
 from vladapt.core.testing.thread_ranks import as_ranks
+from vladapt.core.testing.towers import plain_towers
 from vladapt.core.training.model import dims_of
+from vladapt.core.training.parts import TrainingTask, objective_of
 
 DIMS = {"image_width": 8, "vocab_size": 9}
 NARROW = {"count": 5, "layers": 2, "heads": 2}
@@ -194,3 +196,9 @@ def test_what_it_cannot_be_trained_on_is_told_in_a_line(small_clip):
 def test_tokens_of_one_process_are_spread_evenly():
     places = torch.arange(12.0).reshape(3, 4, 1)
     assert built().some(places, ONE).flatten().tolist() == [0, 2, 4, 7, 9]
+
+
+def test_towers_that_cannot_be_are_refused_before_the_loss_is_built():
+    task = TrainingTask(source=None, losses={"codebook": 1.0})
+    with pytest.raises(CapabilityError, match="has no transformer blocks of the image tower"):
+        objective_of(plain_towers(), task)

@@ -165,6 +165,31 @@ def test_of_a_folder_without_a_marker_its_age_tells(tmp_path):
     assert is_abandoned(tmp_path / MARKER)
 
 
+def test_a_file_system_without_locks_has_the_age_of_a_marker_tell(tmp_path, monkeypatch):
+    def no_locks(handle, how):
+        raise OSError("no locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    claimed(tmp_path / MARKER).close()
+    assert not is_abandoned(tmp_path / MARKER)
+    long_ago = time.time() - files.ABANDONED_AFTER_S - 60
+    os.utime(tmp_path / MARKER, (long_ago, long_ago))
+    assert is_abandoned(tmp_path / MARKER)
+
+
+def test_partials_of_killed_processes_go_at_once_and_those_of_others_stay(tmp_path, at_work):
+    names = [f".partial-{name}" for name in ("killed", "written", "begun")]
+    processes = [at_work(tmp_path / name) for name in names[:2]]
+    (tmp_path / "part-0.parquet").touch()
+    for name in (*names[:2], "part-0.parquet"):
+        os.utime(tmp_path / name, (time.time() - 5,) * 2)
+    processes[0].kill()
+    processes[0].wait()
+    (tmp_path / names[2]).touch()  # not yet claimed
+    files.remove_abandoned_partials(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names[1:], "part-0.parquet"])
+
+
 def test_only_what_was_abandoned_is_removed(tmp_path, at_work):
     folders = [tmp_path / name for name in ("killed", "alive", "unmarked")]
     for folder in folders:

@@ -1,6 +1,8 @@
 """Every row once, in the same files with the same bytes, whatever dies on the way."""
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -171,6 +173,18 @@ def test_parts_of_a_plan_make_the_whole(job_of, images, reference):
     assert files(job) == reference
     with pytest.raises(ConfigError, match="--shard 3/3"):
         job_of(STAGE, images, part=(3, 3))
+
+
+def test_what_a_killed_driver_left_half_written_goes_and_what_another_writes_stays(job_of, images, reference):
+    job = job_of(STAGE, images)
+    with job.work.place.temporary() as written:
+        left = written.with_name(".partial-1-killed")
+        left.write_bytes(b"half")
+        for path in (written, left):
+            os.utime(path, (time.time() - 5,) * 2)
+        serial(job)
+        assert written.exists() and not left.exists()
+    assert not written.exists() and files(job) == reference
 
 
 def test_a_full_disk_ends_the_job_at_once_and_keeps_what_is_done(job_of, images, monkeypatch, reference):
