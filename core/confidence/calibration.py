@@ -33,8 +33,11 @@ TABLE_COVERAGES = (0.8, 0.9, 0.95)
 UNCALIBRATED = "this run has no calibration rows"
 HALF = 0.5
 """The threshold of a label that too few rows tell another of."""
-LOWEST, HIGHEST = 1e-6, 1e3
-"""Temperatures. A linear probe under its strongest penalty has logits of some 1e-4, which must become confidences."""
+LOWEST, HIGHEST = 1e-6, 1e5
+"""Temperatures. A linear probe under its strongest penalty has logits of some 1e-4, a Gaussian classifier of a large
+alpha some 1e4, which must become confidences."""
+FLATTEST = 1e3
+"""Highest temperature of one label among several, whose ranks stay in single precision."""
 HALVINGS = 50
 """Of a search on a logarithmic scale, which ends near the precision of float64."""
 HELD_OUT = 5
@@ -201,6 +204,14 @@ class Calibration:
             return []
         return [f"always left open, because of too few calibration rows or too many mistakes: {', '.join(shut)}"]
 
+    @property
+    def words(self) -> str:
+        """ "temperature 2.31", and why."""
+        count = len(self.logits)
+        if self.multilabel or not _all_right(self.logits, self.labels):
+            return self.scaling.words
+        return f"{self.scaling.words}: all {count} are right, which allows a mean confidence of {count + 1}/{count + 2}"
+
     def facts(self) -> dict[str, Any]:
         """What run.json says of it."""
         facts: dict[str, Any] = {
@@ -361,7 +372,7 @@ class Scaling:
     because the logit 0 of a cache or of a pair of prompts does not mean a probability of one half.
 
     Attributes:
-        temperature: (1,) or (L,) float64, within 1e-6 and 1e3.
+        temperature: (1,) or (L,) float64, within 1e-6 and 1e5.
         offset: the same shape.
     """
 
@@ -396,8 +407,7 @@ class Scaling:
         """
         fitted = cls.fit(logits, labels, weights)
         single = labels.ndim == 1
-        sure = single and bool((logits.argmax(dim=1) == labels).all())
-        if sure or len(logits) < HELD_OUT or logits.numel() > MOST_HELD_OUT:
+        if (single and _all_right(logits, labels)) or len(logits) < HELD_OUT or logits.numel() > MOST_HELD_OUT:
             return fitted
         weights = torch.ones(labels.shape, dtype=torch.float64) if weights is None else weights.double().cpu()
         part = torch.arange(len(logits)) % HELD_OUT  # rows are in the order of classes: each part has its share
@@ -452,22 +462,30 @@ def calibration_error(logits: Tensor, labels: Tensor) -> float:
 def _temperature(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """() float64. The likelihood is convex in 1 / temperature, so the zero of its slope is found by halving.
 
-    Where all rows are right the likelihood has no maximum: any logits would do if they were larger. Then each target
-    keeps a share of 1 / (N + 2) for the other classes, as if one of N + 2 such rows were wrong (Laplace).
+    Where all of N rows are right the likelihood has no maximum: any logits would do if they were larger. Then the mean
+    confidence is (N + 1) / (N + 2), as if one of N + 2 such rows were wrong (Laplace).
     """
-    count, classes = logits.shape
-    target = torch.nn.functional.one_hot(labels, classes).double()  # (N, C)
-    if classes > 1 and bool((logits.argmax(dim=1) == labels).all()):
-        rest = 1 / (count + 2)
-        target = target * (1 - rest) + (1 - target) * rest / (classes - 1)
-    wanted = (logits * target).sum(dim=1)  # (N,)
+    count = len(logits)
+    if _all_right(logits, labels):
 
-    def slope(inverse: np.ndarray) -> float:
-        probs = (logits * float(inverse)).softmax(dim=1)
-        return float((weights * ((probs * logits).sum(dim=1) - wanted)).sum())
+        def excess(inverse: np.ndarray) -> float:
+            sure = (logits * float(inverse)).softmax(dim=1).amax(dim=1)
+            return float((weights * (sure - (count + 1) / (count + 2))).sum())
+
+        slope = excess
+    else:
+        own = logits.gather(1, labels[:, None])[:, 0]  # (N,)
+
+        def slope(inverse: np.ndarray) -> float:
+            probs = (logits * float(inverse)).softmax(dim=1)
+            return float((weights * ((probs * logits).sum(dim=1) - own)).sum())
 
     lowest, highest = (torch.tensor(1 / end).double().numpy() for end in (HIGHEST, LOWEST))
     return torch.tensor(1 / float(_positive_zero(slope, lowest, highest)), dtype=torch.float64)
+
+
+def _all_right(logits: Tensor, labels: Tensor) -> bool:
+    return logits.shape[1] > 1 and bool((logits.argmax(dim=1) == labels).all())
 
 
 def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
@@ -491,7 +509,7 @@ def _per_label(logits: Tensor, labels: Tensor, weights: Tensor) -> Scaling:
         probs = expit(inverse * rows + offset_of(inverse))
         return (weight * (probs - target) * rows).sum(axis=0)
 
-    lowest, highest = (np.full(logits.shape[1], 1 / end) for end in (HIGHEST, LOWEST))
+    lowest, highest = (np.full(logits.shape[1], 1 / end) for end in (FLATTEST, LOWEST))
     inverse = np.where(enough, _positive_zero(slope, lowest, highest), 1.0)
     return Scaling(torch.from_numpy(1 / inverse), torch.from_numpy(np.where(enough, offset_of(inverse), 0.0)))
 

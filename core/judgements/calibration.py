@@ -114,7 +114,7 @@ class Calibrated(Record):
         if self.calibration is None or raw is None:
             return " Its confidences are not calibrated." if self.calibration is None else ""
         return (
-            f" Its confidences are calibrated ({self.calibration.scaling.words}) on {self.calibration.source}; without "
+            f" Its confidences are calibrated ({self.calibration.words}) on {self.calibration.source}; without "
             f"that, the calibration error would be {raw:.3f}."
         )
 
@@ -151,9 +151,10 @@ def _sentences(fit: JudgedClassifier) -> list[str]:
     if calibration is None:
         return [f"confidences are not calibrated: {fit.not_calibrated}", *([HALF] if several else [])]
     instead = f" ({fit.not_calibrated})" if fit.not_calibrated else ""
+    before, after = (f"{reached[key]:.1%}" for key in ("ece_uncalibrated", "ece"))
     calibrated = (
-        f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}{instead}; the calibration "
-        f"error goes from {reached['ece_uncalibrated']:.1%} to {reached['ece']:.1%}"
+        f"confidences are calibrated ({calibration.words}) on {calibration.source}{instead}; the calibration error "
+        f"{f'goes from {before} to {after}' if before != after else f'is {after} before and after'}"
     )
     return [each for each in (calibrated, _counted(calibration), THRESHOLDS * several) if each]
 

@@ -60,7 +60,10 @@ def test_the_table_has_guessing_and_intervals(vladapt, captions, small_clip_spec
         ([], "--data: none given"),
         (["--data", "DATA", "--set", "clip-benchmark.ties=no"], "benchmark 'clip-benchmark' has no option 'ties'"),
         (["--data", "DATA", "--set", "labelled.x=1"], "benchmark 'labelled' has no option 'x'"),
-        (["--data", "DATA", "--set", "winogrund.ties=wrong"], "'winogrund' is no kind of set and no key of a recipe"),
+        (
+            ["--data", "DATA", "--set", "winogrund.ties=wrong"],
+            "'winogrund' is no kind of set and no key of a recipe; did",
+        ),
         (["--data", "DATA", "--set", "shots=4"], "bench does not use it"),
         (["--data", "DATA", "--language", "de"], "--language de: these sets bring their own classes and texts; omit"),
     ],

@@ -84,7 +84,9 @@ def test_what_cannot_be_compared_is_refused(vladapt, run, colours, noise):
     refused(asked(noise / "rows.npz"), "this run is of images and encodes them itself; give a folder of images")
 
 
-def test_a_folder_of_own_images_is_refused_before_anything_is_computed(vladapt, run, colours, tmp_path, monkeypatch):
+def test_a_folder_of_the_own_images_is_refused_before_anything_is_computed(
+    vladapt, run, colours, tmp_path, monkeypatch
+):
     monkeypatch.setattr(_unlike_sets, "images_of", None)
     for number, path in enumerate(sorted(colours.rglob("*.png"))[:2]):
         (tmp_path / "own").mkdir(exist_ok=True)

@@ -38,6 +38,7 @@ COLUMN = "caption_"
 FOLDERS = (*USUAL_FOLDERS, *IMAGE_FOLDERS, "train2014", "val2014", "images/train2014", "images/val2014", "image")
 XTD_NAMES = "test_image_names.txt"
 XTD_CAPTIONS = re.compile(r"test_1kcaptions_(\w+)\.txt")
+XM_CAPTIONS = "captions.jsonl"
 MOST_UNPACKED = 1 << 30
 """Bytes of a packed file of sentences at most."""
 
@@ -126,6 +127,8 @@ def multilingual_set(place: Path) -> MultilingualSet | None:
     """
     if place.is_file():
         return _set_of_file(place)
+    if (place / XM_CAPTIONS).is_file() and (there := _set_of_file(place / XM_CAPTIONS)):
+        return there
     for folder in (place, place / "XTD10"):
         if (folder / XTD_NAMES).is_file():
             return _xtd(folder)

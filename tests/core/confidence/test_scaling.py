@@ -5,7 +5,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from vladapt.core.confidence import calibration_error
-from vladapt.core.confidence.calibration import Scaling
+from vladapt.core.confidence.calibration import Calibration, Scaling
 from vladapt.core.errors import DataError
 
 
@@ -71,6 +71,19 @@ def test_rows_that_are_all_right_do_not_make_an_answer_certain():
     assert sure == pytest.approx(1 - 1 / 22, abs=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 3000.0])
+def test_rows_that_are_all_right_leave_room_for_one_mistake_whatever_the_gaps(scale):
+    """Rows of very unequal gaps, and logits as large as a Gaussian classifier's: a likelihood of softened targets made
+    confidences of 88 % of them, and a bound on the temperature others of 100 %."""
+    gaps = torch.linspace(1, 30, 40)
+    logits = scale * gaps[:, None] * torch.eye(4).repeat(10, 1)
+    labels = torch.arange(4).repeat(10)
+    scaling = Scaling.fit_if_better(logits, labels)
+    assert float(scaling.probabilities(logits, False).amax(dim=1).mean()) == pytest.approx(41 / 42, abs=1e-6)
+    made = Calibration.of_rows(logits, labels, ("a", "b", "c", "d"), "40 images")
+    assert made.words.endswith(": all 40 are right, which allows a mean confidence of 41/42")
+
+
 def test_only_differences_of_logits_count_where_all_rows_are_right_too():
     logits, labels = 3 * torch.eye(4).repeat(5, 1), torch.arange(4).repeat(5)
     shifted = Scaling.fit(logits + 2, labels).temperature
@@ -79,8 +92,8 @@ def test_only_differences_of_logits_count_where_all_rows_are_right_too():
 
 def test_the_temperature_stays_within_its_bounds():
     logits, labels = drawn(rows=200)
-    assert float(Scaling.fit(-logits, labels).temperature) == pytest.approx(1e3)
-    assert 1e-6 <= float(Scaling.fit(1e-9 * logits, labels).temperature) <= 1e3
+    assert float(Scaling.fit(-logits, labels).temperature) == pytest.approx(1e5)
+    assert 1e-6 <= float(Scaling.fit(1e-9 * logits, labels).temperature) <= 1e5
 
 
 def test_tiny_logits_become_the_confidences_of_large_ones():

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vladapt import ConfigError, DataError
+from vladapt.core.data.pairs.multilingual import multilingual_set
 from vladapt.core.data.pairs.reading import read_pairs
 
 
@@ -75,6 +76,7 @@ def test_crossmodal_3600_has_several_captions_a_language(tmp_path):
     ]
     write(tmp_path / "captions.jsonl", *map(json.dumps, rows))
     images(tmp_path / "images", "a.jpg", "b.jpg")
+    assert multilingual_set(tmp_path).kind == "XM3600"
     pairs = read_pairs(tmp_path)
     assert captions(pairs) == [("10", "two"), ("11", "two")] and pairs.splits == ("test",)
     assert captions(read_pairs(tmp_path / "captions.jsonl", language="sw")) == [("paka",)] * 2
