@@ -52,6 +52,8 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     of_index = ("index", "set/run", "--domain", "video", "--backbone", small_clip_spec, "--out", "made")
     out, err = printed(*of_index)
     assert "image" not in out + err and "Index:  made (4 clips, flat" in out
+    out, err = printed("embed", *of_index[1:-1], "rows", "--as", "parquet")
+    assert "4 clips in 1 shard" in out and "image" not in out + err
     out, err = printed("predict", *Path("runs").iterdir(), "set/run")
     assert "clip" in out and "image" not in out + err
     (folder / "set/run/9.mp4").write_bytes(b"no video")
@@ -98,7 +100,7 @@ def test_errors_of_commands_on_clips_speak_of_clips(clips, small_clip_spec, monk
     index(on_clips, "made", images=["set/run"])
     with pytest.raises(DataError, match="--image set: holds 4 clips; give one"):
         search("made", image="set")
-    with pytest.raises(ConfigError, match="--budget 9: .* clips"):
+    with pytest.raises(ConfigError, match=r"--budget 9: .* clips"):
         select(
             on_clips.with_(data={"path": "set", **on_clips.reading}, classes=["run", "sit"]),
             "todo.csv",
@@ -110,5 +112,5 @@ def test_errors_of_commands_on_clips_speak_of_clips(clips, small_clip_spec, monk
         lambda: index(on_clips, "other", images=["set/run"]),
         lambda: embed(on_clips, "shards", images=["set/run"], as_="parquet"),
     ):
-        with pytest.raises(DataError, match="1 of 2 clips cannot be read|^clips that cannot be read: 1"):
+        with pytest.raises(DataError, match=r"1 of 2 clips cannot be read|^clips that cannot be read: 1"):
             refused()
