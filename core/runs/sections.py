@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from ..metrics.significance import CalibrationBin
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 SHARES = re.compile(r"(^|_)(AP|AR|[mh]?IoU|accuracy|recall|precision|f1|dice)(\d*|_at_\d+)(_|$)")
 NOT_A_SAMPLE = (
     r"(?!-(?!text pairs)|[_/\w]|\.\w| (?:features?|towers?|encoders?|size|with its text)\b|s? at \d| \S*\.[a-z]\w)"
