@@ -268,8 +268,8 @@ def _outputs(trunk: nn.Module, pixels: Tensor, name: str, embed_dim: int) -> Ten
         _check_kind(features, name)
         if tuple(features.shape) != (len(batch), embed_dim):
             raise ConfigError(
-                f"Backbone.from_module: {name} makes {tuple(features.shape)} of {len(batch)} images where embed_dim "
-                f"asks for {(len(batch), embed_dim)}; give its width, or wrap it in a module that pools"
+                f"Backbone.from_module: {name} makes {tuple(features.shape)} of a batch of {len(batch)} where "
+                f"embed_dim asks for {(len(batch), embed_dim)}; give its width, or wrap it in a module that pools"
             )
         if not torch.isfinite(features).all():
             raise ConfigError(f"Backbone.from_module: {name} gives NaN or infinity; check its weights")

@@ -55,7 +55,7 @@ def embed(
         print_json({name: value for name, value in vars(written).items() if patch_tokens or name != "patches_stored"})
         return
     if isinstance(written, EmbeddedShards):
-        echo_shards(written, f", width {written.dim}")
+        echo_shards(written, words, f", width {written.dim}")
         return
     echo_skipped(written.skipped)
     lines = [

@@ -281,7 +281,7 @@ def predict(
     places = {"backbone": backbone, "out": out, "outputs": outputs, "reporter": reporter(words)}
     if are_shards(outputs):
         made = engine_predict(run, images, **places, **how, **shards, tolerate=tolerate)
-        print_json({"run": run, **vars(made)}) if as_json else echo_shards(made)
+        print_json({"run": run, **vars(made)}) if as_json else echo_shards(made, words)
         return
     predicted = engine_predict(run, images, **places, **how, **shards)
     files, notes = predicted.files, getattr(predicted, "notes", [])

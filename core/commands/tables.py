@@ -432,17 +432,18 @@ def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:
         echo(f"Skipped: {name}: {reason.removeprefix(f'{name}: ')}")
 
 
-def echo_shards(written: Any, further: str = "") -> None:
+def echo_shards(written: Any, words: Mapping[str, str], further: str = "") -> None:
     """What was written as shards, and what could not be read.
 
     Args:
+        words: in place of "image".
         further: that is said of them.
     """
-    from ..runs.sections import plural
+    from ..runs.sections import plural, worded
 
     before = f" ({written.shards_before:,} were there before)" if written.shards_before else ""
     made = f"{plural(written.images, 'image')} in {plural(written.shards, 'shard')}"
-    echo(f"{made}{before}{further}: {written.folder}")
+    echo(f"{worded(made, words)}{before}{further}: {written.folder}")
     if written.unreadable:
         echo(f"Not readable: {written.unreadable:,}; {written.folder}/_state/done lists them")
     echo_skipped(written.skipped)

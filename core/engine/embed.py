@@ -22,8 +22,9 @@ from ..contracts.task import IMAGE_KEYS, Task, refuse_unused
 from ..data.unlabelled import images_of, readable
 from ..errors import CapabilityError, ConfigError
 from ..features.bag_files import write_bag
+from ..recipes.asked_for import words_of_recipe
 from ..recipes.resolve import task_on_images
-from ..runs.sections import errors_worded, words_of_recipe
+from ..runs.sections import errors_worded
 from ..runtime.distributed import is_main, together
 from ..runtime.files import all_or_none, place_of, remove_stale_partials, replacing
 from ..runtime.progress import Reporter

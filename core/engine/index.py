@@ -37,13 +37,14 @@ from ..errors import ConfigError, DataError
 from ..features.packaged import located_pairs
 from ..features.pair_files import holds_pairs, load_pairs
 from ..features.store import Extraction, FeatureStore
+from ..recipes.asked_for import words_of_recipe
 from ..retrieval.build import IndexBuilder, locked
 from ..retrieval.changes import IndexChange
 from ..retrieval.entries import Entry
 from ..retrieval.image_reader import ImageReader
 from ..retrieval.index import FAST, IMAGES, TEXTS, RetrievalIndex
 from ..runs.folder import now, versions
-from ..runs.sections import errors_worded, plural, words_of_recipe
+from ..runs.sections import errors_worded, plural
 from ..runtime.distributed import is_main, together, world_size
 from ..runtime.progress import Reporter
 from ..runtime.reading import text_lines

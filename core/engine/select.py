@@ -38,11 +38,11 @@ from ..errors import CapabilityError, ConfigError, DataError, did_you_mean, shor
 from ..labelling.curve import CurvePoint, Payoff, payoff
 from ..labelling.rounds import EVERY, Known, Round, choose_round
 from ..labelling.wrong_labels import require_cleanlab
-from ..recipes.asked_for import read_data, readable_samples
+from ..recipes.asked_for import read_data, readable_samples, words_of_recipe
 from ..recipes.resolve import task_on_images
 from ..registry import build_adapter, build_selector, check_packages
 from ..registry.build import judges_at
-from ..runs.sections import errors_worded, words_of_recipe
+from ..runs.sections import errors_worded
 from ..runtime.files import place_of, write_whole
 from ..runtime.progress import Reporter
 from ..tasks.classification.prepared import Prepared

@@ -26,6 +26,7 @@ from ..data.verify import drop_unreadable
 from ..errors import CapabilityError, ConfigError, NoClassesError, UnknownNameError, did_you_mean, near_names, shortened
 from ..prompts.languages import ClassWords, check_language, read_language
 from ..registry import adapter_class, build_adapter, check_packages
+from ..runs.sections import words_in
 from ..runtime.progress import Reporter
 
 CURE = "give a method that needs none (auto, stat-a for all images at once, zero-shot)"
@@ -428,3 +429,12 @@ def encoding_batch_size(recipe: Recipe) -> int | None:
 def facts_for_judging(recipe: Recipe) -> dict[str, Any]:
     """What it says of a fit that is judged: seeds, workers, precision, and generic images."""
     return {key: getattr(recipe, key) for key in ("seed", "split_seed", "workers", "amp", "generic")}
+
+
+def words_of_recipe(recipe: Recipe, *_: Any, domain: Domain | None = None, **__: Any) -> Mapping[str, str]:
+    """What the domain and the task of a recipe call images and patients.
+
+    Args:
+        domain: in place of the recipe's.
+    """
+    return words_in(domain or recipe.domain, recipe.task, recipe.reading)

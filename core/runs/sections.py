@@ -26,7 +26,6 @@ from ..registry import load_domain, task_class
 if TYPE_CHECKING:
     from ..contracts.adapter import FitReport
     from ..contracts.domain import Domain
-    from ..contracts.recipe import Recipe
     from ..contracts.run_info import RunInfo
     from ..metrics.significance import CalibrationBin
 
@@ -535,15 +534,6 @@ def words_of_run(info: RunInfo) -> Mapping[str, str]:
     with suppress(UnknownNameError):
         return words_in(info.domain, info.task, info.recipe.get("data") or {})
     return {}
-
-
-def words_of_recipe(recipe: Recipe, *_: Any, domain: Domain | None = None, **__: Any) -> Mapping[str, str]:
-    """`words_in` of a recipe.
-
-    Args:
-        domain: in place of the recipe's.
-    """
-    return words_in(domain or recipe.domain, recipe.task, recipe.reading)
 
 
 def words_in(domain: str | Domain | None, task: str | None, reading: Mapping[str, Any]) -> Mapping[str, str]:

@@ -341,7 +341,12 @@ def _label_set(path: Path, reading: MedicalReading, task: str) -> DomainData:
         if field.name not in taken and getattr(reading, field.name) != field.default:
             raise ConfigError(f"--set data.{field.name}: not used by {task}; omit it")
     if task == MASKS:
-        return load_domain(OPEN_VOCAB).read(path, task, **{name: getattr(reading, name) for name in taken})
+        from .layouts.published import published_layout, read_layout
+
+        open_vocab = load_domain(OPEN_VOCAB)
+        if (layout := published_layout(path)) is not None:
+            return open_vocab.as_masks(read_layout(layout, path, reading, task))
+        return open_vocab.read(path, task, **{name: getattr(reading, name) for name in taken})
     from .volumes import read_label_set
 
     return read_label_set(path, reading)

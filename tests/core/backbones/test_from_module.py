@@ -116,10 +116,10 @@ class ByBatch(Encoder):
     ("how", "says"),
     [
         ({"module": Dictionary()}, r"Dictionary returns a dictionary; wrap it in a module"),
-        ({"module": Maps()}, r"Maps makes \(3, 12, 8, 8\) of 3 images where embed_dim asks for \(3, 12\)"),
-        ({"module": ByBatch()}, r"ByBatch makes \(1, 11\) of 1 images where embed_dim asks for \(1, 12\)"),
+        ({"module": Maps()}, r"Maps makes \(3, 12, 8, 8\) of a batch of 3 where embed_dim asks for \(3, 12\)"),
+        ({"module": ByBatch()}, r"ByBatch makes \(1, 11\) of a batch of 1 where embed_dim asks for \(1, 12\)"),
         ({"module": NoNumbers()}, "NoNumbers gives NaN or infinity"),
-        ({"embed_dim": 13}, r"makes \(3, 12\) of 3 images where embed_dim asks for \(3, 13\)"),
+        ({"embed_dim": 13}, r"makes \(3, 12\) of a batch of 3 where embed_dim asks for \(3, 13\)"),
         ({"image_size": 48, "preprocess": halves}, r"gives \(3, 32, 32\) where image_size asks for \(3, 48, 48\)"),
         ({"preprocess": lambda image: image}, r"preprocess gives Image where"),
         ({"module": halves}, "a function is no torch module"),

@@ -52,6 +52,8 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     of_index = ("index", "set/run", "--domain", "video", "--backbone", small_clip_spec, "--out", "made")
     out, err = printed(*of_index)
     assert "image" not in out + err and "Index:  made (4 clips, flat" in out
+    out, err = printed("embed", *of_index[1:-1], "rows", "--as", "parquet")
+    assert "4 clips in 1 shard" in out and "image" not in out + err
     out, err = printed("predict", *Path("runs").iterdir(), "set/run")
     assert "clip" in out and "image" not in out + err
     (folder / "set/run/9.mp4").write_bytes(b"no video")

@@ -293,6 +293,17 @@ def test_run_lengths_are_outlines(drawn):
     assert target.segments[0]["counts"] == [1025, 2, 1022, 2, 1024**2 - 2051]
 
 
+def test_outlines_of_a_published_set_are_masks_to_segment(drawn):
+    data = read(drawn["SIIM-ACR Pneumothorax"], "segmentation")
+    assert data.kind == "masks" and data.class_names == ("background", "Pneumothorax")
+    masks = {item.source.stem: data.load_mask(item) for item in data.items}
+    marked = np.zeros((1024, 1024), bool)
+    marked[0, 0] = marked[1:3, 1:3] = True
+    assert np.array_equal(masks["1.2.1"] == 1, marked) and not masks["1.2.2"].any()
+    with pytest.raises(DataError, match="has boxes but no outlines, so no masks"):
+        read(drawn["RSNA Pneumonia"], "segmentation")
+
+
 @given(st.integers(2, 9).flatmap(lambda side: st.lists(st.booleans(), min_size=side**2, max_size=side**2)).filter(any))
 def test_run_lengths_give_back_the_mask(flat):
     """As the challenge writes them: down the columns, starts from the end of the run before."""
