@@ -21,7 +21,9 @@ from .group_witness import PERMUTATIONS, witnessed
 from .group_words import says_subject
 from .splits import connected
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, SURE = 0.05, 0.01
+"""p values of a candidate that is called as a subject, and of one that is not: numbers that run within each class are
+such, and one user in twenty would be warned of nothing."""
 LEAST_NAMED, LEAST_UNNAMED = 3, 8
 """Groups of a candidate that is called as a subject, and of one that is not: few are rather kinds than patients."""
 LEAST_SHARE = 0.5
@@ -49,6 +51,10 @@ class Candidate:
     words: str
     subject: bool
     groups: tuple[str | None, ...] = field(repr=False)
+
+    def passes(self, p_value: float, tested: int) -> bool:
+        """Whether its images look alike, by a p value that is adjusted for so many candidates."""
+        return p_value < SIGNIFICANT if self.subject else p_value <= max(SURE, tested / (1 + PERMUTATIONS))
 
     @property
     def count(self) -> int:
@@ -88,7 +94,7 @@ def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] 
         p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
         chosen, p_value = _chosen(candidates, p_values)
     groups, possible = _joined(copies) if copied else copies, PossibleGroups(NONE, 0, 1.0, False, {})
-    if chosen is not None and p_value < SIGNIFICANT:
+    if chosen is not None and chosen.passes(p_value, len(candidates)):
         joined = _joined(chosen.groups, copies)
         by_id = {name: group for name, group in zip(names, joined, strict=True) if group}
         possible = PossibleGroups(chosen.option, chosen.count, p_value, chosen.subject, by_id)
@@ -130,7 +136,7 @@ def _chosen(candidates: Sequence[Candidate], p_values: Sequence[float]) -> tuple
     file names and their beginnings before later parts; else the coarsest that is called as a subject, which does not
     pass."""
     tested = list(zip(candidates, p_values, strict=True))
-    passing = [each for each in tested if each[1] < SIGNIFICANT]
+    passing = [each for each in tested if each[0].passes(each[1], len(tested))]
     named = [each for each in passing if each[0].subject]
     if named or not passing:
         called = named or [each for each in tested if each[0].subject]
@@ -143,10 +149,10 @@ def _said(chosen: Candidate | None, p_value: float, tested: int, still: OpenGrou
     Args:
         tested: candidates, for whose number the p value is adjusted.
     """
-    if chosen is None:
+    if chosen is None or not (chosen.subject or chosen.passes(p_value, tested)):
         return "" if still.note else NOTHING
     option = chosen.option if chosen.option == FOLDER or chosen.option.startswith('"') else f"'{chosen.option}'"
-    if p_value >= SIGNIFICANT:
+    if not chosen.passes(p_value, tested):
         return (
             f"Images are called as if {chosen.words} said a subject ({chosen.count} groups), but those of a group look "
             f"no more alike than others, so each is drawn by itself. --group-column {option} groups them."

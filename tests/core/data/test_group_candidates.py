@@ -213,3 +213,11 @@ def test_of_several_that_look_alike_the_folder_is_asked_about(hashes, monkeypatc
     monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.001] * len(candidates))
     data = settle_groups(data_of("{0}/img_{1}"), hashes)
     assert data.possible_groups.option == "folder" and not data.possible_groups.used
+
+
+def test_numbers_that_name_no_subject_warn_only_where_the_pixels_are_sure(hashes, monkeypatch):
+    """One user in twenty, whose photos are numbered within each class, would be warned of nothing."""
+    monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.03] * len(candidates))
+    numbered, of_patients = settle_groups(data_of("{0}/{1}"), hashes), settle_groups(data_of("pat{0}/{1}"), hashes)
+    assert numbered.notes[-1] == NOTHING and not numbered.possible_groups.groups
+    assert of_patients.possible_groups.used
