@@ -15,7 +15,7 @@ import torch
 from forked import run
 from PIL import Image
 
-from vladapt.core.contracts.backbone import Backbone
+from vladapt.core.engine import index as made_of_images
 from vladapt.core.retrieval import above_chance
 from vladapt.core.retrieval.head import write_head
 
@@ -66,7 +66,14 @@ def test_index_says_what_it_made_and_how_to_search_it(index, colours, tmp_path):
 
 
 def test_what_the_words_of_a_backbone_cannot_find_is_told_when_the_index_is_made(index, colours, monkeypatch):
-    monkeypatch.setattr(Backbone, "notes", ("its words are guesses",))
+    loaded = made_of_images.load_backbone
+
+    def noted(*how):
+        towers = loaded(*how)
+        towers.notes = ["its words are guesses"]
+        return towers
+
+    monkeypatch.setattr(made_of_images, "load_backbone", noted)
     assert "Note: Its words are guesses.\n" in index(colours).out
     assert "guesses" not in index(colours, "--add", "--only-new").out
 
