@@ -56,6 +56,7 @@ def draw(name: str, side: int, seed: int = 0, field: int = FIELD, contrast: floa
         geometry_type="Polygon",
         crs="EPSG:32633",
     )
+    print(f"{name}.tif, {side} x {side} pixels, and {name}.gpkg, {count * count} fields")
 
 
 def read(name: str) -> None:

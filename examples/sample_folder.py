@@ -37,4 +37,5 @@ for number, item in enumerate(data.items):
 for name, text in {"people.jsonl": "\n".join(people), "instances.json": boxes and json.dumps(coco)}.items():
     if text:
         (folder / name).write_text(text)
-print(f"{len(coco['images'])} images of {len(count)} classes or people in {folder}/")
+held = "clips" if frames.ndim == 4 else "images"
+print(f"{len(coco['images'])} {held} of {len(count)} {'people' if people else 'classes'} in {folder}/")

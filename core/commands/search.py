@@ -13,7 +13,7 @@ from ..contracts.use import USE
 from ..engine.options import EvaluateOptions, IndexOptions, QueriesOptions, SearchOptions
 from ..errors import CapabilityError, ConfigError, VladaptError
 from .options import FromOptions, FromRecipe, FromUse, Given, Json
-from .tables import echo, echo_skipped, print_json, reporter, show_table, words_of
+from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table, words_of
 
 if TYPE_CHECKING:
     from ..engine.index import Indexed
@@ -66,6 +66,7 @@ def index(
     echo(f"Index:  {made.index} ({holds}, {made.kind}, {made.dims} wide{segments})")
     if made.segments > MANY_SEGMENTS:
         echo(f"So many segments slow a search down; join them with: vladapt index --out {made.index} --compact")
+    echo_notes(made.notes, words)
     query = shlex.quote(made.query) if made.query else '"what you look for"'
     echo(f"Search: vladapt search {made.index} {query}")
     if made.query:

@@ -373,7 +373,19 @@ def show_table(table, words: Mapping[str, str] | None = None) -> None:
                 titles[:] = [worded(cell, words) if type(cell) is str else cell for cell in titles]
     from ..runtime.progress import PlainConsole
 
-    PlainConsole().print(table)
+    PlainConsole().print(_with_title_lines(table))
+
+
+def _with_title_lines(shown: Any) -> Any:
+    """Titles and captions as lines of their own: they may be wider than their table."""
+    from rich.console import Group
+
+    if isinstance(shown, Group):
+        return Group(*map(_with_title_lines, shown.renderables))
+    if not isinstance(shown, Table):
+        return shown
+    title, caption, shown.title, shown.caption = shown.title, shown.caption, None, None
+    return Group(*(part for part in (title, shown, caption) if part))
 
 
 def _tables(shown: Any) -> Iterator[Any]:

@@ -21,7 +21,9 @@ from .group_witness import PERMUTATIONS, witnessed
 from .group_words import says_subject
 from .splits import connected
 
-SIGNIFICANT = 0.05
+SIGNIFICANT, SURE = 0.05, 0.0125
+"""Levels of the test: of most candidates, and of numbers that run within each class, as those of most photos do: of
+these one user in twenty would be warned of nothing. Twelve candidates can reach the second (`group_witness`)."""
 LEAST_NAMED, LEAST_UNNAMED = 3, 8
 """Groups of a candidate that is called as a subject, and of one that is not: few are rather kinds than patients."""
 LEAST_SHARE = 0.5
@@ -43,12 +45,14 @@ class Candidate:
         words: what it is, within a sentence.
         subject: whether it is called as a subject.
         groups: of each item its value, or None. It may be a name: it goes no further, but as a hash.
+        level: p values below it say that its images look alike.
     """
 
     option: str
     words: str
     subject: bool
     groups: tuple[str | None, ...] = field(repr=False)
+    level: float = SIGNIFICANT
 
     @property
     def count(self) -> int:
@@ -64,6 +68,11 @@ class Candidate:
             return False
         pairs = {(group, label) for group, label in zip(self.groups, classes, strict=True) if group is not None}
         return len(pairs) > len({label for _, label in pairs})
+
+    def repeats(self, classes: Sequence[tuple[int, ...]]) -> bool:
+        """Whether a group has two images of one class."""
+        pairs = [pair for pair in zip(self.groups, classes, strict=True) if pair[0] is not None]
+        return len(set(pairs)) < len(pairs)
 
 
 def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] | None = None) -> DomainData:
@@ -88,7 +97,7 @@ def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] 
         p_values = witnessed(data, [each.groups for each in candidates], hashes) if candidates else []
         chosen, p_value = _chosen(candidates, p_values)
     groups, possible = _joined(copies) if copied else copies, PossibleGroups(NONE, 0, 1.0, False, {})
-    if chosen is not None and p_value < SIGNIFICANT:
+    if chosen is not None and p_value < chosen.level:
         joined = _joined(chosen.groups, copies)
         by_id = {name: group for name, group in zip(names, joined, strict=True) if group}
         possible = PossibleGroups(chosen.option, chosen.count, p_value, chosen.subject, by_id)
@@ -121,7 +130,9 @@ def candidates_of(data: DomainData, columns: Mapping[str, Mapping[str, str]]) ->
     for candidate in sorted(found, key=lambda each: not each.subject):
         if candidate.usable(classes):
             first = {group: place for place, group in reversed(list(enumerate(candidate.groups)))}
-            divisions.setdefault(tuple(group and first[group] for group in candidate.groups), candidate)
+            level = SIGNIFICANT if candidate.subject or candidate.repeats(classes) else SURE
+            division = tuple(group and first[group] for group in candidate.groups)
+            divisions.setdefault(division, replace(candidate, level=level))
     return list(divisions.values())[:MOST_CANDIDATES]
 
 
@@ -130,7 +141,7 @@ def _chosen(candidates: Sequence[Candidate], p_values: Sequence[float]) -> tuple
     file names and their beginnings before later parts; else the coarsest that is called as a subject, which does not
     pass."""
     tested = list(zip(candidates, p_values, strict=True))
-    passing = [each for each in tested if each[1] < SIGNIFICANT]
+    passing = [each for each in tested if each[1] < each[0].level]
     named = [each for each in passing if each[0].subject]
     if named or not passing:
         called = named or [each for each in tested if each[0].subject]
@@ -143,10 +154,10 @@ def _said(chosen: Candidate | None, p_value: float, tested: int, still: OpenGrou
     Args:
         tested: candidates, for whose number the p value is adjusted.
     """
-    if chosen is None:
+    if chosen is None or not (chosen.subject or p_value < chosen.level):
         return "" if still.note else NOTHING
     option = chosen.option if chosen.option == FOLDER or chosen.option.startswith('"') else f"'{chosen.option}'"
-    if p_value >= SIGNIFICANT:
+    if p_value >= chosen.level:
         return (
             f"Images are called as if {chosen.words} said a subject ({chosen.count} groups), but those of a group look "
             f"no more alike than others, so each is drawn by itself. --group-column {option} groups them."

@@ -73,6 +73,7 @@ class Indexed:
         skipped: (id, reason) of what was left out.
         encoded, from_store: images the backbone ran on, and images whose features were there already.
         query: words that can be searched for, where no others can.
+        notes: on what the backbone's words can find.
     """
 
     __repr__ = in_short
@@ -90,6 +91,7 @@ class Indexed:
     encoded: int = 0
     from_store: int = 0
     query: str = ""
+    notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -286,6 +288,8 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             writer.append(made_of, made.skipped)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+    if old is None and holds == IMAGES:
+        made.notes = list(towers.notes)
     if is_main():
         opened = RetrievalIndex.open(out)
         made.entries, made.segments = len(opened), len(opened.segments)

@@ -102,6 +102,7 @@ class RandomSplit(Judgement):
             return None
         if "pixels" in type(fit.adapter).needs:  # it would train twice
             return AtRandom(data.blocks)
+        fit.reporter.info("Fitting once more on a random split, for comparison")
         loose = fit.prepared.again(_split_at_random(data, fit.split_seed))
         drawn = loose.draw(seed=fit.seed, **fit.drawn)
         again = build_adapter(fit.adapter.name, **{**fit.adapter.options, **fit.adapter.settled(fit.report)})

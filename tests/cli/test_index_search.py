@@ -15,6 +15,7 @@ import torch
 from forked import run
 from PIL import Image
 
+from vladapt.core.engine import index as made_of_images
 from vladapt.core.retrieval import above_chance
 from vladapt.core.retrieval.head import write_head
 
@@ -62,6 +63,19 @@ def test_index_says_what_it_made_and_how_to_search_it(index, colours, tmp_path):
     assert "photos.index (36 images, flat, 24 wide)" in outcome.out
     assert "vladapt search photos.index" in outcome.out
     assert files_below(tmp_path / "photos.index") == FILES
+
+
+def test_what_the_words_of_a_backbone_cannot_find_is_told_when_the_index_is_made(index, colours, monkeypatch):
+    loaded = made_of_images.load_backbone
+
+    def noted(*how):
+        towers = loaded(*how)
+        towers.notes = ["its words are guesses"]
+        return towers
+
+    monkeypatch.setattr(made_of_images, "load_backbone", noted)
+    assert "Note: Its words are guesses.\n" in index(colours).out
+    assert "guesses" not in index(colours, "--add", "--only-new").out
 
 
 def test_a_second_index_of_the_same_images_runs_no_backbone(index, colours, photos):

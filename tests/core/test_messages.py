@@ -142,3 +142,16 @@ def test_titles_of_rows_are_in_the_words_of_a_domain_and_names_of_files_are_not(
         show_table(table, {"image": "clip"})
     out = capsys.readouterr().out
     assert "clip to text" in out and "my image 3.png" in out
+
+
+def test_a_title_and_a_caption_are_not_broken_at_the_width_of_their_table(capsys):
+    from rich.console import Group
+    from rich.table import Table
+
+    from vladapt.core.commands.tables import show_table
+
+    table = Table("a", title="a title much wider than its table", caption="each second counts once")
+    table.add_row("1")
+    show_table(Group(table))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "a title much wider than its table" and lines[-1] == "each second counts once"

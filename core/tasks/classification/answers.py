@@ -126,10 +126,8 @@ def _least_certain(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _marked(rows: Sequence[Mapping[str, Any]], key: str, title: str, noun: str, words: Mapping[str, str]) -> str:
-    """How many have a mark, or how many classes their sets hold."""
+    """How many have a mark."""
     values = [row[key] for row in rows if row.get(key) is not None]
     if values and all(isinstance(value, bool) for value in values):
         return f"{title.capitalize()}: {worded(plural(sum(values), noun), words)}" if any(values) else ""
-    if values and all(isinstance(value, list) for value in values):
-        return f"{title.capitalize()}: {sum(map(len, values)) / len(values):.1f} classes on average"
     return ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,19 @@ def test_of_several_that_look_alike_the_folder_is_asked_about(hashes, monkeypatc
     monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.001] * len(candidates))
     data = settle_groups(data_of("{0}/img_{1}"), hashes)
     assert data.possible_groups.option == "folder" and not data.possible_groups.used
+
+
+def test_numbers_that_run_within_classes_warn_only_where_the_pixels_are_sure(hashes, monkeypatch):
+    """As those of most photos do: one user in twenty would be warned of nothing."""
+    monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.03] * len(candidates))
+
+    def settled(form):
+        data = data_of(form)
+        numbers = {label: iter(range(len(OF))) for label in range(2)}
+        items = [item.with_(id=form.format(n // 2, next(numbers[n % 2]), n)) for n, item in enumerate(data.items)]
+        items = [replace(item, target=Label(n % 2)) for n, item in enumerate(items)]
+        return settle_groups(replace(data, items=items), hashes)
+
+    assert settled("{2}/ab-{1}.png").notes[-1] == NOTHING
+    assert settled("{2}/case-{1}.png").possible_groups.used  # called as a subject
+    assert settle_groups(data_of("ab-{0}_{1}"), hashes).notes[-1].startswith("Warning: ")  # two of a class
