@@ -288,10 +288,10 @@ def test_what_cannot_be_fitted_says_so(random_clip):
         wca(random_clip, descriptions=(*SAID[:2], (), SAID[3]))
 
 
-@pytest.mark.parametrize("templates", [(), ["a photo"]])
-def test_templates_without_a_name_are_refused(templates):
-    with pytest.raises(ConfigError, match="template"):
-        build_adapter("wca", templates=templates)
+@pytest.mark.parametrize("bad", [{"templates": ()}, {"templates": ["a photo"]}, {"beta": 0.4}], ids=str)
+def test_what_cannot_be_used_is_refused(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad)).removesuffix("s")):
+        build_adapter("wca", **bad)
 
 
 @pytest.mark.thorough
