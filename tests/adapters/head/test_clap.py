@@ -164,15 +164,6 @@ def test_a_class_without_shots_keeps_its_text_and_the_mean_multiplier(make_task)
     assert float(adapter.penalties[1]) == pytest.approx(float(adapter.penalties[others].mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [
-    {"constraint": "l1"}, {"multipliers": "large"}, {"init": "text"}, {"epochs": 0}, {"epochs": None}, {"batches": 0},
-    {"momentum": 1.0}, {"lr": 0}, {"views": -1},
-])  # fmt: skip
-def test_bad_options_are_named(options):
-    with pytest.raises(ConfigError, match=f"option {next(iter(options))}="):
-        build_adapter("clap", **options)
-
-
 @pytest.mark.parametrize("options", [{"multipliers": "balanced"}, {"adaptive": True}])
 def test_options_without_effect_are_refused(options):
     with pytest.raises(ConfigError, match="has no penalty to weigh"):

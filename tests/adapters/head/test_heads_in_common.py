@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from whurs19 import few_shots, whurs19
 
 from vladapt.core.contracts import FeatureSet, TextClassifier
 from vladapt.core.errors import CapabilityError
@@ -63,27 +63,6 @@ def test_several_labels_an_image_are_refused(make_multilabel_task, name):
         build_adapter(name).fit(task.support, task.text)
 
 
-def whurs19(data_dir, model):
-    path = data_dir / "features" / "whurs19_clip" / f"whurs19_CLIP_{model}.npz"
-    if not path.is_file():
-        pytest.skip("the whurs19 features are not there")
-    with np.load(path) as stored:
-        features = F.normalize(torch.from_numpy(stored["image_features"].astype(np.float32)), dim=-1)
-        text = TextClassifier(torch.from_numpy(stored["text_average"].astype(np.float32)))
-        return FeatureSet(features, torch.from_numpy(stored["labels"]), raw_norms=False), text
-
-
-def drawn(labels, shots, seed):
-    """Rows of the support, of up to 4 val images a class, and of all beyond the first 20 of a class."""
-    generator = torch.Generator().manual_seed(seed)
-    support, val, test = [], [], []
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)].tolist()
-        support, val, test = support + rows[:shots], val + rows[16 : 16 + min(4, shots)], test + rows[20:]
-    return support, val, test
-
-
 @pytest.mark.thorough(but=("gda", "lp-plus"))
 @pytest.mark.parametrize("name, at_four", [("lp-plus-plus", 10), ("gda", 10), ("nmtune", 3)])
 def test_real_features_gain_with_shots(data_dir, name, at_four):
@@ -93,7 +72,7 @@ def test_real_features_gain_with_shots(data_dir, name, at_four):
     accuracy = {shots: [] for shots in (0, 4, 16)}
     for seed in (1,) if name == "nmtune" else (1, 2):
         for shots in (4, 16):
-            support, val, test = (data.select(rows) for rows in drawn(data.labels, shots, seed))
+            support, val, test = few_shots(data, shots, seed, val=min(4, shots))
             adapter = build_adapter(name)
             adapter.fit(support, text, val=val, seed=seed)
             accuracy[shots].append(100 * float((adapter.predict(test) == test.labels).double().mean()))
@@ -106,7 +85,7 @@ def test_real_features_gain_with_shots(data_dir, name, at_four):
 def test_one_shot_beats_zero_shot_where_the_text_weights_are_used(data_dir):
     """GDA without augmented views cannot: one row a class has no covariance."""
     data, text = whurs19(data_dir, "ViTB32")
-    support, val, test = (data.select(rows) for rows in drawn(data.labels, 1, 1))
+    support, val, test = few_shots(data, 1, 1, val=1)
     adapter = build_adapter("lp-plus-plus")
     adapter.fit(support, text, val=val)
     right = float((adapter.predict(test) == test.labels).double().mean())

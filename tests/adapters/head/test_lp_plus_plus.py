@@ -123,37 +123,11 @@ def test_one_augmented_view_an_image(make_task):
     assert fitted(alone, epochs=5).report.notes == ["learned from the images as they are"]
 
 
-CHANGES = {
-    "epochs": (5, 6), "momentum": (0.0, 0.9), "alpha_scale": (250.0, 0.0), "alpha_every": (1, 3),
-    "accumulate": (True, False), "views": (0, 1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("option", CHANGES)
-def test_every_option_changes_the_result(make_task, option):
-    task = make_task(shots=3, views=2, noise=1.5)
-    base = {"epochs": 6, "alpha_every": 2}
-    logits = [fitted(task, **{**base, option: value}).logits(task.test) for value in CHANGES[option]]
-    assert not torch.allclose(*logits, atol=1e-3)
-
-
-def test_no_option_goes_untested_and_defaults_are_published():
-    options = build_adapter("lp-plus-plus").options
-    assert options.pop("class_weight") == "balanced"
-    assert options.pop("crop_scale") is None  # tests/adapters/test_augmented.py
-    assert set(options) == set(CHANGES)
-    assert options == {
+def test_defaults_are_published():
+    published = {
         "epochs": 300, "momentum": 0.9, "alpha_scale": 250.0, "alpha_every": 10, "accumulate": True, "views": 1,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "option, value",
-    [("epochs", 0), ("momentum", 1.0), ("alpha_scale", -1.0), ("alpha_every", 0), ("views", 2)],
-)
-def test_options_out_of_range(option, value):
-    with pytest.raises(ConfigError, match=f"option {option}="):
-        build_adapter("lp-plus-plus", **{option: value})
+    assert published.items() <= build_adapter("lp-plus-plus").options.items()
 
 
 def test_a_bias_of_another_shape(make_task):

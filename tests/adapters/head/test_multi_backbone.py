@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from vladapt.core.contracts import Batch, FeatureSet, TextClassifier
 from vladapt.core.contracts.resources import FurtherBackbone
-from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.errors import CapabilityError, DataError
 from vladapt.core.registry import adapter_class, build_adapter
 
 QUICK = {"steps": 40, "lr": 1e-2}
@@ -266,27 +266,9 @@ def test_further_features_are_needed_to_fit_and_to_predict(three):
 
 # options, saving, real features -------------------------------------------------------------------------------------
 
-CHANGES = {
-    "combine": ("mean", "input"), "prior": (1e-3, 1.0), "hidden": (2, 32), "steps": (1, 40), "lr": (1e-4, 1e-2),
-    "weight_decay": (0.0, 20.0), "batch_size": (5, 100),
-}  # fmt: skip
 
-
-@pytest.mark.parametrize("option", CHANGES)
-def test_every_option_changes_the_result(three, option):
-    assert not torch.allclose(*(three.fit(**{option: v}).logits(three.batch) for v in CHANGES[option]), atol=1e-2)
-
-
-def test_no_option_goes_untested_or_unchecked():
-    of_unequal_classes = {"class_weight"}  # tests/adapters/test_unequal_classes.py
-    assert {f.name for f in fields(adapter_class("multi-backbone"))} == set(CHANGES) | of_unequal_classes
+def test_it_is_experimental():
     assert adapter_class("multi-backbone").experimental
-    for options in (
-        {"combine": "sum"}, {"prior": 0.0}, {"hidden": 0}, {"steps": 0}, {"lr": 0.0}, {"weight_decay": -1.0},
-        {"batch_size": 0},
-    ):  # fmt: skip
-        with pytest.raises(ConfigError, match=f"option {next(iter(options))}="):
-            build_adapter("multi-backbone", **options)
 
 
 @pytest.mark.parametrize("combine", ["mean", "static", "input"])

@@ -12,7 +12,6 @@ from torch import nn
 
 from vladapt.adapters.head.nmtune import consistency, dominance, off_diagonal_covariance, without_single
 from vladapt.core.contracts import TextClassifier
-from vladapt.core.errors import ConfigError
 from vladapt.core.registry import build_adapter
 
 
@@ -203,39 +202,9 @@ def test_it_learns_and_reports(make_task):
     assert adapter.report.chosen_on == "nothing to choose" and adapter.report.val_score is None
 
 
-CHANGES = {
-    "ratio": (1, 4), "mse_weight": (0.0, 5.0), "cov_weight": (0.0, 1.0), "svd_weight": (0.0, 500.0),
-    "singular_values": (1, 3), "lr": (1e-3, 1e-2), "weight_decay": (0.0, 10.0), "epochs": (2, 3),
-    "batch_size": (4, 64), "views": (0, 2),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("option", CHANGES)
-def test_every_option_changes_the_result(make_task, option):
-    task = make_task(views=3)
-    base = {"svd_weight": 500.0} if option == "singular_values" else {}
-    logits = [fitted(task, **{**base, option: value}).logits(task.test) for value in CHANGES[option]]
-    assert not torch.allclose(*logits, atol=1e-3)
-
-
-def test_no_option_goes_untested_and_defaults_are_published():
-    options = build_adapter("nmtune").options
-    assert options.pop("class_weight") == "balanced"
-    assert (options.pop("crop_scale"), options.pop("fresh_views")) == (None, False)  # tests/adapters/test_augmented.py
-    assert set(options) == set(CHANGES)
-    assert options == {
+def test_defaults_are_published():
+    published = {
         "ratio": 4, "mse_weight": 1.0, "cov_weight": 0.04, "svd_weight": 0.001, "singular_values": 5, "lr": 1e-3,
         "weight_decay": 1e-4, "epochs": 30, "batch_size": 64, "views": 10,
     }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "option, value",
-    [
-        ("ratio", 0), ("singular_values", 0), ("epochs", 1.5), ("batch_size", 0), ("mse_weight", -1.0),
-        ("cov_weight", -1.0), ("svd_weight", -1.0), ("weight_decay", -1.0), ("lr", 0.0), ("views", -1),
-    ],
-)  # fmt: skip
-def test_options_out_of_range(option, value):
-    with pytest.raises(ConfigError, match=f"option {option}="):
-        build_adapter("nmtune", **{option: value})
+    assert published.items() <= build_adapter("nmtune").options.items()

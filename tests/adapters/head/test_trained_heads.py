@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from forked import run
 from safetensors.torch import load_file, save_file
+from whurs19 import few_shots, whurs19
 
 from vladapt.adapters.head._text_rows import frame_of
 from vladapt.core.contracts import FeatureSet, TextClassifier
-from vladapt.core.errors import ConfigError
 from vladapt.core.metrics.classification import val_score
 from vladapt.core.registry import adapter_class, build_adapter
 
@@ -133,48 +133,6 @@ def test_the_order_of_samples_does_not_matter_in_one_batch(make_task, name):
     torch.testing.assert_close(theirs.logits(task.test), ours.logits(task.test), atol=2e-3, rtol=1e-4)
 
 
-TRAINED = {
-    "lr": (1e-3, 1e-1), "epochs": (2, 8), "batch_size": (4, 1000), "weight_decay": (0.0, 10.0),
-    "warmup": ("constant", None), "views": (0, 3),
-}  # fmt: skip
-CHANGES = {
-    "clip-adapter": {**TRAINED, "ratio": (0.2, 0.8), "reduction": (1, 8), "momentum": (0.0, 0.9)},
-    "taskres": {**TRAINED, "alpha": (0.2, 1.0), "preset": ("dtd", "oxford_flowers")},
-    "clap": {
-        **TRAINED, "momentum": (0.0, 0.9), "constraint": ("l2", "none"), "multipliers": ("zero-shot", "balanced"),
-        "adaptive": (False, True), "init": ("zero-shot", "random"), "batches": (1, 4),
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name, option", [(n, o) for n, options in CHANGES.items() for o in options])
-def test_every_option_changes_the_result(make_task, name, option):
-    task = make_task(classes=6, shots=6, noise=1.5, text_noise=2.0, views=3)
-    base = {"lr": 1e-2 if name != "clap" else 0.1, "epochs": 6, "batch_size": 8, "views": 0}
-    first, second = (fitted(name, task, **{**base, option: value}).logits(task.test) for value in CHANGES[name][option])
-    assert not torch.allclose(first, second, atol=1e-3)
-
-
-def test_no_option_goes_untested():
-    shared = {"class_weight", "ties", "crop_scale", "fresh_views"}  # test_unequal_classes.py, test_augmented.py
-    for name in NAMES:
-        assert {f.name for f in fields(adapter_class(name))} - shared == set(CHANGES[name])
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_shared_options_out_of_range_are_named(name):
-    for option, value in {
-        "lr": 0,
-        "epochs": 0,
-        "batch_size": 0,
-        "weight_decay": -1,
-        "warmup": "cold",
-        "views": -1,
-    }.items():
-        with pytest.raises(ConfigError, match=f"option {option}="):
-            build_adapter(name, **{option: value})
-
-
 @pytest.mark.parametrize("name", ["clip-adapter", "taskres"])
 def test_each_epoch_trains_on_its_own_view(make_task, name):
     """With two epochs, the third of three views is not looked at, and the second is."""
@@ -240,27 +198,6 @@ def test_what_logits_are_relative_to(make_task, make_multilabel_task):
     torch.testing.assert_close(frame.logits(bare.test.unit, bare.text.weights), scores - 3)
 
 
-def whurs19(data_dir, model):
-    path = data_dir / "features" / "whurs19_clip" / f"whurs19_CLIP_{model}.npz"
-    if not path.is_file():
-        pytest.skip("the whurs19 features are not there")
-    with np.load(path) as stored:
-        features = F.normalize(torch.from_numpy(stored["image_features"].astype(np.float32)), dim=-1)
-        text = TextClassifier(torch.from_numpy(stored["text_average"].astype(np.float32)))
-        return FeatureSet(features, torch.from_numpy(stored["labels"]), raw_norms=False), text
-
-
-def few_shots(labels, shots, seed):
-    """Rows of the support, the same 4 val images a class for any number of shots, and all others."""
-    generator = torch.Generator().manual_seed(seed)
-    support, val, test = [], [], []
-    for label in labels.unique():
-        rows = (labels == label).nonzero().flatten()
-        rows = rows[torch.randperm(len(rows), generator=generator)].tolist()
-        support, val, test = support + rows[:shots], val + rows[16:20], test + rows[20:]
-    return support, val, test
-
-
 @pytest.mark.thorough(but=("taskres", "clap-options3"))
 @pytest.mark.parametrize("name, options, gains", [
     ("clip-adapter", {}, (0.3, 2, 8)), ("clip-adapter", {"ratio": None}, (2, 8)), ("taskres", {}, (5, 10, 13)),
@@ -271,7 +208,7 @@ def test_real_features_gain_with_every_shot(data_dir, name, options, gains):
     data, text = whurs19(data_dir, "ViTB32")
     gained = []
     for count in (1, 4, 16)[: len(gains)]:
-        support, val, test = (data.select(rows) for rows in few_shots(data.labels, count, seed=1))
+        support, val, test = few_shots(data, count, seed=1)
         adapter = build_adapter(name, **options)
         adapter.fit(support, text, val=val, seed=1)
         zero_shot = val_score(text.logits(test.unit), test.labels)

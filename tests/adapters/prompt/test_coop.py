@@ -119,33 +119,6 @@ def test_logits_come_from_the_learned_context(small_clip, support, classifier):
     assert torch.allclose(same, adapter.logits(support), atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"n_ctx": 6},
-        {"csc": True},
-        {"class_token_position": "middle"},
-        {"class_token_position": "front"},
-        {"ctx_init": "a photo of a"},
-        {"lr": 0.02},
-        {"epochs": 5},
-        {"batch_size": 5},
-        {"momentum": 0.5},
-        {"weight_decay": 0.1},
-        {"warmup": None},
-        {"views": 0},
-        {"views": 2},
-        {"amp": "bf16"},
-    ],
-    ids=str,
-)
-def test_every_option_changes_what_is_learned(make_support, small_clip, classifier, changed):
-    support = make_support(small_clip, views=3)
-    usual, other = (fitted(support, classifier, small_clip, **options) for options in ({}, changed))
-    assert not torch.allclose(usual.text_features, other.text_features, atol=1e-6)
-    assert other.options[next(iter(changed))] == next(iter(changed.values()))
-
-
 def test_linear_and_constant_warmup_are_told_apart_by_the_schedule_only():
     with pytest.raises(ConfigError, match="warmup"):
         build_adapter("coop", warmup="cosine")
@@ -263,26 +236,9 @@ def test_needs_are_said_in_one_line(small_clip, support, classifier):
         fitted(support, classifier, small_clip, resources={"batch_order": torch.zeros(1, 20, dtype=torch.long)})
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"n_ctx": 0},
-        {"class_token_position": "start"},
-        {"ctx_init": ""},
-        {"lr": 0.0},
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"momentum": 1.0},
-        {"weight_decay": -1.0},
-        {"views": -1},
-        {"class_chunk": 0},
-        {"amp": "fp16"},
-    ],
-    ids=str,
-)
-def test_options_out_of_range_are_named(bad):
-    with pytest.raises(ConfigError, match=next(iter(bad))):
-        build_adapter("coop", **bad)
+def test_a_start_without_words_is_refused():
+    with pytest.raises(ConfigError, match="ctx_init"):
+        build_adapter("coop", ctx_init="")
 
 
 def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier):

@@ -174,21 +174,6 @@ def test_first_means_are_of_the_surest_images_where_all_predictions_are_1():
     torch.testing.assert_close(mean, F.normalize(features[surest].sum(dim=0), dim=0))
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"mode": "zero-shot"}, {"text_weight": 0.9}, {"gamma": 0.3}, {"n_neighbors": 5}, {"n_neighbors": 0},
-        {"iterations": 2}, {"inner_iterations": 1}, {"temperature": 20.0},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_every_option_changes_the_result(make_task, changed):
-    """After one iteration: at the end much has converged."""
-    task, start = unsure(make_task(**HARD)), {"iterations": 1}
-    plain, other = (fitted(task, **options).logits(task.test) for options in (start, start | changed))
-    assert not torch.allclose(plain, other, atol=1e-3)
-
-
 def test_how_many_images_a_first_mean_is_made_of(make_task):
     task = make_task(**HARD)
     answers = [fitted(task, mode="zero-shot", iterations=1, confident_images=n).logits(task.test) for n in (1, 8)]
@@ -306,18 +291,10 @@ def test_same_seed_same_numbers(make_task):
     assert torch.equal(*(fitted(task, seed=3).logits(task.test) for _ in range(2)))
 
 
-@pytest.mark.parametrize(
-    "options, option",
-    [
-        ({"mode": "both"}, "mode"), ({"text_weight": -1}, "text_weight"), ({"gamma": -0.1}, "gamma"),
-        ({"gammas": ()}, "gammas"), ({"gammas": (0.1, -1)}, "gammas"), ({"n_neighbors": -1}, "n_neighbors"),
-        ({"iterations": 0}, "iterations"), ({"inner_iterations": 0}, "inner_iterations"),
-        ({"temperature": 0}, "temperature"), ({"confident_images": 0}, "confident_images"),
-    ],
-)  # fmt: skip
-def test_bad_options(options, option):
-    with pytest.raises(ConfigError, match=f"option {option}="):
-        build_adapter("transclip", **options)
+@pytest.mark.parametrize("gammas", [(), (0.1, -1)])
+def test_bad_weights_to_choose_among(gammas):
+    with pytest.raises(ConfigError, match="option gammas="):
+        build_adapter("transclip", gammas=gammas)
 
 
 @pytest.mark.parametrize("mode", ["zero-shot", "few-shot"])

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from parity_checks.caption_losses import alip
 
-from vladapt import ConfigError, build_loss
+from vladapt import build_loss
 from vladapt.core.losses.alip import weighted_contrast
 
 
@@ -111,9 +111,3 @@ def test_means_are_saved(example_out):
     again.load_state_dict(loss.state_dict())
     assert torch.equal(again.means, loss.means) and not torch.allclose(again.means, torch.ones(3))
     torch.testing.assert_close(again(out)["loss"], loss(out)["loss"])
-
-
-@pytest.mark.parametrize("wrong", [{"ema": 1.0}, {"gamma_s": -1.0}, {"gamma_p": -0.1}])
-def test_options_are_checked(wrong):
-    with pytest.raises(ConfigError, match=next(iter(wrong))):
-        build_loss("alip", **wrong)

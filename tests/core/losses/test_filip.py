@@ -165,10 +165,9 @@ def test_a_caption_without_words_does_no_harm():
     assert torch.isfinite(loss) and torch.isfinite(out["text_tokens"].grad).all()
 
 
-@pytest.mark.parametrize("option", [{"keep": 0}, {"keep": 2.5}, {"select": "best"}, {"token_dim": -1}])
-def test_unusable_options_are_named(option):
-    with pytest.raises(ConfigError, match=next(iter(option))):
-        build_loss("filip", DIMS, **option)
+def test_half_a_token_is_refused():
+    with pytest.raises(ConfigError, match="keep"):
+        build_loss("filip", DIMS, keep=2.5)
 
 
 def test_it_says_which_width_it_lacks():

@@ -155,11 +155,6 @@ class _Backbone:
         return ImagePositions(self.tower.conv, self.tower, "table", 1)
 
 
-@pytest.mark.parametrize(
-    "option",
-    [{"gamma": -1}, {"alpha": 2}, {"fine_grid": 0}, {"crop_scale": (0, 1)}, {"crop_scale": (0.5, 2)},
-     {"crop_aspect": (2, 1)}],
-)  # fmt: skip
-def test_unusable_options_are_named(option):
-    with pytest.raises(ConfigError, match=next(iter(option))):
-        build_loss("ro-vit", **option)
+def test_aspects_in_the_wrong_order_are_refused():
+    with pytest.raises(ConfigError, match="crop_aspect"):
+        build_loss("ro-vit", crop_aspect=(2, 1))

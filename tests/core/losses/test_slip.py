@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from parity_checks.losses import slip
 
-from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt import CapabilityError, build_loss
 from vladapt.core.losses.slip import nt_xent
 
 DIMS = {"image_width": 10}
@@ -87,12 +87,6 @@ def test_without_self_supervision_no_further_view_is_needed():
     out = {name: value for name, value in outputs(5).items() if name in loss.needs}
     parts = loss(out)
     torch.testing.assert_close(parts["loss"], parts["clip"])
-
-
-@pytest.mark.parametrize("option", [{"ssl_scale": -1}, {"temperature": 0}, {"mlp_dim": -1}, {"emb_dim": 0}])
-def test_unusable_options_are_named(option):
-    with pytest.raises(ConfigError, match=next(iter(option))):
-        build_loss("slip", DIMS, **option)
 
 
 def test_it_says_which_width_it_lacks():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 
@@ -47,15 +48,19 @@ def assert_silent(text: str) -> None:
 
 
 @pytest.fixture
-def everything_said(caplog, capfd, recwarn):
+def everything_said(monkeypatch, capfd, recwarn):
     """Call it for all that was logged, warned and printed since the last call."""
-    caplog.set_level(logging.DEBUG)
+    logged = io.StringIO()
+    monkeypatch.setattr(logging.root, "handlers", [logging.StreamHandler(logged)])
+    monkeypatch.setattr(logging.root, "level", logging.DEBUG)
+    logging.root.manager._clear_cache()
     warnings.simplefilter("always")
 
     def said() -> str:
         captured = capfd.readouterr()
-        text = "\n".join([captured.out, captured.err, caplog.text, *[str(w.message) for w in recwarn.list]])
-        caplog.clear()
+        text = "\n".join([captured.out, captured.err, logged.getvalue(), *[str(w.message) for w in recwarn.list]])
+        logged.seek(0)
+        logged.truncate()
         recwarn.clear()
         return text
 
