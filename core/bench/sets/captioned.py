@@ -17,7 +17,7 @@ from ...contracts.items import DomainData, Item
 from ...data.files import ItemCollector, walk
 from ...data.images import IMAGE
 from ...data.pairs.pair_set import PairSet
-from ...data.pairs.reading import JSON_NAMES, TABLES, read_pairs
+from ...data.pairs.reading import read_pairs
 from ...data.pairs.record_fields import RecordColumns
 from ...errors import DataError
 from ...retrieval.image_reader import pair_item
@@ -41,12 +41,12 @@ class Captioned(BenchSet):
     @classmethod
     def recognises(cls, place: Path) -> bool:
         if place.is_dir():
-            named = (*JSON_NAMES, "*.tar")
+            named = (*PairSet.JSON_NAMES, "*.tar")
             return any(next(place.glob(pattern), None) for pattern in named) or _has_texts_beside(place)
-        if place.suffix.lower() in TABLES:
+        if place.suffix.lower() in PairSet.TABLES:
             names = RecordColumns(_header(place)).of
             return {"image", "caption"} <= names.keys() and "label" not in names
-        return place.suffix.lower() == ".tar" or any(fnmatch(place.name, name) for name in JSON_NAMES)
+        return place.suffix.lower() == ".tar" or any(fnmatch(place.name, name) for name in PairSet.JSON_NAMES)
 
     @property
     def title(self) -> str:
