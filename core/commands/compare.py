@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,9 @@ from ..contracts.task import Axes
 from ..errors import Stopped
 from .options import FromOptions, FromRecipe, Given, Json, Out, Place, flag_of_place
 from .tables import echo, echo_notes, echo_skipped, print_json, reporter, show_table, words_of
+
+if TYPE_CHECKING:
+    from ..engine.comparison import Comparison
 
 SHARED = (
     "domain task backbone device amp batch_size workers tolerate recipe config sets resource classes protocol preset "
@@ -48,14 +52,6 @@ def compare(
     Example: vladapt compare ./photos, or vladapt compare --domain medical --adapters tip-adapter,ape --shots 1,4,16
     """
     from ..recipes.resolve import check_places, check_recipe_names
-    from .tables import (
-        comparison_markdown,
-        comparison_table,
-        comparison_tests,
-        front_markdown,
-        front_table,
-        published_lines,
-    )
 
     if place is not None:
         sources = [{flag_of_place(place, {"data": data, "features": features}): place}]
@@ -67,7 +63,6 @@ def compare(
         check_places(on)
     from ..engine.compare import STATE, folder_of
     from ..engine.compare import compare as engine_compare
-    from ..runs.sections import worded
     from ..runtime.process import keeps
 
     folder, words = folder_of(out), words_of(resolved)
@@ -80,23 +75,41 @@ def compare(
             raise Stopped({"--out": str(folder), "--resume": ""}) from stop
         raise
     if as_json:
-        files = {"csv": str(result.csv), "plot": str(result.plot)}
-        published = {"published": result.published()} if result.published() else {}
-        skipped = {"skipped": result.skipped} if result.skipped else {}
-        front = {"front": shown} if (shown := result.front()) else {}
-        content = {"rows": result.rows, "tests": result.tests(), **published, **files, "refused": result.refused}
-        content |= front
-        print_json({**content, **skipped})
+        print_json(_as_json(result))
         return
+    _show_tables(result, markdown, words)
+    _show_notes(result, words)
+
+
+def _as_json(result: Comparison) -> dict[str, Any]:
+    """What `--json` prints; what there is none of is left out."""
+    files = {"csv": str(result.csv), "plot": str(result.plot)}
+    published, front, skipped = result.published(), result.front(), result.skipped
+    content = {"rows": result.rows, "tests": result.tests(), **({"published": published} if published else {}), **files}
+    content |= {"refused": result.refused, **({"front": front} if front else {})}
+    return content | ({"skipped": skipped} if skipped else {})
+
+
+def _show_tables(result: Comparison, markdown: bool, words: Mapping[str, str]) -> None:
+    """The table of scores, and that of scores and costs where these were measured."""
+    from .tables import comparison_markdown, comparison_table, front_markdown, front_table
+
+    published, front = result.published(), result.front()
     if markdown:
-        echo(comparison_markdown(result.summary(), result.published()))
+        echo(comparison_markdown(result.summary(), published))
+        if front:
+            echo(f"\n{front_markdown(front, result.method)}")
     else:
-        show_table(comparison_table(result.summary(), result.published()), words)
-    if shown := result.front():
-        if markdown:
-            echo(f"\n{front_markdown(shown, result.method)}")
-        else:
-            show_table(front_table(shown, result.method), words)
+        show_table(comparison_table(result.summary(), published), words)
+        if front:
+            show_table(front_table(front, result.method), words)
+
+
+def _show_notes(result: Comparison, words: Mapping[str, str]) -> None:
+    """Published numbers, tests, what was refused or left out, and where the files are."""
+    from ..runs.sections import worded
+    from .tables import comparison_tests, published_lines
+
     for line in published_lines(result.published(), result.method):
         echo(line)
     for line in comparison_tests(result.tests(), result.method):

@@ -376,14 +376,14 @@ def _header_size(path: Path, decode: dict[str, Any]) -> tuple[int, int]:
     return upright_size(path, int(decode.get("max_pixels", Item.MAX_PIXELS)))
 
 
-class ImageFormat(Format):
+class PictureFormat(Format):
     """Images that Pillow opens, of which more can be read than their pixels from a file."""
 
     from_bytes = staticmethod(decode_bytes)
     values = staticmethod(decode_values)
 
 
-IMAGE = ImageFormat(
+IMAGE = PictureFormat(
     name="image",
     suffixes=(
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".tif", ".tiff"),

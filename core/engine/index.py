@@ -216,7 +216,6 @@ def _ids_of(text: str) -> list[str]:
 
 def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain, reporter: Reporter) -> Indexed:
     from .index_shards import images_to_shard, scratch_of
-    from .shard_rows import check_photographs
 
     started = time.monotonic()
     holds, old = TEXTS if asked.texts is not None else IMAGES, RetrievalIndex.open(out) if asked.add else None
@@ -227,23 +226,9 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         recipe = recipe.with_(backbone=stored_spec(str(asked.features)))
     if old is not None:
         recipe = _as_indexed(recipe, old, holds, asked)
-    if holds == TEXTS or pairs is not None:
-        reader = ImageReader()
-    elif old is None:
-        reader = ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
-    else:
-        reader = old.reader(domain, recipe.reading)
+    reader = ImageReader() if holds == TEXTS or pairs is not None else _reader(recipe, domain, old)
     fast = asked.fast_decode if old is None else bool(old.info.backbone.get(FAST))
-    if fast and reader.domain is not None:
-        check_photographs(reader.domain)
-    towers = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
-    if fast:
-        towers.decode_fast()
-    backbone = searched(towers)
-    backbone.check_channels("`vladapt index`")
-    if old is not None:
-        old.check_backbone(backbone)
-        old.check_transform(reader, backbone)
+    backbone = _towers(recipe, reader, fast, old)
     if pairs is not None:
         check_pair_encoder(backbone, pairs, str(asked.features))
     made, before = Indexed(out, holds, kind, backbone.embed_dim), old if asked.only_new else None
@@ -255,11 +240,8 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     scratch: Path | None = None
     with ExitStack() as stack:
         if is_main():
-            if old is None:
-                writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind, graph_threads=threads)
-            else:
-                writer = IndexChange(out, threads)
-            stack.enter_context(writer)
+            how = {"dims": backbone.embed_dim, "kind": kind, "graph_threads": threads}
+            writer = stack.enter_context(IndexBuilder(out, **how) if old is None else IndexChange(out, threads))
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
             if to_shard is not None and asked.features is None:
@@ -278,13 +260,13 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
             _add_images(writer, reader, data, backbone, recipe, made, reporter, before)
         elif writer is not None:
             _add_texts(writer, Path(str(asked.texts)), backbone, made, reporter, before)
-        made_of = [str(path) for path in (images or [asked.texts or asked.features])]
+        made_of, entries = [str(path) for path in (images or [asked.texts or asked.features])], holds.removesuffix("s")
         if isinstance(writer, IndexBuilder):
-            reporter.info(f"Building the index of {plural(made.added, made.holds.removesuffix('s'))}")
+            reporter.info(f"Building the index of {plural(made.added, entries)}")
             how = reader.facts(backbone) if holds == IMAGES else {}
             writer.finish(_facts(recipe, backbone, fast, made, how, made_of))
         elif writer is not None:
-            reporter.info(f"Adding {plural(made.added, made.holds.removesuffix('s'))} to the index")
+            reporter.info(f"Adding {plural(made.added, entries)} to the index")
             writer.append(made_of, made.skipped)
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -295,6 +277,30 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         made.entries, made.segments = len(opened), len(opened.segments)
     made.seconds = round(time.monotonic() - started, 3)
     return made
+
+
+def _reader(recipe: Recipe, domain, old: RetrievalIndex | None) -> ImageReader:
+    """What reads images, as those of the index that is added to were read."""
+    if old is not None:
+        return old.reader(domain, recipe.reading)
+    return ImageReader.of(domain or recipe.domain, recipe.task, recipe.reading)
+
+
+def _towers(recipe: Recipe, reader: ImageReader, fast: bool, old: RetrievalIndex | None) -> Backbone:
+    """The backbone by which is searched, the one of the index that is added to."""
+    from .shard_rows import check_photographs
+
+    if fast and reader.domain is not None:
+        check_photographs(reader.domain)
+    towers = load_backbone(recipe.backbone, recipe.device, recipe.image_size, reader.channels)
+    if fast:
+        towers.decode_fast()
+    backbone = searched(towers)
+    backbone.check_channels("`vladapt index`")
+    if old is not None:
+        old.check_backbone(backbone)
+        old.check_transform(reader, backbone)
+    return backbone
 
 
 def _as_indexed(recipe: Recipe, old: RetrievalIndex, holds: str, asked: IndexOptions) -> Recipe:
