@@ -271,7 +271,7 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
     if old is None and holds == IMAGES:
-        made.notes = list(towers.notes)
+        made.notes = list(backbone.notes)
     if is_main():
         opened = RetrievalIndex.open(out)
         made.entries, made.segments = len(opened), len(opened.segments)
