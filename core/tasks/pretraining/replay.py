@@ -10,6 +10,7 @@ import numpy as np
 
 from ...contracts.backbone import Backbone
 from ...contracts.sources import SHARE, NamedSource, SourceOptions
+from ...data.pairs.joined_pairs import JoinedPairs
 from ...data.pairs.shard_set import ShardPairs
 from ...data.pairs.text_pairs import TextPairs
 from ...losses.stored_replay import PROBE
@@ -65,15 +66,17 @@ def store_pairs(
     Returns:
         A sentence where nothing can be stored, else "".
     """
-    if any(isinstance(part, ShardPairs) for part in getattr(read.train, "parts", [read.train])):
+    train = read.train
+    parts = train.parts if isinstance(train, JoinedPairs) else ()
+    if isinstance(train, ShardPairs) or any(isinstance(part, ShardPairs) for part in parts):
         return f"{read.name}: is read in sequence, so no pairs of it are stored for replay."
-    if isinstance(read.train, ImageSet | TextPairs):
+    if isinstance(train, ImageSet | TextPairs):
         return f"{read.name}: holds no images with texts, so no pairs of it are stored for replay."
-    count, settings = len(read.train), plan.settings
+    count, settings = len(train), plan.settings
     rows = np.sort(np.random.default_rng(settings.seed).permutation(count)[:most])
     view = read.view(backbone, False) or backbone.preprocess(False)
     how = PairEncoding(view, None, settings.workers, settings.amp, reporter, None, settings.tolerate)
-    features = features_of(backbone, read.train.select(rows), how)
+    features = features_of(backbone, train.select(rows), how)
     if is_main():
         captions: dict[int, str] = {}
         for image, caption in zip(features.image_of_text.tolist(), features.captions):
