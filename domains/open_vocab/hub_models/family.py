@@ -256,8 +256,8 @@ class Family(ABC):
 
 @contextmanager
 def large_enough(model_type: str) -> Iterator[None]:
-    """In a context, torch's line about maps of one pixel, whose norms have nothing to compare, is a ConfigError with what
-    helps."""
+    """In a context, torch's line about maps of one pixel, whose norms have nothing to compare, is a ConfigError that says
+    what helps."""
     try:
         yield
     except ValueError as error:
