@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -251,6 +252,21 @@ class Family(ABC):
         """What a graph gives: logits (B, Q, C), and boxes (B, Q, 4) or masks (B, Q, h, w) or both of the queries."""
         masks = {"masks": outputs.pred_masks} if self.gives == MASKS else {}
         return {"logits": outputs.logits, "boxes": outputs.pred_boxes, **masks}
+
+
+@contextmanager
+def large_enough(model_type: str) -> Iterator[None]:
+    """In a context, torch's line about maps of one pixel, which norms cannot compare, is a ConfigError that says what
+    what helps."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ConfigError(
+            f"{model_type}: a map of these images has one pixel, which its norms cannot learn from or judge by; give "
+            "larger images (--set plan.model.processor.size=\"{'height': 640, 'width': 640}\"), or a wider model"
+        ) from error
 
 
 def model_types() -> tuple[str, ...]:

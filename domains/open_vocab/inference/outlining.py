@@ -44,8 +44,8 @@ def check_segmenter(place: str) -> Run | HubModel:
         return source
     if WHOLE_SAM3 not in source.config and source.family_class.asked_by != PROMPTS:
         raise ConfigError(
-            f"--masks-by {place}: a {source.model_type}, which outlines no boxes; give a sam, sam2 or sam3 "
-            "(docs/detectors.md)"
+            f"--masks-by {place}: a {source.model_type}, which outlines no boxes; give a sam, a sam2, or a sam3 with "
+            "its tracker (sam3_video, sam3_tracker; docs/detectors.md)"
         )
     return source
 

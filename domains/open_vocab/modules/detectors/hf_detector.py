@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, plain_values
+from ...hub_models.family import BOXES, HEAD, MAP, MASKS, family_of, large_enough, plain_values
 from ...hub_models.loading import pretrained_weights
 from ...hub_models.processor import ImageProcessor, filled, image_processor, pixel_mask
 from ...vocabulary import ClosedNames
@@ -82,7 +82,8 @@ class HFDetector(BaseDetector, ClosedNames):
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample] | None = None):
         """transformers' outputs."""
-        return self.model(**self._inputs(batch_inputs, batch_data_samples or ()))
+        with large_enough(self.family.config["model_type"]):
+            return self.model(**self._inputs(batch_inputs, batch_data_samples or ()))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """The weighted parts of transformers' loss.
@@ -94,7 +95,8 @@ class HFDetector(BaseDetector, ClosedNames):
             raise ConfigError(f"{self.family.config['model_type']} is not trained here: {self.family.why_not}")
         inputs = self._inputs(batch_inputs, batch_data_samples)
         targets = self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:]))
-        outputs = self.model(**inputs, **self.family.truth(targets))
+        with large_enough(self.family.config["model_type"]):
+            outputs = self.model(**inputs, **self.family.truth(targets))
         parts = self.family.losses(outputs, targets)
         return {name if "loss" in name else f"loss_{name}": part for name, part in parts.items()}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .....core.errors import ConfigError
 from .....registry import MODELS
-from ...hub_models.family import HEAD, family_of
+from ...hub_models.family import HEAD, family_of, large_enough
 from ...hub_models.loading import pretrained_tokenizer, pretrained_weights
 from ...hub_models.processor import image_processor, pixel_mask
 from ...hub_models.text_family import TextFamily, placed_in_prompt
@@ -101,7 +101,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample] | None = None):
         """transformers' outputs per prompt."""
         mask = pixel_mask(batch_inputs, batch_data_samples or ())
-        return [self.family.outputs(self.model, batch_inputs, mask, *prompt) for prompt in self.prompts()]
+        with large_enough(self.family.config["model_type"]):
+            return [self.family.outputs(self.model, batch_inputs, mask, *prompt) for prompt in self.prompts()]
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: Sequence[DetDataSample]) -> dict[str, Tensor]:
         """The weighted parts of the loss, of one prompt for all images.
@@ -118,7 +119,8 @@ class HFTextDetector(BaseDetector, NamedClasses):
         prompt = self.family.training_prompt(self.vocabulary, self.tokenizer, _present(batch_data_samples), absent)
         targets = placed_in_prompt(self.family.targets(batch_data_samples, tuple(batch_inputs.shape[-2:])), prompt)
         mask = pixel_mask(batch_inputs, batch_data_samples)
-        outputs = self.family.outputs(self.model, batch_inputs, mask, prompt, labels=targets)
+        with large_enough(self.family.config["model_type"]):
+            outputs = self.family.outputs(self.model, batch_inputs, mask, prompt, labels=targets)
         return self.family.losses(outputs, targets)
 
     @torch.no_grad()

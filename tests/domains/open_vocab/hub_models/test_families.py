@@ -16,6 +16,7 @@ from mmengine import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
+from vladapt.core.errors import ConfigError
 from vladapt.domains.open_vocab.hub_models.family import Family, family_class, model_types, plain_config
 from vladapt.domains.open_vocab.hub_models.growing import grown
 from vladapt.domains.open_vocab.hub_models.processor import image_processor
@@ -283,3 +284,15 @@ def test_parts_are_divided_by_the_boxes_of_all_processes(pairs, monkeypatch):
 
 def test_a_family_says_what_it_gives():
     assert issubclass(family_class("rt_detr_v2", "a test"), Family)
+
+
+def test_a_map_of_one_pixel_is_told_with_what_helps(pairs):
+    """Groups of one channel: a norm of one pixel of one image has nothing to compare."""
+    model, pixels = copy.deepcopy(pairs("deformable_detr").ours), torch.randn(1, 3, 16, 16)
+    for part in model.modules():
+        if isinstance(part, torch.nn.GroupNorm):
+            part.num_groups = part.num_channels
+    sample = pairs("deformable_detr").samples((1,), [(16, 16)])
+    for ask in (lambda: model.loss(pixels, sample), lambda: model.predict(pixels, sample)):
+        with pytest.raises(ConfigError, match=r"deformable_detr: a map of these images has one pixel.*processor.size"):
+            ask()

@@ -127,5 +127,5 @@ def test_what_outlines_no_boxes_is_refused_before_anything_is_built(tmp_path):
         check_segmenter("runs/none")
     (tmp_path / "config.json").write_text('{"model_type": "rt_detr_v2"}')
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "RTDetrImageProcessor"}')
-    with pytest.raises(ConfigError, match="a rt_detr_v2, which outlines no boxes; give a sam, sam2 or sam3"):
+    with pytest.raises(ConfigError, match="a rt_detr_v2, which outlines no boxes; give a sam, a sam2"):
         check_segmenter(f"hf:{tmp_path}")
