@@ -196,6 +196,6 @@ def test_data_without_columns_or_that_are_gone_say_so(places, cheat):
 def test_the_table_of_a_terminal_crops_no_number_for_a_long_name():
     following = module.Following(160, 0.8, 0.518, [0.228, 0.337], 0.0002)
     console = Console(width=80, file=io.StringIO())
-    console.print(ColumnsFollowed([FollowedColumn("background_of_the_picture", False, following)], {}).table())
+    console.print(FollowedColumns([FollowedColumn("background_of_the_picture", False, following)], {}).table())
     shown = console.file.getvalue()
     assert "(+22.8 to +33.7)" in shown and "0.0002" in shown and "…" not in shown
