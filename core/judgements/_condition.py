@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from ..contracts.images import height_and_width
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARE = Measure("")
+HEADING = 14
+"""Characters of a line of a heading in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +92,15 @@ def in_points(value: float | None, interval: Sequence[float] | None) -> Cell:
 
 
 def printed(title: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
-    """For the terminal: a name, then values with their intervals."""
+    """For the terminal: a name, which is broken where it is long, then values with their intervals, which are not."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(header):
-        table.add_column(name.lower(), justify="right" if number else "left", no_wrap=bool(number))
+    first, *others = (name.lower() for name in header)
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column("\n".join(wrap(name, HEADING)), justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*(each if isinstance(each, str) else in_two_lines(each) for each in row))
     return table

@@ -205,7 +205,11 @@ def _key(item: Any, hashes: FileHashes) -> str:
 def _rows_at(path: str, shown: str, fit: JudgedClassifier, most: int | None) -> UnlikeSet:
     """Rows of a features file of the same backbone."""
     prepared, own = fit.prepared, fit.test
-    rows, ids, made_by = load_rows(path, "image_features")
+    try:
+        rows, ids, made_by = load_rows(path, "image_features")
+    except DataError as error:
+        why = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{shown}: this run is of a features file, and needs another one to compare: {why}") from error
     ours = prepared.made_by or fit.adapter.backbone_
     if made_by != ours:
         theirs = f"was made by backbone {made_by}" if made_by else "does not say which backbone made it"

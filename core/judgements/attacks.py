@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..contracts.backbone import Backbone
 from ..contracts.features import Batch
-from ..contracts.items import items_of
+from ..contracts.items import DomainData, items_of
 from ..contracts.judgement import JudgedClassifier
 from ..contracts.options import option
 from ..contracts.run_info import AxisScore, Record
@@ -138,6 +138,10 @@ class Attacks(HolisticJudgement):
         super().check_holistic()
         if self.attack is not None and not self.holistic:
             raise ConfigError("--attack: only with --holistic; give both, or omit it")
+
+    def check_read(self, data: DomainData) -> None:
+        if self.attack is not None and not data.has_images:
+            raise ConfigError(f"--attack {self.attack}: {data.name} holds features and no images to attack; omit it")
 
     def compute(self, fit: JudgedClassifier) -> AttackScores:
         if lacking := _lacking(fit):

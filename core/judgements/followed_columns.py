@@ -26,7 +26,7 @@ from ..metrics.intervals import SIGNIFICANT
 from ..metrics.significance import holm, p_words
 from ..metrics.subgroups import quartiles
 from ..runs.sections import Measure, TableSection, plural
-from ._condition import in_points
+from ._condition import in_points, printed
 from ._holistic import WORST, HolisticJudgement
 from .subgroups import column_cells
 
@@ -118,19 +118,8 @@ class FollowedColumns(Record):
         return TableSection(TITLE, HEADER if self.columns else (), list(self.rows()), note)
 
     def table(self) -> RichTable | None:
-        from rich.box import SIMPLE_HEAD
-        from rich.table import Table
-
-        if not self.columns:
-            return None
-        table = Table(title=TITLE, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for number, name in enumerate(HEADER):
-            table.add_column(name.lower(), justify="right" if number else "left")
-        for column, images, *shares, more, p_value in self.rows():
-            table.add_row(
-                column, str(images), *shares, f"{more.text} ({more.small})" if more.small else more.text, p_value
-            )
-        return table
+        rows = [(column, str(images), *values) for column, images, *values in self.rows()]
+        return printed(TITLE, HEADER, rows) if rows else None
 
     @property
     def notes(self) -> list[str]:

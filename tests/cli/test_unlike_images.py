@@ -121,5 +121,11 @@ def test_a_run_of_stored_features_takes_such_files(vladapt, tmp_path):
     refused(vladapt(*how[:-1], "--unlike", f"a={write('unsaid.npz', others)}"), "does not say which backbone made it")
     wide = write("wide.npz", np.ones((4, 9)), backbone=backbone)
     refused(vladapt(*how[:-1], "--unlike", f"a={wide}"), "its features have 9 numbers, those of the run 8")
+    empty = tmp_path / "folder"
+    empty.mkdir()
+    needed = f"--unlike a={empty}: this run is of a features file, and needs another one to compare: "
+    refused(vladapt(*how[:-1], "--unlike", f"a={empty}"), needed)
+    attacked = vladapt(*how[:-1], "--attack", "pgd")
+    assert attacked.code == 2 and "data holds features and no images to attack; omit it" in attacked.err
     own = write("own.npz", rows[:20], backbone=backbone)
     refused(vladapt(*how[:-1], "--unlike", f"a={own}"), "all 20 images are images of the run's own data")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from vladapt.core.contracts.items import Columns, DomainData, Item, Label
 from vladapt.core.errors import DataError
-from vladapt.core.judgements.followed_columns import ColumnsFollowed, FollowedColumns
+from vladapt.core.judgements.followed_columns import ColumnsFollowed, FollowedColumn, FollowedColumns
 from vladapt.core.metrics import followed_columns as module
 
 SUPPORT, TEST = 40, 120
@@ -189,3 +191,11 @@ def test_data_without_columns_or_that_are_gone_say_so(places, cheat):
         raise DataError("photos: no such folder")
 
     assert "cannot be read any more" in made(bare, cheat, fitted_on=gone).lacking
+
+
+def test_the_table_of_a_terminal_crops_no_number_for_a_long_name():
+    following = module.Following(160, 0.8, 0.518, [0.228, 0.337], 0.0002)
+    console = Console(width=80, file=io.StringIO())
+    console.print(FollowedColumns([FollowedColumn("background_of_the_picture", False, following)], {}).table())
+    shown = console.file.getvalue()
+    assert "(+22.8 to +33.7)" in shown and "0.0002" in shown and "…" not in shown
