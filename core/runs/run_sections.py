@@ -287,8 +287,13 @@ def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, log
         return f"the higher the better{chosen}"
     staged_note = "; at a dotted line another stage begins" if staged else ""
     if logged:
-        return {"loss": f"mean of the steps up to each point, on augmented images{staged_note}"}.get(key, "")
-    return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
+        return {"loss": f"mean of the steps up to each point, on images as the training sees them{staged_note}"}.get(
+            key, ""
+        )
+    return {
+        "loss": f"mean of each epoch, on images as the training sees them{staged_note}",
+        "lr": "mean of each epoch",
+    }.get(key, "")
 
 
 class Verdict(ABC):
