@@ -159,6 +159,12 @@ class JoinedBackbone(TwoTower):
         """A layer of the space that is of one side belongs to that side's tower."""
         return next((tower for part, tower in OF_SIDES.items() if f"{name}.".startswith(part)), super().tower_of(name))
 
+    def image_weights(self) -> list[nn.Parameter]:
+        """Without those of the image tower's own texts."""
+        of_space = [f"{CHILD}.{name}" for name, _ in self.model.space.named_parameters()]
+        own = [self.model.get_parameter(name) for name in of_space if self.tower_of(name) == "image"]
+        return [*self.towers.image_weights(), *own]
+
     def own_texts(self) -> Backbone | None:
         if not self.towers.has_text:
             return None

@@ -259,6 +259,10 @@ class Backbone(ABC):
         """(1, C, H, W) zeros: one image as the image tower takes them."""
         return torch.zeros(1, len(self.image_mean), *height_and_width(self.image_size))
 
+    def image_weights(self) -> list[nn.Parameter]:
+        """What an image passes."""
+        return [weight for name, weight in self.model.named_parameters() if self.tower_of(name) == "image"]
+
     def tower_of(self, name: str) -> str:
         """ "image", "text" or "shared".
 

@@ -45,8 +45,7 @@ def cost_of(backbone: Backbone, batch: int = BATCH) -> ImageCost:
         backbone.encode_image(pixels)
         _wait(backbone)
         seconds.append(time.perf_counter() - started)
-    of_images = [weight for name, weight in backbone.model.named_parameters() if backbone.tower_of(name) == "image"]
-    millions = sum(weight.numel() for weight in of_images) / 1e6
+    millions = sum(weight.numel() for weight in backbone.image_weights()) / 1e6
     return ImageCost(1000 * statistics.median(seconds[1:]) / batch, flops_of(backbone) / 1e9, millions)
 
 

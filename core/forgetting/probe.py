@@ -156,7 +156,7 @@ class GenericProbe:
         pin = backbone.device.type == "cuda"
         rows = []
         with closing(extract(jobs, render, _encoder(backbone, amp), tuner, workers, pin)) as results:
-            for result in followed(results, "images", len(jobs)):
+            for result in followed(results, "generic images", len(jobs)):
                 if not isinstance(result, Encoded):
                     raise DataError(f"generic image {self.data.items[int(result.keys[0])].id}: {result.reason}")
                 rows.append(torch.from_numpy(result.rows))

@@ -34,7 +34,7 @@ class Forgetting(Judgement):
             probe = probe_of(fit.generic)
             fit.reporter.info(f"Naming {len(probe.data.items)} generic images before and after")
             towers = (fit.before, fit.after)
-            with fit.reporter.watching("Naming generic images"):
+            with fit.reporter.watching("Generic vocabulary"):
                 return Forgotten.of_scores(*(probe.accuracy(each, workers=fit.workers, amp=fit.amp) for each in towers))
 
         return run_on_all(on_the_first)

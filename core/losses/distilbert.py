@@ -120,7 +120,8 @@ class DistilBert(RowLoss):
         if student.shape != teacher.shape:
             raise CapabilityError(
                 f"{self.title} compares hidden states of width {student.shape[-1]} with a teacher's of "
-                f"{teacher.shape[-1]}; give a teacher as wide, or cos=0"
+                f"{teacher.shape[-1]}; give a teacher as wide, or "
+                "--set loss.distilbert.cos=0"
             )
         return _mean(1 - F.cosine_similarity(student, teacher, dim=-1), out["text_mask"], ranks)
 

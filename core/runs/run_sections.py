@@ -285,10 +285,10 @@ def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, log
         last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
         chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
         return f"the higher the better{chosen}"
-    staged_note = "; at a dotted line another stage begins" if staged else ""
+    seen = f"on images as the training sees them{'; at a dotted line another stage begins' if staged else ''}"
     if logged:
-        return {"loss": f"mean of the steps up to each point, on augmented images{staged_note}"}.get(key, "")
-    return {"loss": f"mean of each epoch, on augmented images{staged_note}", "lr": "mean of each epoch"}.get(key, "")
+        return {"loss": f"mean of the steps up to each point, {seen}"}.get(key, "")
+    return {"loss": f"mean of each epoch, {seen}", "lr": "mean of each epoch"}.get(key, "")
 
 
 class Verdict(ABC):

@@ -64,7 +64,8 @@ def need_teacher_texts(teachers: Sequence[Backbone], needs: frozenset[str], aski
 
 
 def need_same_words(teachers: Sequence[Backbone], student: Backbone, needs: frozenset[str], asking: str) -> None:
-    """Raise the CapabilityError of a teacher that would read the student's tokens as other words."""
+    """Raise the CapabilityError of a teacher that would read the student's tokens as other words, or whose hidden
+    states have another width where these are compared."""
     if not needs & OF_TOKENS:
         return
     for teacher in teachers:
@@ -73,6 +74,12 @@ def need_same_words(teachers: Sequence[Backbone], student: Backbone, needs: froz
             raise CapabilityError(
                 f"{asking} gives its teacher the student's tokens, and '{teacher.spec}' reads other words than "
                 f"'{student.spec}'; give a teacher with the same tokenizer"
+            )
+        width, taught = (tower.embed_tokens(tower.tokenize(PROBE)).shape[-1] for tower in (student, teacher))
+        if "teacher.word_states" in needs and width != taught:
+            raise CapabilityError(
+                f"{asking} compares hidden states of width {width} with a teacher's of {taught}; give a teacher as "
+                "wide, or --set loss.distilbert.cos=0"
             )
 
 

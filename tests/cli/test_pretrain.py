@@ -243,7 +243,9 @@ def test_a_distilled_model_is_a_backbone_like_any_other(vladapt, pairs_csv, gene
     assert ran["losses"] == {"clip": 1.0, "distill": 1.0} and ran["settings"]["clip_grad"] == 5.0
     assert any("of the weights start as the teacher's" in note for note in ran["notes"])
     card = (tmp_path / "small" / "README.md").read_text()
-    assert "| teacher |" in card and "licence" in card and "README.md" in ran["sha256"]
+    assert (
+        "| teacher |" in card and "\n* Text to image: " in card and "licence" in card and "README.md" in ran["sha256"]
+    )
     done = vladapt("fit", "--data", generic, "--backbone", "small", "--shots", 1, "--adapter", "tip-adapter")
     assert done.code == 0, done.err
     done = vladapt("index", generic, "--backbone", "small", "--out", "index")

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
+from ...contracts.families import BOTH
 from ...contracts.images import LogPlace
 from ...contracts.items import DomainData, Item
 from ...contracts.options import TOLERATED
@@ -30,6 +31,7 @@ from ...data.verify import check_skipped
 from ...errors import ConfigError, DataError
 from ...prompts.classifier import fill
 from ...recipes.asked_for import read_data
+from ...runs.sections import plural
 from ...runtime.remote import printed_name
 from ...training.log import FILE
 from ...training.parts import TrainingResult, TrainingTask
@@ -379,8 +381,9 @@ def train_in_stages(
     all_epochs, before, steps, history, trained, best = settings.epochs, 0, 0, [], None, None
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
-            locked = f"{', '.join(stage.lock)} tower locked" if stage.lock else "all towers trained"
-            on_message(f"Stage {number} of {len(stages)}: {stage.epochs} epochs, {locked}")
+            locked = "both towers" if stage.lock == (BOTH,) else f"{', '.join(stage.lock)} tower"
+            what = f"{locked} locked" if stage.lock else "all weights trained"
+            on_message(f"Stage {number} of {len(stages)}: {plural(stage.epochs, 'epoch')}, {what}")
 
         def on_stage_step(done: int, total: int, values: dict, before=before, stage=stage) -> None:
             an_epoch = total // stage.epochs

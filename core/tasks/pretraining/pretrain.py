@@ -225,7 +225,7 @@ def run_plan(
     shown = (measures.examples, before.examples, after.examples, abilities)
     curves, compared = (trained.history, log), RetrievalComparison.from_json(metrics)
     write_report(folder.path, training_report(folder.path, info, compared, *curves, *shown))
-    card = distilled_card(info, backbone, teachers) if teachers else ""
+    card = distilled_card(info, backbone, teachers, plan.words) if teachers else ""
     folder.finish(info, metrics, trained.history, _log(info, metrics), card)
     return _result(model, info, metrics)
 
@@ -489,7 +489,7 @@ class _Measures:
         amp = self.plan.settings.amp
         view = self.splits.view(self.backbone, False)
         examples = self.examples and self.examples.top(searched(self.backbone), amp=amp, transform=view)
-        with self.reporter.watching("Naming generic images"):
+        with self.reporter.watching("Generic vocabulary"):
             return self.probe.accuracy(self.backbone, amp=amp), examples
 
 

@@ -60,6 +60,11 @@ def test_both_sides_are_their_towers_in_the_space(backbone, small_clip, pixels):
     assert backbone.preprocess().spec == small_clip.preprocess().spec
 
 
+def test_the_texts_that_the_image_tower_has_are_none_of_its_weights(backbone, small_clip):
+    own = [*small_clip.model.visual.parameters(), *backbone.space.of_image.parameters()]
+    assert sum(each.numel() for each in backbone.image_weights()) == sum(each.numel() for each in own)
+
+
 def test_the_steps_inside_end_where_the_towers_do(backbone, pixels):
     with torch.no_grad():
         blocks = backbone.pool_image(backbone.run_blocks("image", backbone.embed_image(pixels)))

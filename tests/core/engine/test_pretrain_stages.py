@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from vladapt.core.backbones.load import load_backbone
 from vladapt.core.data.pairs.captions import CaptionSampler
 from vladapt.core.data.pairs.sample import sample_pairs
+from vladapt.core.tasks.pretraining import pairs
 from vladapt.core.tasks.pretraining.pairs import stage_settings, train_in_stages
 from vladapt.core.training.settings import TrainingSettings
 from vladapt.core.training.sources import PairSource
@@ -46,4 +48,16 @@ def test_stages_follow_each_other_and_are_told_as_one(small_clip_spec, tmp_path)
     assert image_moved == [False, True, True]
     assert [(row["epoch"], row["stage"]) for row in done.history] == [(1, 1), (2, 2), (3, 2)]
     assert done.best_epoch == 3 and done.steps == 6
-    assert said == ["Stage 1 of 2: 1 epochs, image tower locked", "Stage 2 of 2: 2 epochs, all towers trained"]
+    assert said == ["Stage 1 of 2: 1 epoch, image tower locked", "Stage 2 of 2: 2 epochs, all weights trained"]
+
+
+def test_a_stage_says_that_both_towers_are_locked(monkeypatch, tmp_path):
+    said, settings = [], TrainingSettings(**{**SETTINGS, "lock": "towers", "unlock_after": 2})
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pairs, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_in_stages(None, None, settings, tmp_path, resume=False, on_step=print, on_message=said.append)
+    assert said == ["Stage 1 of 2: 2 epochs, both towers locked"]

@@ -6,10 +6,12 @@ import torch.nn.functional as F
 from parity_checks.distillation import distilbert, mobile_clip, r2d2, tiny_clip
 
 from vladapt import CapabilityError, ConfigError, build_loss
+from vladapt.core.backbones.load import load_backbone
 from vladapt.core.losses.r2d2 import log_negative_weights
 from vladapt.core.registry import loss_class
 from vladapt.core.testing.loss_steps import DIMS, example_outputs
 from vladapt.core.training.model import dims_of
+from vladapt.core.training.teachers import need_same_words
 
 NARROW = {"r2d2": {"layers": 1, "heads": 2}}
 
@@ -115,6 +117,13 @@ def test_distilbert_refuses_towers_of_other_words_and_other_widths():
         loss({**out, "teacher.word_states": out["teacher.word_states"][..., 1:]})
     without = build_loss("distilbert", cos=0)
     assert "word_states" not in without.needs and float(without(out)["loss"]) > 0
+
+
+def test_a_teacher_of_another_width_is_refused_before_anything_is_computed(small_clip, write_clip):
+    teacher = load_backbone(write_clip(width=12, heads=2), device="cpu")
+    with pytest.raises(CapabilityError, match=r"of width 32 with a teacher's of 12; .* --set loss.distilbert.cos=0"):
+        need_same_words([teacher], small_clip, build_loss("distilbert").needs, "loss distilbert")
+    need_same_words([teacher], small_clip, build_loss("distilbert", cos=0).needs, "loss distilbert")
 
 
 def test_words_are_asked_for_as_often_as_share_says(small_clip):

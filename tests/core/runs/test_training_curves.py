@@ -105,7 +105,7 @@ def test_curves_of_a_log_have_its_steps_and_what_they_cost():
     loss, val, _ = main
     assert list(loss.curves["Loss"][0]) == [step / 4 for step in range(1, 9)]
     assert list(val.curves["Score on val"][0]) == [1.0, 2.0] and "the weights of epoch 2, the bar" in val.note
-    assert loss.note == "mean of the steps up to each point, on augmented images"
+    assert loss.note == "mean of the steps up to each point, on images as the training sees them"
     assert [curve.title for curve in minor] == [
         "Images per second",
         "Share of time waiting for data",

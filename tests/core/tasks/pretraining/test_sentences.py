@@ -60,6 +60,8 @@ def test_translations_find_their_sentences_after_the_training(trained, folder, s
     assert "48 sentences with 96 translations (de, ja)" in notes and "comes first after the training: de " in notes
     report = (out / "report.html").read_text(encoding="utf-8")
     assert "entence to text" in report and "mage to text" not in report and "48 sentences with 96 texts" in report
+    assert "on sentences as the training sees them" in report
+    assert "* Sentence to text: " in (out / "README.md").read_text()
     history = json.loads((out / "history.json").read_text())
     assert history[-1]["m-clip"] < 0.8 * history[0]["m-clip"]
     made, own = load_backbone(str(done.model), "cpu"), load_backbone(small_clip_spec, "cpu")
