@@ -227,6 +227,11 @@ def refuse_early(adapter: Adapter, prepared: PreparedData, transfer: Transfer | 
     adapter.check_kind(several_labels=prepared.data.kind == "multilabel", text_encoder=prepared.backbone is not None)
     if prepared.domain is not None:
         data = prepared.data
+        if not adapter.label_free and all(item.training_label() is None for item in data.split("train")):
+            raise CapabilityError(
+                f"{data.name}: no training image has a class (the set is one of {data.kind}), and adapter "
+                f"'{adapter.name}' learns from these; give another --task, or zero-shot"
+            )
         adapter.check_sample(lambda: prepared.transform(data.load(data.items[0])), data.part_views)
     if prepared.data.part_views is not None and adapter.at_predict & (OF_IMAGES | {"patch_tokens"}):
         raise CapabilityError(f"adapter '{adapter.name}' {IMAGES}")

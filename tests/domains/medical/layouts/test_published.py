@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from parity_checks.radiographs import radiographs
 from PIL import Image
 
+import vladapt
 from vladapt.core.contracts import Boxes
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.splits import assign_splits
-from vladapt.core.errors import ConfigError, DataError, UnknownNameError
+from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError
+from vladapt.core.features.store import FeatureStore
 from vladapt.domains.medical import Medical
 from vladapt.domains.medical.layouts.certainty import BLANKS, POLICIES, SOFT, UNCERTAIN, settled
 from vladapt.domains.medical.layouts.chexpert_columns import DEVICES, FINDINGS
@@ -302,6 +304,13 @@ def test_outlines_of_a_published_set_are_masks_to_segment(drawn):
     assert np.array_equal(masks["1.2.1"] == 1, marked) and not masks["1.2.2"].any()
     with pytest.raises(DataError, match="has boxes but no outlines, so no masks"):
         read(drawn["RSNA Pneumonia"], "segmentation")
+
+
+def test_phrases_teach_no_classes_and_that_is_told_before_encoding(drawn, small_clip_spec, tmp_path, monkeypatch):
+    monkeypatch.setattr(FeatureStore, "get_or_compute", lambda *a, **k: pytest.fail("images were encoded"))
+    how = {"domain": "medical", "adapter": "linear-probe", "backbone": small_clip_spec, "out": str(tmp_path)}
+    with pytest.raises(CapabilityError, match=r"MS-CXR: no training image has a class .*captions.*another --task"):
+        vladapt.fit(**how, data=str(drawn["MS-CXR"]))
 
 
 @given(st.integers(2, 9).flatmap(lambda side: st.lists(st.booleans(), min_size=side**2, max_size=side**2)).filter(any))
