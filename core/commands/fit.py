@@ -287,8 +287,8 @@ def predict(
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        said = {"notes": notes} if notes else {}
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **said, **written})
+        with_notes = {"notes": notes} if notes else {}
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **with_notes, **written})
     elif isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:
