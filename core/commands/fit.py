@@ -270,7 +270,7 @@ def predict(
     from ..engine.fit import check_answered, task_of_run
     from ..engine.fit import predict as engine_predict
     from ..engine.models import opened_run
-    from ..runs.sections import errors_in_words, words_of_task
+    from ..runs.sections import errors_in_words, worded, words_of_task
     from .tables import own_table
 
     tolerate = how.pop("tolerate", USE["tolerate"].default)
@@ -287,8 +287,8 @@ def predict(
     files, notes = predicted.files, getattr(predicted, "notes", [])
     if as_json:
         written = {"files": [str(file) for file in files]} if out else {}
-        with_notes = {"notes": notes} if notes else {}
-        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **with_notes, **written})
+        in_words = {"notes": [worded(note, words) for note in notes]} if notes else {}
+        print_json({"run": run, "predictions": predicted.rows(), "skipped": predicted.skipped, **in_words, **written})
     elif isinstance(predicted, OwnFiles):
         show_table(own_table(predicted))
     else:

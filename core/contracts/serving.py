@@ -92,7 +92,8 @@ class NoneReadable(DataError):
 
     def __init__(self, skipped: Sequence[Sequence[Any]]):
         self.skipped = list(skipped)
-        super().__init__(f"no readable image among what was given; {skipped[0][0]}: {skipped[0][1]}")
+        name, reason = skipped[0][0], str(skipped[0][1])
+        super().__init__(f"no readable image among what was given; {name}: {reason.removeprefix(f'{name}: ')}")
 
 
 @dataclass(frozen=True)

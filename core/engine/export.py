@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ..contracts.options import keywords
 from ..contracts.use import EXPORT, Exported, ExportWishes, UseOptions
 from ..errors import ConfigError
 from ..recipes.resolve import task_of_run
-from ..runs.sections import errors_in_words
+from ..runs.sections import errors_in_words, worded, words_of_task
 from ..runtime.progress import Reporter
 from .fit import use_of
 from .models import opened_run
@@ -51,5 +52,9 @@ def export(
     task = task_of_run(use.run, domain)
     if use.per_patient is not None and "per_patient" not in task.at_prediction:
         raise ConfigError(f"--per-patient: a run of {task.name} has no answers per patient; omit it")
-    with errors_in_words(task, use.run.info.recipe.get("data")):
-        return task.export(use, wishes, reporter or Reporter(quiet=True))
+    reading = use.run.info.recipe.get("data") or {}
+    with errors_in_words(task, reading):
+        made = task.export(use, wishes, reporter or Reporter(quiet=True))
+    words = words_of_task(task, reading)
+    notes, lines = ([worded(line, words) for line in each] for each in (made.notes, made.lines))
+    return replace(made, notes=notes, lines=lines)

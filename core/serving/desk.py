@@ -110,9 +110,7 @@ class Desk:
         with self._decoding(len(files)):
             samples, skipped = await in_pool(self._opened, files, wishes)
         if len(samples) > self.limits.waiting:
-            raise LimitError(
-                f"{files[0]}: {len(samples)} images at once, the limit is {self.limits.waiting}; divide the file"
-            )
+            raise LimitError(f"{files[0]}: {len(samples)} at once, the limit is {self.limits.waiting}; divide the file")
         with self._room(max(0, len(samples) - len(files))):
             if len(samples) > 1:
                 with self._decoding(len(samples)):

@@ -217,7 +217,7 @@ class Worker:
         threads = settings.serving.threads or cores()
         desk = Desk(model, most, settings.limits, self.uploads, threads, told)
         workers = f" (process {os.getpid()})" if settings.workers > 1 else ""
-        told(f"Serving {model.name} at {settings.address}, up to {most} images at once{workers}")
+        told(f"Serving {model.name} at {settings.address}, in batches of up to {most}{workers}")
         return build_app(desk, Access(settings.token, settings.loopback))
 
 

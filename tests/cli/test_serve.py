@@ -154,7 +154,7 @@ def test_what_is_wrong_is_told_in_one_line_before_anything_is_loaded(vladapt, ru
 
 def test_what_the_command_says_reaches_the_server(vladapt, run, monkeypatch):
     settings = []
-    monkeypatch.setattr("vladapt.core.engine.serve.run", lambda given, listening, told: settings.append(given))
+    monkeypatch.setattr("vladapt.core.engine.serve.serve_socket", lambda given, listening, told: settings.append(given))
     assert vladapt("serve", run, "--port", "0").code == 0
     assert vladapt("serve", run, "--port", "0", "--training-ids", "--max-pixels", "9", "--max-mb", "2").code == 0
     plain, changed = (each.serving for each in settings)

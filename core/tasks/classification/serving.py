@@ -38,6 +38,7 @@ from ...explanation.evidence import LabelledImages
 from ...features.batches import PLAIN
 from ...features.extract import CPU_SIZES, GPU_SIZES
 from ...features.store import FeatureStore
+from ...runs.sections import worded, words_of_task
 from ...runtime.progress import Reporter
 from .predictions import check_wishes
 from .predictor import Predictor
@@ -191,7 +192,8 @@ class ServedRun(Served):
                 shown = [each if self._ids else replace(each, id=str(each.row)) for each in examples]
                 row["explanation"] = {"examples": [each.to_dict() for each in shown]}
         answer = {"run": self.name, "predictions": rows, "skipped": [[each.id, each.reason] for each in skipped]}
-        return {**answer, "notes": made.notes} if made.notes else answer
+        words = words_of_task(self.predictor.task, self.use.run.info.recipe.get("data") or {})
+        return {**answer, "notes": [worded(note, words) for note in made.notes]} if made.notes else answer
 
     def examples(self, count: int) -> list[Sample]:
         if not self._of_pixels or self._towers.channels is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ....core.contracts import DomainData
-from ....core.errors import ConfigError
+from ....core.errors import ConfigError, DataError
 from ....core.features import BagFolder
 from .encoders import check_width, encoder_of
 
@@ -41,6 +41,8 @@ def read_new_stored(paths: Sequence[str | Path], reading: Any) -> DomainData | N
     if reading.bags is None and not BagFolder.are_files(paths):
         _refuse_alone(reading)
         return None
+    if reading.bags is None and (flag := _flag_of_pixels(reading)):
+        raise DataError(f"{paths[0]}: holds tile features, and {flag} is for slides read from pixels; give these")
     return _folder(reading).read_new(paths)
 
 
@@ -68,16 +70,19 @@ def check_encoder(folder: str, spec: str | None) -> None:
 def _folder(reading: Any) -> BagFolder:
     if reading.unit not in UNITS:
         raise ConfigError(f"--unit {reading.unit}: stored tile features are of slides; give {SLIDE} or {PATIENT}")
-    if unused := [name for name in OF_PIXELS if getattr(reading, name) != _default(name, reading)]:
-        raise ConfigError(f"--{unused[0].replace('_', '-')}: is for pixels, and tile features are stored; omit it")
+    if flag := _flag_of_pixels(reading):
+        raise ConfigError(f"{flag}: is for pixels, and tile features are stored; omit it")
     bags, coarse, splits = (
         None if place is None else Path(place) for place in (reading.bags, reading.coarse_bags, reading.clam_splits)
     )
     return BagFolder(bags, coarse, reading.class_texts, reading.unit == PATIENT, splits)
 
 
-def _default(name: str, reading: Any) -> object:
-    return next(each.default for each in fields(reading) if each.name == name)
+def _flag_of_pixels(reading: Any) -> str | None:
+    """The first option given that says how slides are cut."""
+    default = {each.name: each.default for each in fields(reading)}
+    given = (name for name in OF_PIXELS if getattr(reading, name) != default[name])
+    return next((f"--{name.replace('_', '-')}" for name in given), None)
 
 
 def _refuse_alone(reading: Any) -> None:

@@ -84,3 +84,8 @@ def test_progress_tables_and_notes_are_in_the_words_of_the_domain(clips, small_c
     monkeypatch.setattr("vladapt.core.engine.compare.compare", compare)
     out, err = printed("compare", *of, "--adapters", "ape")
     assert "4 test clips" in out and "Note: 4 clips." in out and err == "Looking at 4 clips\n"
+    predicted = SimpleNamespace(rows=list, skipped=[], files=[], notes=["1 of 1 image is unlike those of the fit"])
+    monkeypatch.setattr("vladapt.core.engine.fit.predict", lambda *places, **how: predicted)
+    monkeypatch.setattr("vladapt.core.engine.fit.check_answered", lambda predicted, tolerate: None)
+    out, _ = printed("predict", *Path("runs").iterdir(), "set/run", "--json")
+    assert "1 of 1 clip is unlike those of the fit" in out

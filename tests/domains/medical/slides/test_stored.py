@@ -11,6 +11,8 @@ import torch
 import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
 from vladapt.core.features.bag_files import write_bag
+from vladapt.domains.medical.domain import Medical
+from vladapt.domains.medical.slides.stored import read_new_stored
 
 WIDTH = 8
 
@@ -68,6 +70,12 @@ def test_features_of_another_encoder_than_that_of_the_fit_are_refused_by_the_nam
     unnamed = str(encoded_by(tmp_path / "unnamed", ""))  # nothing says that it is another
     assert len(vladapt.predict(run, [unnamed], device="cpu").ids) == 24
     assert vladapt.evaluate(run, data=table, reading={"bags": unnamed}, device="cpu")["adapted"]
+
+
+def test_features_given_to_a_run_on_pixels_are_refused_in_words_of_slides(slides):
+    reading = Medical().reading_of({"unit": "slide", "mpp": 0.5})
+    with pytest.raises(DataError, match=r"s00\.safetensors: holds tile features, and --mpp is for slides"):
+        read_new_stored([slides / "bags" / "s00.safetensors"], reading)
 
 
 def test_texts_make_class_vectors_and_without_them_a_method_says_what_to_give(slides, tmp_path):
