@@ -236,8 +236,11 @@ def _index(recipe: Recipe, out: Path, images: list, asked: IndexOptions, domain,
     scratch: Path | None = None
     with ExitStack() as stack:
         if is_main():
-            how = {"dims": backbone.embed_dim, "kind": kind, "graph_threads": threads}
-            writer = stack.enter_context(IndexBuilder(out, **how) if old is None else IndexChange(out, threads))
+            if old is None:
+                writer = IndexBuilder(out, dims=backbone.embed_dim, kind=kind, graph_threads=threads)
+            else:
+                writer = IndexChange(out, threads)
+            stack.enter_context(writer)
             if isinstance(writer, IndexChange) and old is not None and writer.opened.info != old.info:
                 raise ConfigError(f"{out}: another process has changed this index meanwhile; run the command again")
             if to_shard is not None and asked.features is None:
