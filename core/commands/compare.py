@@ -83,7 +83,7 @@ def compare(
 
 def _as_json(result: Comparison) -> dict[str, Any]:
     """What `--json` prints; what there is none of is left out."""
-    files = {"csv": str(result.csv), "plot": str(result.plot)}
+    files: dict[str, Any] = {"csv": str(result.csv), "plot": str(result.plot)}
     published, front, skipped = result.published(), result.front(), result.skipped
     content: dict[str, Any] = {
         "rows": result.rows,

@@ -104,10 +104,10 @@ def options_of_domain(name: str, task: str | None = None) -> list[Declared]:
     Args:
         task: only this one of its tasks.
     """
-    found = {**_here(), **_elsewhere(name)}
-    own = found.get(name, Index())
+    indices = {**_here(), **_elsewhere(name)}
+    own = indices.get(name, Index())
     tasks = (task,) if task in own.tasks else own.tasks
-    listed = [each for index in found.values() for each in index.options if each.kind == TASK and each.owner in tasks]
+    listed = [each for index in indices.values() for each in index.options if each.kind == TASK and each.owner in tasks]
     reading = [each for each in own.options if each.kind == READING]
     return reading + sorted(listed, key=lambda each: tasks.index(each.owner))
 
@@ -282,8 +282,8 @@ def _listed(kind: str, owner: str, cls: type | None, at: tuple[str, ...] = ()) -
     for each in () if cls is None else options_of(cls):
         switch = each.kind is bool and each.default is False
         words, few = [str(choice) for choice in each.bounds.choices], few_choices(each.bounds.choices)
-        told = few or all(re.search(rf"\b{re.escape(word)}\b", each.help) for word in words)
-        sentence = each.help if told else f"{each.help}; one of {', '.join(words)}"
+        in_help = few or all(re.search(rf"\b{re.escape(word)}\b", each.help) for word in words)
+        sentence = each.help if in_help else f"{each.help}; one of {', '.join(words)}"
         yield Declared(kind, owner, each.name, annotation(each.kind), switch, sentence, each.bounds.metavar or few, at)
 
 

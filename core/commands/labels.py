@@ -171,13 +171,14 @@ def _of_doubts(selected: Selected) -> list[str]:
 def _merge(first: str, second: str, as_json: bool) -> None:
     from ..labelling.agreement import compare_labels
 
-    found = compare_labels(first, second)
-    rows = [{"id": id_, "first": one, "second": other} for id_, one, other in found.disagreements]
+    agreement = compare_labels(first, second)
+    rows = [{"id": id_, "first": one, "second": other} for id_, one, other in agreement.disagreements]
     if as_json:
-        print_json({"both": found.both, "agreed": found.agreed, "kappa": found.kappa, "disagreements": rows})
+        counts = {"both": agreement.both, "agreed": agreement.agreed}
+        print_json({**counts, "kappa": agreement.kappa, "disagreements": rows})
         return
-    kappa = "" if found.kappa is None else f", Cohen's kappa {found.kappa:.2f}"
-    echo(f"{found.both} images in both files, {found.agreed} labelled alike{kappa}")
+    kappa = "" if agreement.kappa is None else f", Cohen's kappa {agreement.kappa:.2f}"
+    echo(f"{agreement.both} images in both files, {agreement.agreed} labelled alike{kappa}")
     width = max((len(row["id"]) for row in rows), default=0)
     for row in rows:
         echo(f"  {row['id']:<{width}}  {row['first']}  |  {row['second']}")

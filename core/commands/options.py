@@ -492,8 +492,8 @@ def _of_domains(
     elif domain:
         shown += judgement_options(judged, domain, task)
     visible = {(each.key, each.owner) for each in shown}
-    known = [*declared_options(domain), *of_judgements, *shown]
-    declared = {each.name: each for each in known if each.name not in taken}
+    options = [*declared_options(domain), *of_judgements, *shown]
+    declared = {each.name: each for each in options if each.name not in taken}
     return {name: _annotation(each, (each.key, each.owner) in visible) for name, each in declared.items()}, declared
 
 

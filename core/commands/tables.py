@@ -137,17 +137,17 @@ def comparison_cells(
         mine = [each for each in summary if each[method] == line[0] and each["set"] in targets]
         line += [_over_sets([each for each in mine if each["at"] == at], targets) for at in amounts]
     places = [*columns, *(("mean", at) for at in amounts)]
-    known = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
+    row_of = {(row[method], row["set"], row["at"]): row for row in map(_placed, published)}
     cells_of = [[*row, _seconds(methods[row[0]])] for row in rows]
-    lines = [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, known)])]
+    lines = [header, *(line for row in cells_of for line in [row, *_published_rows(row[0], places, row_of)])]
     if not any(row.get("tasks") for row in summary):
         return lines
     return [[*cells] for cells in zip(["tasks", *header[1:]], *lines[1:])]  # many kinds of tasks go down
 
 
-def _published_rows(name: str, places: Sequence[tuple], known: Mapping[tuple, Mapping[str, Any]]) -> list[list[str]]:
+def _published_rows(name: str, places: Sequence[tuple], row_of: Mapping[tuple, Mapping[str, Any]]) -> list[list[str]]:
     """Under a method its published numbers and how ours differ; nothing where none is known."""
-    of = [known.get((name, *place)) for place in places]
+    of = [row_of.get((name, *place)) for place in places]
     if not any(of):
         return []
     numbers = ["" if row is None else f"{100 * row['published']:.1f}" for row in of]
@@ -268,16 +268,16 @@ def _seconds(of_fits: Sequence[float]) -> str:
 def hits_table(hits: Sequence) -> Table:
     """One row per result: rank, cosine, what it is, what is known of it besides, its captions where it has some."""
     captioned, grouped = any(hit.entry.captions for hit in hits), any(hit.cluster is not None for hit in hits)
-    known = list(dict.fromkeys(name for hit in hits for name in hit.entry.about))
-    known = [name for name in known if not all(hit.entry.id.startswith(hit.entry.about.get(name, "-")) for hit in hits)]
+    facts = list(dict.fromkeys(name for hit in hits for name in hit.entry.about))
+    facts = [name for name in facts if not all(hit.entry.id.startswith(hit.entry.about.get(name, "-")) for hit in hits)]
     table = Table()
     for name in (*(["group"] if grouped else []), "rank", "score"):
         table.add_column(name, justify="right")
-    for name in ("id", *known, *(["text"] if captioned else [])):
+    for name in ("id", *facts, *(["text"] if captioned else [])):
         table.add_column(name, overflow="fold")
     for hit in hits:
         cells = [*([str(hit.cluster)] if grouped else []), str(hit.rank), f"{hit.score:.4f}", hit.entry.id]
-        cells += [hit.entry.about.get(name, "") for name in known]
+        cells += [hit.entry.about.get(name, "") for name in facts]
         table.add_row(*cells, *(["\n".join(hit.entry.captions)] if captioned else []))
     return table
 

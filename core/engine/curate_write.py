@@ -76,26 +76,26 @@ def write_kept(
     last = last_of(Path(decisions))
     files = [] if asked.captions is None else captions_in(Path(asked.captions))
     manifest = _manifest(last, sources, place, asked.write, bool(files))
-    kept = KeptPairs.of([ShardPlace(str(folder)) for folder in chain_of(last)])
+    pairs = KeptPairs.of([ShardPlace(str(folder)) for folder in chain_of(last)])
     if "uids" in asked.write:
-        check_uids(kept)
+        check_uids(pairs)
     written: dict[str, Path] = {}
     if manifest is not None:
-        count = write_list(kept, manifest.sources, place, captions=files)
+        count = write_list(pairs, manifest.sources, place, captions=files)
         written["list"] = out / LIST
         if files:
-            reporter.info(f"Captions by a model: {count:,} of {len(kept):,} pairs")
+            reporter.info(f"Captions by a model: {count:,} of {len(pairs):,} pairs")
     if "uids" in asked.write:
-        write_uids(kept, place)
+        write_uids(pairs, place)
         written["uids"] = out / UIDS
     if TARS in asked.write:
         with reporter.task("Writing tars", unit="tars") as progress:
             write_tars(written["list"], place.below(TARS), asked.samples, progress=progress)
         written[TARS] = out / TARS
-    card = dataset_card(CuratedSet(asked.name or out.absolute().name, last, kept, asked.licence, written))
+    card = dataset_card(CuratedSet(asked.name or out.absolute().name, last, pairs, asked.licence, written))
     write_whole(out / CARD, card + MARK)
     written["card"] = out / CARD
-    return WrittenPairs(last, len(kept), float(kept.weights.sum(dtype="float64")), written)
+    return WrittenPairs(last, len(pairs), float(pairs.weights.sum(dtype="float64")), written)
 
 
 def _manifest(

@@ -79,7 +79,7 @@ def _opencv() -> Finding:
 
 
 def _extras() -> list[Finding]:
-    wanted: dict[str, list[Requirement]] = {extra: [] for extra in EXTRAS}
+    by_extra: dict[str, list[Requirement]] = {extra: [] for extra in EXTRAS}
     try:
         declared = requires("vladapt") or []
     except PackageNotFoundError:
@@ -89,8 +89,8 @@ def _extras() -> list[Finding]:
         for extra in EXTRAS:
             marker = requirement.marker
             if marker and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""}):
-                wanted[extra].append(requirement)
-    return [_extra(extra, requirements) for extra, requirements in wanted.items()]
+                by_extra[extra].append(requirement)
+    return [_extra(extra, requirements) for extra, requirements in by_extra.items()]
 
 
 def _extra(extra: str, requirements: list[Requirement]) -> Finding:
@@ -108,12 +108,12 @@ def _extra(extra: str, requirements: list[Requirement]) -> Finding:
     return Finding(f"extra {extra}", True, ", ".join(f"{r.name} {installed_version(r.name)}" for r in requirements))
 
 
-def examine_asked(given: Mapping[str, str]) -> list[Finding]:
+def examine_asked(options: Mapping[str, str]) -> list[Finding]:
     """What the doctors of domains find when they are asked: `examined(options)` of a domain's `doctor.py`, whose class
     `DoctorOptions` declares the options.
 
     Args:
-        given: option -> text.
+        options: option -> text.
 
     Raises:
         ConfigError: a value that is not usable. DataError: what it names cannot be read.
@@ -122,7 +122,7 @@ def examine_asked(given: Mapping[str, str]) -> list[Finding]:
     for module in _doctors():
         declared = getattr(module, "DoctorOptions", None)
         names = {each.name for each in options_of(declared)} if declared is not None else set()
-        asked = {name: text for name, text in given.items() if name in names}
+        asked = {name: text for name, text in options.items() if name in names}
         if asked:
             findings += module.examined(options_from(declared, asked, "doctor"))
     return findings

@@ -23,9 +23,9 @@ def check_alone(recipe: Recipe, images: Sequence[str | Path], asked: IndexOption
         "--fast-decode": asked.fast_decode,
         "--engine or --processes": asked.is_elsewhere,
     }
-    for given in (each for each, there in others.items() if there):
+    for flag in (each for each, there in others.items() if there):
         raise ConfigError(
-            f"--features {asked.features}: holds features of images and texts that are there; omit {given}"
+            f"--features {asked.features}: holds features of images and texts that are there; omit {flag}"
         )
 
 

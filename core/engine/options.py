@@ -137,14 +137,14 @@ def are_shards(outputs: str | Sequence[str] | None) -> bool:
     return PARQUET in ",".join([outputs] if isinstance(outputs, str) else outputs or ()).split(",")
 
 
-def refuse_of_shards(given: Mapping[str, Any], *further: str) -> None:
+def refuse_of_shards(options: Mapping[str, Any], *further: str) -> None:
     """Raise the ConfigError of an option of shards where no shards are asked for.
 
     Args:
-        given: options by name.
+        options: by name.
         further: names of options that are of shards, too.
     """
-    for name, value in given.items():
+    for name, value in options.items():
         if name in (*OF_SHARDS, *further) and value is not None:
             flag = name.replace("_", "-")
             raise ConfigError(f"--{flag}: is an option of shards; give --as parquet too, and a folder as --out")

@@ -337,9 +337,9 @@ def search_queries(
     else:
         results = _side_by_side(opened, executor, file, batches, asked, wanted, out)
     with replacing(out) as part, part.open("w", encoding="utf-8", errors="surrogatepass", newline="") as written:
-        for lines, found in results:
-            written.write(_written(lines, found, out, first=done.queries == 0, with_images=with_images))
-            done.queries, done.hits = done.queries + len(lines), done.hits + sum(map(len, found))
+        for lines, hits in results:
+            written.write(_written(lines, hits, out, first=done.queries == 0, with_images=with_images))
+            done.queries, done.hits = done.queries + len(lines), done.hits + sum(map(len, hits))
     done.seconds = round(time.monotonic() - started, 3)
     return done
 

@@ -148,7 +148,7 @@ def select(
             f"--method {method}: chooses among single labels, but {labelled} gives several per image; use random or "
             "coreset"
         )
-    known = Known(
+    pool_and_labels = Known(
         rows.items,
         rows.features.unit,
         rows.labels,
@@ -157,7 +157,7 @@ def select(
         len(classes),
         rows.probabilities,
     )
-    chosen = choose_round(known, selector, budget, seed=recipe.seed, split_seed=recipe.split_seed)
+    chosen = choose_round(pool_and_labels, selector, budget, seed=recipe.seed, split_seed=recipe.split_seed)
     number = max((answer.round for answer in answers), default=0) + 1
     source = _source(recipe, task, classes, out, labelled=False)
     write_whole(out, todo_text(_todo(rows, chosen, method, number, recipe.seed), source))

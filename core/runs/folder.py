@@ -156,10 +156,10 @@ class Run(FittedRun):
         """
         self.metrics = json_plain(metrics)
         stamp = {"format": FORMAT, "vladapt": __version__}
-        kept = without_place(json_plain(info))
-        kept = {**stamp, **kept, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
-        self.info = RunInfo.from_json(kept)
-        write_whole(self.path / "run.json", dumped(kept))
+        facts = without_place(json_plain(info))
+        facts = {**stamp, **facts, **stamp, "origin": origin_of(self.path), "metrics": self.metrics}
+        self.info = RunInfo.from_json(facts)
+        write_whole(self.path / "run.json", dumped(facts))
         write_whole(self.path / METRICS, dumped(self.metrics))
 
     def log(self, text: str) -> None:
@@ -418,17 +418,17 @@ def in_the_fit(info: RunInfo, digests: Callable[[], Sequence[str]]) -> dict[str,
         "in_fit": their number, or None where the run does not say; "in_fit_words": the sentence on it, which an
         evaluation begins with.
     """
-    known = info.digests
+    of_run = info.digests
     if info.published:
         why = "it was published without a record of its images"
-    elif known is None:
+    elif of_run is None:
         why = "the run was made by an older version"
-    elif "too_many" in known:
-        why = f"it had {known['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"
-    elif any(digest == "" for side in known.values() for digest in side):
+    elif "too_many" in of_run:
+        why = f"it had {of_run['too_many']:,} images, and a run remembers at most {MOST_DIGESTS:,}"
+    elif any(digest == "" for side in of_run.values() for digest in side):
         why = "some of its images were not files"
     else:
-        of_fit, scored = {digest for side in known.values() for digest in side}, digests()
+        of_fit, scored = {digest for side in of_run.values() for digest in side}, digests()
         count = count_shown_before(scored, of_fit)
         return {"in_fit": count, "in_fit_words": _in_fit_words(count, len(scored), scored.count(""))}
     return {"in_fit": None, "in_fit_words": f"Whether some of these images were in the fit is not known: {why}."}

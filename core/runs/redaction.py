@@ -173,16 +173,16 @@ def shareable(info: RunInfo) -> RunInfo:
     counts = {name: len(ids) for name, ids in info.splits.items()} or info.published.get("counts") or {}
     data, of_sample = info.data, info.data.path == SAMPLE
     resources = {name: value for name, value in (info.recipe.get("resources") or {}).items() if name in TOWERS}
-    kept = {key: value for key, value in Redaction(()).info(info).items() if key not in DROPPED}
-    kept["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
-    kept["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
-    kept["recipe"]["classes"] = _classes(info.recipe.get("classes"))
+    facts = {key: value for key, value in Redaction(()).info(info).items() if key not in DROPPED}
+    facts["recipe"] |= {"out": None, "descriptions": None, "generic": None, "resume": False}
+    facts["recipe"]["resources"] = {name: shared_spec(str(value)) for name, value in resources.items()}
+    facts["recipe"]["classes"] = _classes(info.recipe.get("classes"))
     place = SAMPLE if of_sample else LEFT_OUT
-    kept["recipe"]["data"] = {**kept["recipe"]["data"], "path": place}
-    kept["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
-    kept["skipped"] = []
+    facts["recipe"]["data"] = {**facts["recipe"]["data"], "path": place}
+    facts["data"] |= {"path": place, "name": data.name if of_sample or data.named else NO_NAME}
+    facts["skipped"] = []
     own = info.backbone.spec
-    shared = redacted_values(kept, lambda text: shared_spec(own) if text == own else privacy.text(text))
+    shared = redacted_values(facts, lambda text: shared_spec(own) if text == own else privacy.text(text))
     if info.backbone:
         shared["recipe"]["backbone"] = shared_spec(own)
     return RunInfo.from_json({**shared, "published": {"counts": counts}})

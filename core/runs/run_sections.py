@@ -82,8 +82,8 @@ def facts(title: str, info: RunInfo, of_task: Mapping[str, Sequence[Any]]) -> Ta
         "Seed": [info.seed],
         "Time taken": [_duration(info.seconds), speed and f"{speed:,.1f} images per second in training"],
     }
-    known = [(term, [str(line) for line in lines if line or type(line) is int]) for term, lines in rows.items()]
-    cells = [(term, Cell(lines[0], "\n".join(lines[1:]))) for term, lines in known if lines]
+    texts = [(term, [str(line) for line in lines if line or type(line) is int]) for term, lines in rows.items()]
+    cells = [(term, Cell(lines[0], "\n".join(lines[1:]))) for term, lines in texts if lines]
     return TableSection(title, (), cells, text_columns=2) if cells else None
 
 
@@ -160,8 +160,8 @@ def score_rows(measures: Mapping[str, Measure], before, after, intervals: Mappin
 
 def with_unit(measure: Measure, change: Cell) -> Cell:
     """A change of shares, in points."""
-    known = measure.kind == "share" and change.text != "–"
-    return replace(change, text=f"{change.text} points") if known else change
+    in_points = measure.kind == "share" and change.text != "–"
+    return replace(change, text=f"{change.text} points") if in_points else change
 
 
 def skipped(rows: Sequence[Sequence[str]], noun: str = "file") -> TableSection | None:
@@ -228,16 +228,16 @@ def _duration(seconds: float | None) -> str:
 def training_sections(
     rows: Sequence[Mapping[str, float]],
     losses: Mapping[str, float],
-    kept: int | None,
+    best: int | None,
     parts: str = "Parts of the loss, and the gradient",
 ) -> list[CurveGridSection | None]:
     """The curves of a training, and those of what its loss consists of; None of none.
 
     Args:
-        rows, losses, kept: of `training_curves`.
+        rows, losses, best: of `training_curves`.
         parts: title of the second.
     """
-    main, minor = training_curves(rows, losses, kept)
+    main, minor = training_curves(rows, losses, best)
     return [
         CurveGridSection("How the training went", main) if main else None,
         CurveGridSection(parts, minor, minor=True, sub=True) if minor else None,
@@ -260,7 +260,7 @@ def training_curves(
     pairs = zip(epochs, epochs[1:], stages, stages[1:])
     starts = [(before + after) / 2 for before, after, old, new in pairs if new != old]
     logged = any("step" in row for row in history)
-    kept = best_epoch if best_epoch in epochs else None
+    best = best_epoch if best_epoch in epochs else None
     whole = next(iter(losses), None) if list(losses.values()) == [1.0] else None
     keys = [key for key in dict.fromkeys(key for row in history for key in row) if key not in (*NO_CURVE, whole)]
     rank = {key: (*FIRST, *losses).index(key) if key in FIRST or key in losses else 99 for key in keys}
@@ -272,18 +272,18 @@ def training_curves(
         if not any(map(math.isfinite, values)):
             continue
         name = f"{key}, weight {losses[key]:g}" if key in losses else key.replace(".", ": ", 1).replace("_", " ")
-        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, kept, bool(starts), logged)
+        name, note = CURVE_NAMES.get(key, name), _note(key, epochs, best, bool(starts), logged)
         line = {name: ([at for at, _ in points], values)}
-        shown = kept if any(at == kept for at, _ in points) else None  # a source may have no sample in that step
+        shown = best if any(at == best for at, _ in points) else None  # a source may have no sample in that step
         plot = CurveSection(name, line, "epoch", name, note, False, shown, key == "val", starts)
         (main if key in FIRST or key in losses else minor).append(plot)
     return main, minor
 
 
-def _note(key: str, epochs: Sequence[float], kept: int | None, staged: bool, logged: bool) -> str:
+def _note(key: str, epochs: Sequence[float], best: int | None, staged: bool, logged: bool) -> str:
     if key == "val":
-        last = " It is the last one: more epochs may help." if kept == epochs[-1] and len(epochs) > 1 else ""
-        chosen = "" if kept is None else f"; the weights of epoch {kept}, the bar, were kept.{last}"
+        last = " It is the last one: more epochs may help." if best == epochs[-1] and len(epochs) > 1 else ""
+        chosen = "" if best is None else f"; the weights of epoch {best}, the bar, were kept.{last}"
         return f"the higher the better{chosen}"
     seen = f"on images as the training sees them{'; at a dotted line another stage begins' if staged else ''}"
     if logged:

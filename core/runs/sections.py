@@ -197,8 +197,8 @@ class CurveSection:
     @property
     def alt(self) -> str:
         """The plot in words: of several curves their ends, of one also its extremes."""
-        known = {name: [(x, y) for x, y in zip(xs, ys) if math.isfinite(y)] for name, (xs, ys) in self.curves.items()}
-        filled = [(name, points) for name, points in known.items() if points][:MOST_DESCRIBED]
+        finite = {name: [(x, y) for x, y in zip(xs, ys) if math.isfinite(y)] for name, (xs, ys) in self.curves.items()}
+        filled = [(name, points) for name, points in finite.items() if points][:MOST_DESCRIBED]
         ends = "; ".join(f"{name}: {points[0][1]:.4g} to {points[-1][1]:.4g}" for name, points in filled)
         if len(filled) == 1:
             points = filled[0][1]

@@ -249,12 +249,12 @@ def joined_sources(
 def _apart(names: Sequence[str], sets: Sequence[RetrievalData]) -> list[RetrievalData]:
     """The same without what is held out elsewhere."""
     pairs = JoinedPairs(tuple(names), tuple(each.pairs for each in sets))
-    kept = np.split(~held_out_elsewhere(pairs, FileHashes()), pairs.offsets[1:-1])
+    apart = np.split(~held_out_elsewhere(pairs, FileHashes()), pairs.offsets[1:-1])
     return [
         replace(each, pairs=each.pairs.select(np.flatnonzero(own)), notes=[*each.notes, left_out(int((~own).sum()))])
         if not own.all()
         else each
-        for each, own in zip(sets, kept)
+        for each, own in zip(sets, apart)
     ]
 
 
