@@ -71,9 +71,9 @@ def write_kept(
     if is_url(str(out)):
         raise ConfigError(f"--out {out}: lists are written to a folder of this machine; give one")
     reporter, out, place = reporter or Reporter(quiet=True), Path(out), ShardPlace(str(Path(out).absolute()))
+    last = last_of(Path(decisions))
     place.check()
     _check_card(out / CARD)
-    last = last_of(Path(decisions))
     files = [] if asked.captions is None else captions_in(Path(asked.captions))
     manifest = _manifest(last, sources, place, asked.write, bool(files))
     pairs = KeptPairs.of([ShardPlace(str(folder)) for folder in chain_of(last)])

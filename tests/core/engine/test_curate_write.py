@@ -139,3 +139,9 @@ def test_loose_images_named_from_here_are_found_again_and_changed_ones_are_told(
     (tmp_path / "imgs" / "1.txt").write_text("another text")
     with pytest.raises(DataError):
         write_kept("out", "again")
+
+
+def test_what_is_refused_leaves_no_folder(decided, tmp_path):
+    with pytest.raises(DataError, match="no last stages of curation"):
+        write_kept(tmp_path, tmp_path / "chosen")
+    assert not (tmp_path / "chosen").exists()
