@@ -1,7 +1,4 @@
-"""Write a domain's drawn sample as a folder, to try commands on.
-
-python examples/sample_folder.py natural photos [24]     (so many images per class or person; without a number all)
-"""
+"""Write a domain's drawn sample as a folder: python examples/sample_folder.py natural photos [24 a class or person]"""
 
 import json
 import sys

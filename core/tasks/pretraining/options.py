@@ -90,7 +90,7 @@ def plan_of(
 def plan_of_recipe(
     named: str | None,
     *,
-    data: Sequence[str],
+    data: Sequence[str] = (),
     mixing: Mapping[str, Any] | None = None,
     losses: Iterable[str] | None,
     settings: Mapping[str, Any],
@@ -101,7 +101,7 @@ def plan_of_recipe(
 
     Args:
         named: the recipe; None where a domain alone is named.
-        data, mixing: as of `plan_of`.
+        data, mixing: as of `plan_of`; without data those of `flags`, or the recipe's.
         losses, settings, sets: as of `plan_of`; what is not given is the recipe's.
         flags: keys of a recipe.
 
@@ -111,7 +111,8 @@ def plan_of_recipe(
     if named and (other := resolve(recipe=named).task) != PRETRAINING:
         raise ConfigError(f"--recipe {named}: a recipe of {other or 'classification'}; give it to `vladapt fit`")
     asked, of_losses = _parsed(sets)
-    flags |= {"data.path": parse_sources(data)[0].path, **({"sources.data": data} if len(data) > 1 else {})}
+    flags |= {"data.path": parse_sources(data)[0].path} if data else {}
+    flags |= {"sources.data": data} if len(data) > 1 else {}
     flags |= {f"sources.{key}": value for key, value in (mixing or {}).items()}
     made = resolve(
         recipe=named,

@@ -26,7 +26,7 @@ HEADS_ALONE = {
     "medklip",
     "medslip",
 }
-HEADS_ALONE |= {"medslip", "r2d2", "fare", "tecoa"}
+HEADS_ALONE |= {"codebook", "medslip", "r2d2", "fare", "tecoa"}
 """By rows, though what costs is their heads (of medflip a singular vector, which all ranks find alike; of fare and
 tecoa the passes of their attacks), not products of pairs."""
 NAMES = sorted(

@@ -117,7 +117,7 @@ def test_sigterm_ends_a_server_that_has_answered_what_it_had(export, picture, tm
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out == "Stopped.\n" and err.count("\n") == 1 and "Ann" not in err
-    assert err.startswith(f"Serving 20260101-120000-natural-gda-1a2b at {address}, up to ")
+    assert err.startswith(f"Serving 20260101-120000-natural-gda-1a2b at {address}, in batches of up to ")
     with pytest.raises(urllib.error.URLError):
         ask(address, picture())
 

@@ -140,7 +140,7 @@ def test_a_teachers_classes_are_its_own_or_given(small_clip_spec, toy_pairs, mon
         monkeypatch.setattr(objective, "build_loss", lambda name, dims, **options: kind(dims))
         backbone, teacher = (load_backbone(small_clip_spec, device="cpu") for _ in range(2))
         teachers = [teacher] if kind is Anchor else []
-        task = TrainingTask(toy_pairs(), {"anchor": 1.0}, class_prompts=prompts, teachers=teachers, **task)
+        task = TrainingTask(toy_pairs(), {"distill": 1.0}, class_prompts=prompts, teachers=teachers, **task)
         settings = TrainingSettings(epochs=1, batch_size=24, lr=1e-3)
         return train(backbone, task, settings, None).history[0]["loss"], ClassScores(teacher, PROMPTS).weights()
 
