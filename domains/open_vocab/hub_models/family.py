@@ -257,7 +257,7 @@ class Family(ABC):
 @contextmanager
 def large_enough(model_type: str) -> Iterator[None]:
     """In a context, torch's line about maps of one pixel, which norms cannot compare, is a ConfigError that says what
-    what helps."""
+    helps."""
     try:
         yield
     except ValueError as error:
