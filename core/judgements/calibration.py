@@ -151,9 +151,11 @@ def _sentences(fit: JudgedClassifier) -> list[str]:
     if calibration is None:
         return [f"confidences are not calibrated: {fit.not_calibrated}", *([HALF] if several else [])]
     instead = f" ({fit.not_calibrated})" if fit.not_calibrated else ""
+    raw, after = f"{reached['ece_uncalibrated']:.1%}", f"{reached['ece']:.1%}"
+    worse = ", no better on these test images" * (reached["ece"] > reached["ece_uncalibrated"] and raw != after)
     calibrated = (
         f"confidences are calibrated ({calibration.scaling.words}) on {calibration.source}{instead}; the calibration "
-        f"error goes from {reached['ece_uncalibrated']:.1%} to {reached['ece']:.1%}"
+        f"error goes from {raw} to {after}{worse}"
     )
     return [each for each in (calibrated, _counted(calibration), THRESHOLDS * several) if each]
 
