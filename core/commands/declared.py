@@ -27,6 +27,7 @@ from ..registry.catalogue import PACKAGE, PACKAGE_ROOT, domains, judgements, keb
 
 if TYPE_CHECKING:
     from ..contracts.judgement import Judgement
+    from ..contracts.options import Option
     from ..contracts.task import Task
 
 FILE, FORMAT = "options.json", 1
@@ -284,7 +285,16 @@ def _listed(kind: str, owner: str, cls: type | None, at: tuple[str, ...] = ()) -
         words, few = [str(choice) for choice in each.bounds.choices], few_choices(each.bounds.choices)
         in_help = few or all(re.search(rf"\b{re.escape(word)}\b", each.help) for word in words)
         sentence = each.help if in_help else f"{each.help}; one of {', '.join(words)}"
+        sentence += _default_words(each)
         yield Declared(kind, owner, each.name, annotation(each.kind), switch, sentence, each.bounds.metavar or few, at)
+
+
+def _default_words(each: Option) -> str:
+    """A default that is a word, a number or yes, where the help does not say it."""
+    value = "yes" if each.default is True else each.default
+    shown = isinstance(value, (str, int, float)) and value is not False and value != ""
+    words = f"{value:g}" if isinstance(value, float) else f'"{value}"' if " " in str(value) else value
+    return f"; by default {words}" if shown and "default" not in each.help else ""
 
 
 def few_choices(choices: Iterable[Any]) -> str:

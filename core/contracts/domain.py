@@ -34,7 +34,9 @@ class Reading:
     may be a subclass. Which of them apply depends on the kind of data found."""
 
     class_names: tuple[str, ...] | None = option(None, "manifests: the classes in order; by default all that occur")
-    root: str | None = option(None, "manifests and split_zhou files: the folder that paths are relative to")
+    root: str | None = option(
+        None, "manifests and split_zhou files: the folder that paths are relative to", metavar="DIR"
+    )
     label_column: str | None = option(None, "manifests: the column of the label; by default one of the usual names")
     group_column: str = option(
         "auto", "what belongs together: a column of a table, folder, stem:REGEX of file names, auto or none"

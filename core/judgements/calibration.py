@@ -152,9 +152,10 @@ def _sentences(fit: JudgedClassifier) -> list[str]:
         return [f"confidences are not calibrated: {fit.not_calibrated}", *([HALF] if several else [])]
     instead = f" ({fit.not_calibrated})" if fit.not_calibrated else ""
     before, after = (f"{reached[key]:.1%}" for key in ("ece_uncalibrated", "ece"))
+    worse = ", no better on these test images" * (reached["ece"] > reached["ece_uncalibrated"])
     calibrated = (
         f"confidences are calibrated ({calibration.words}) on {calibration.source}{instead}; the calibration error "
-        f"{f'goes from {before} to {after}' if before != after else f'is {after} before and after'}"
+        f"{f'goes from {before} to {after}{worse}' if before != after else f'is {after} before and after'}"
     )
     return [each for each in (calibrated, _counted(calibration), THRESHOLDS * several) if each]
 

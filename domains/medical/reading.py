@@ -119,8 +119,12 @@ class MedicalReading(SlideOptions):
     report_part: str = option(
         SEEN, "retrieval: part of a report that is learned; seen: what its image shows", choices=PARTS
     )
-    findings: str | None = option(None, "retrieval: what the reports say, a table of `vladapt curate findings`")
-    entities: str | None = option(None, "retrieval: what the reports mention, a table of study, entity, text")
+    findings: str | None = option(
+        None, "retrieval: what the reports say, a table of `vladapt curate findings`", metavar="FILE"
+    )
+    entities: str | None = option(
+        None, "retrieval: what the reports mention, a table of study, entity, text", metavar="FILE"
+    )
 
     def __post_init__(self):
         super().__post_init__()

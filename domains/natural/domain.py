@@ -21,8 +21,12 @@ REGRESSION = "regression"
 class NaturalReading(NumberReading):
     """Options of `Natural.read`, given as `data.NAME` in a recipe."""
 
-    train_list: str | None = option(None, "JSON lines of path and label: the images to learn from, as published")
-    val_list: str | None = option(None, "JSON lines of path and label: the images on which settings are chosen")
+    train_list: str | None = option(
+        None, "JSON lines of path and label: the images to learn from, as published", metavar="FILE"
+    )
+    val_list: str | None = option(
+        None, "JSON lines of path and label: the images on which settings are chosen", metavar="FILE"
+    )
 
 
 @dataclass(eq=False)

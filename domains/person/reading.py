@@ -20,13 +20,17 @@ class PersonReading:
     """Options of `Person.read`, given as `data.NAME` in a recipe."""
 
     root: str | None = option(
-        None, "tables and JSON: folder that paths of images are relative to; by default their own"
+        None, "tables and JSON: folder that paths of images are relative to; by default their own", metavar="DIR"
     )
-    detections: str | None = option(None, "a detector's COCO JSON, by which people are cut out of photographs")
+    detections: str | None = option(
+        None, "a detector's COCO JSON, by which people are cut out of photographs", metavar="FILE"
+    )
     detected: bool = option(False, "CUHK03: the boxes of a detector in place of those drawn by hand")
     class_names: tuple[str, ...] | None = option(None, "attributes: which of them, in order; by default all")
-    absent: str = option("0", "attributes: what a cell of the table holds for a person without the attribute")
-    unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown")
+    absent: str = option(
+        "0", "attributes: what a cell of the table holds for a person without the attribute", metavar="VALUE"
+    )
+    unknown: str = option("-1", "attributes: the value in tables and .mat files for unknown", metavar="VALUE")
     max_pixels: int = Item.max_pixels_option()
 
     def __post_init__(self):

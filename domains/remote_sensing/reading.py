@@ -54,9 +54,13 @@ class RemoteSensingReading(NumberReading):
         parse=check_stretch,
     )
     labels: str | None = option(
-        None, "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference"
+        None,
+        "label layer (.gpkg, .geojson, .shp, raster): classes of windows; in predict the map's reference",
+        metavar="FILE",
     )
-    after: str | None = option(None, "change: the raster of the second date, where --data is that of the first")
+    after: str | None = option(
+        None, "change: the raster of the second date, where --data is that of the first", metavar="FILE"
+    )
     window_size: int | None = option(
         None,
         "large rasters: side of a window in pixels; by default 224, for change 256, boxes and masks 512",

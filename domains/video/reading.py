@@ -58,12 +58,16 @@ class VideoReading(Reading):
     mirror_labels: bool = option(False, "also train on mirrored clips, with left and right in class names swapped")
     keep_frames: bool = option(False, "keep decoded frames in the cache: for training, which reads them many times")
     frame_rate: float = option(25.0, "folders of frames: frames per second", above=0, high=100_000)
-    frame_pattern: str | None = option(None, "folders of frames: names of the frames, img_*.jpg; by default all images")
+    frame_pattern: str | None = option(
+        None, "folders of frames: names of the frames, img_*.jpg; by default all images", metavar="PATTERN"
+    )
     fold: int = option(1, "UCF101, HMDB51: number of the published split", low=1, high=99)
     partition: str = option("full", "MSR-VTT: partition into training and test videos", choices=PARTITIONS)
     target: str = option("action", "tables with verbs and nouns by number: which of them is the class", choices=TARGETS)
-    train_list: str | None = option(None, "list of the clips to learn from, as published (train1_few_shot_2.txt)")
-    val_list: str | None = option(None, "list of the clips on which settings are chosen")
+    train_list: str | None = option(
+        None, "list of the clips to learn from, as published (train1_few_shot_2.txt)", metavar="FILE"
+    )
+    val_list: str | None = option(None, "list of the clips on which settings are chosen", metavar="FILE")
     moments: bool = option(False, "DiDeMo, ActivityNet: each sentence with its times, not one paragraph per video")
     entries: str = option(FRAMES, "index: what is searched, single frames at --fps or whole clips", choices=ENTRIES)
 

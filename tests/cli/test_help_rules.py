@@ -73,6 +73,20 @@ def test_choices_are_named_in_the_value_or_in_the_line():
     assert column.metavar == "COLUMN"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "end"),
+    [
+        ("rerank_weight", "X", "of the original distance; by default 0.3"),
+        ("camera_rule", "yes|no", "do not count; by default yes"),
+        ("root", "DIR", "; by default their own"),
+        ("paraphrases", "FILE", "none: no paraphrases"),
+    ],
+)
+def test_a_line_says_its_default_once_and_whether_the_value_is_a_file(name, value, end):
+    (of_people,) = [each for each in declared_options("person") if each.name == name]
+    assert of_people.metavar == value and of_people.help.endswith(end) and of_people.help.count("default") < 2
+
+
 def test_paragraphs_of_a_command_are_lines_that_the_terminal_breaks():
     def command():
         """Do one thing.

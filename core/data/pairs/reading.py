@@ -60,7 +60,7 @@ class PairReading:
     group_column: str = option(
         AUTO, "tables: the column that says what belongs together; auto finds it; none for no groups"
     )
-    root: str | None = option(None, "tables and annotation files: folder of the images")
+    root: str | None = option(None, "tables and annotation files: folder of the images", metavar="DIR")
     split: str | None = option(
         None, "only rows of this split; all rows where the data has no splits", choices=Item.SPLITS
     )

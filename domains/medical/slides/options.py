@@ -32,17 +32,23 @@ class SlideOptions(NumberReading):
         None, "slides: micrometres per pixel of the largest level, where a slide does not say them", above=0, high=20
     )
     regions: str | None = option(
-        None, "slides: GeoJSON of QuPath, a file or folder named after slides; only its regions are used"
+        None,
+        "slides: GeoJSON of QuPath, a file or folder named after slides; only its regions are used",
+        metavar="PATH",
     )
-    bags: str | None = option(None, "slides: folder of stored tile features, of CLAM or TRIDENT")
+    bags: str | None = option(None, "slides: folder of stored tile features, of CLAM or TRIDENT", metavar="DIR")
     coarse_bags: str | None = option(
-        None, "slides: folder of the stored tile features of a lower magnification, for vila-mil"
+        None, "slides: folder of the stored tile features of a lower magnification, for vila-mil", metavar="DIR"
     )
     class_texts: str | None = option(
-        None, "slides: text features of the classes (class_names, text_features), beside stored tile features"
+        None,
+        "slides: text features of the classes (class_names, text_features), beside stored tile features",
+        metavar="FILE",
     )
     clam_splits: str | None = option(
-        None, "slides: splits_N.csv of CLAM, which slides train, choose and test, beside stored tile features"
+        None,
+        "slides: splits_N.csv of CLAM, which slides train, choose and test, beside stored tile features",
+        metavar="DIR",
     )
 
     def may_be_stored(self, paths: Sequence[str | Path]) -> bool:

@@ -37,7 +37,9 @@ class DetectionOptions(NovelOptions):
     remember: tuple[str, ...] | None = option(
         None, "names, or a file of names, that the start knows and must not forget"
     )
-    remember_images: str | None = option(None, "folder of images without the new classes, by which to remember")
+    remember_images: str | None = option(
+        None, "folder of images without the new classes, by which to remember", metavar="DIR"
+    )
     remember_score: float | None = option(
         None, "score from which what the start finds is learned as a box; 0.5 by default", low=0, high=1
     )

@@ -38,7 +38,7 @@ class _SearchOptions(PeopleOptions):
     )
     views: str = option("pedestrian", "how pictures are augmented in training", choices=VIEWS)
     deletion: float = option(0.0, "probability that a word of a caption is left out in training", low=0, below=1)
-    paraphrases: str | None = option(None, "JSON file of paraphrases by caption; none: no paraphrases")
+    paraphrases: str | None = option(None, "JSON file of paraphrases by caption; none: no paraphrases", metavar="FILE")
     paraphrased: float = option(0.1, "probability that a caption is replaced by a paraphrase", low=0, below=1)
 
 
