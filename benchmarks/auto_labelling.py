@@ -27,7 +27,7 @@ from vladapt.core.engine.fit import fit, predict
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runs.folder import Run
 from vladapt.domains.open_vocab.data import read_detection
-from vladapt.domains.open_vocab.inference.predictions import OVERLAP, overlaps
+from vladapt.domains.open_vocab.inference.predictions import OVERLAP, box_overlaps
 from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw_shapes
 
 RECIPE, BATCH = "open-vocab/retinanet", 4
@@ -128,7 +128,7 @@ def _compared(labelled: Path, true: Path) -> dict[str, int]:
         if not item.unreviewed:
             continue
         there, drawn = truth[item.source.name].target, item.target
-        near = overlaps(np.array(drawn.boxes).reshape(-1, 4), np.array(there.boxes).reshape(-1, 4)) >= OVERLAP
+        near = box_overlaps(np.array(drawn.boxes).reshape(-1, 4), np.array(there.boxes).reshape(-1, 4)) >= OVERLAP
         names = np.array([data.class_names[label] for label in drawn.labels])
         near &= names[:, None] == np.array([NAMES[label] for label in there.labels])[None]
         right += _matched(near)

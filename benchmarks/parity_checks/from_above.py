@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from vladapt.core.metrics.retrieval import mean_recall, retrieval_metrics
 from vladapt.domains.remote_sensing.localization.heat import SentenceHeatMap, mean_cells, windows_of
 from vladapt.domains.remote_sensing.localization.scores import localization_scores, region_mask
-from vladapt.domains.remote_sensing.maps.blending import RowBlender, grid, window_weights
+from vladapt.domains.remote_sensing.maps.blending import RowBlender, window_grid, window_weights
 
 from .comparison import compares
 from .fixtures import Check, Fixtures, Reference
@@ -81,7 +81,7 @@ def rs_tiling(ref: Reference, f: Fixtures) -> Iterator[Check]:
     size, stride, margin = (int(ref.setting(name)) for name in ("crop", "stride", "delta"))
     image, side = ref["image"][0], (size, size)
     yield ref.check(window_weights(side, stride, margin), "terratorch.mask", "weights of a window")
-    tops, lefts, _ = grid(*(length + 2 * margin for length in image.shape[1:]), size, stride)
+    tops, lefts, _ = window_grid(*(length + 2 * margin for length in image.shape[1:]), size, stride)
     kept = [(top + margin, top + size - margin, left + margin, left + size - margin) for top in tops for left in lefts]
     place = {tuple(window): number for number, window in enumerate(ref["terratorch.windows"].tolist())}
     yield ref.check(sorted(kept, key=lambda window: place.get(window, 0)), "terratorch.windows")
@@ -106,7 +106,7 @@ def _tiled(
         weights: pixels that are cut off a window's prediction -> weights of what is left.
         cut: whether it is in the first row or column, the last row, or column -> pixels that are cut off.
     """
-    tops, lefts, _ = grid(*image.shape[1:], size, stride)
+    tops, lefts, _ = window_grid(*image.shape[1:], size, stride)
     blender, strips = RowBlender(2, image.shape[2]), []
     ramp = torch.linspace(-1, 1, size)
     for row, top in enumerate(tops):

@@ -35,7 +35,7 @@ from .checkpoints import copy_files, fit_weights, read_checkpoint, resize_positi
 from .hub import ModelFolder
 from .last_stride import at_stride_one, is_timm_resnet
 from .open_clip_folder import TEXT_MODEL
-from .open_clip_source import OpenClipSource, described_source, find_source
+from .open_clip_source import OpenClipSource, described_source, find_open_clip
 from .open_clip_timm import TimmMapTower, timm_tower_class
 from .open_clip_towers import (
     RESNET_STRIDE,
@@ -70,7 +70,7 @@ COMPANIONS = (*TOKENIZER_FILES, "special_tokens_map.json", "merges.txt")
 
 def build(rest: str, *, spec: str, device: torch.device, image_size: ImageSize | None) -> OpenClipBackbone:
     """The backbone `open_clip:<rest>`; see `load_backbone`."""
-    return OpenClipBackbone(find_source(rest, image_size), spec, device)
+    return OpenClipBackbone(find_open_clip(rest, image_size), spec, device)
 
 
 def rebuild(

@@ -88,7 +88,7 @@ class OpenClipSource:
     notes: tuple[str, ...] = ()
 
 
-def find_source(rest: str, image_size: ImageSize | None) -> OpenClipSource:
+def find_open_clip(rest: str, image_size: ImageSize | None) -> OpenClipSource:
     """What `open_clip:<rest>` names.
 
     Raises:

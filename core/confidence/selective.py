@@ -62,7 +62,7 @@ class Abstention:
         """Why nothing is answered; "" where something is."""
         if math.isfinite(self.least):
             return ""
-        count, needed, have, noun = self.rows, fewest_rows(self.max_error), f"{self.rows} calibration rows", ""
+        count, needed, have, noun = self.rows, rows_without_mistake(self.max_error), f"{self.rows} calibration rows", ""
         if self.groups is not None:
             count, needed, noun = self.groups, fewest_groups(self.max_error), " groups"
             have += f" of {self.groups} groups (patients, for instance)"
@@ -163,7 +163,7 @@ def error_bound(wrong: float, count: float, level: float) -> float:
     return 1.0 if wrong >= count else float(beta.ppf(1 - level, wrong + 1, count - wrong))
 
 
-def fewest_rows(max_error: float, risk: float = RISK) -> int:
+def rows_without_mistake(max_error: float, risk: float = RISK) -> int:
     """Rows without a mistake that can promise an error."""
     return math.ceil(math.log(risk / len(SHARES)) / math.log(1 - max_error))
 

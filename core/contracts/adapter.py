@@ -16,11 +16,11 @@ from torch import Tensor
 from ..errors import CapabilityError, DataError
 from ..runtime.files import kind_of, write_tensors
 from ..runtime.process import threads_for
-from ..runtime.progress import followed
+from ..runtime.progress import with_progress
 from .features import Batch, FeatureSet, TensorLike, TextClassifier
 from .options import options_of, require, settle
 from .part_views import PartViews, averaged_views
-from .parts import parts_of, put_options
+from .parts import declared_parts, put_options
 from .resources import OF_TOWERS, REQUIRED
 from .shown import in_short
 
@@ -147,7 +147,7 @@ class Adapter(ABC):
 
     def __post_init__(self):
         settle(self, f"adapter '{self.name}'" if self.name else type(self).__name__)
-        for name in parts_of(type(self)):
+        for name in declared_parts(type(self)):
             for option, value in getattr(self, name).settled(self).items():
                 setattr(self, option, value)
             if further := getattr(self, name).needs:
@@ -372,7 +372,10 @@ class Adapter(ABC):
         Args:
             labelled: whether images are labelled.
         """
-        return {**cls.published, **{k: v for each in parts_of(cls).values() for k, v in each.kind.published.items()}}
+        return {
+            **cls.published,
+            **{k: v for each in declared_parts(cls).values() for k, v in each.kind.published.items()},
+        }
 
     def settled(self, report: FitReport) -> dict[str, Any]:
         """Options by which another fit does what this one ended with: what it chose, where an option can say it."""
@@ -563,7 +566,7 @@ class Adapter(ABC):
         Args:
             unit: what each is, in the plural.
         """
-        return followed(items, unit)
+        return with_progress(items, unit)
 
     @staticmethod
     def presence_among(classifier: TextClassifier, unlabeled: FeatureSet, logits: Tensor | None = None) -> Presence:

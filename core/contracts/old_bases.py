@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .adapter import Adapter
-from .parts import ClassWeighting, StoredViews, Ties, TrainingViews, has, parts_of
+from .parts import ClassWeighting, StoredViews, Ties, TrainingViews, declared_parts, has
 
 
 @dataclass(eq=False, kw_only=True)
@@ -31,7 +31,7 @@ class OldBase(Adapter):
         super().__init_subclass__(**options)
 
     def __getattr__(self, name: str) -> Any:
-        for part in () if name.startswith("_") else parts_of(type(self)):
+        for part in () if name.startswith("_") else declared_parts(type(self)):
             if hasattr(getattr(self, part), name):
                 return getattr(getattr(self, part), name)
         raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")

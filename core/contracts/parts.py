@@ -70,7 +70,7 @@ def has(kind: type[P], **facts: Any) -> P:
     return cast(P, _Has(kind, facts))
 
 
-def parts_of(cls: type) -> dict[str, _Has]:
+def declared_parts(cls: type) -> dict[str, _Has]:
     """The parts of a method by their attributes, those of its bases first."""
     attributes = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
     return {name: value for name, value in attributes.items() if isinstance(value, _Has)}
@@ -78,7 +78,7 @@ def parts_of(cls: type) -> dict[str, _Has]:
 
 def part_of(method: Any, kind: type[P]) -> P | None:
     """The part of this kind that a method has, or its class, with the defaults of options; None where it has none."""
-    parts = parts_of(method if isinstance(method, type) else type(method))
+    parts = declared_parts(method if isinstance(method, type) else type(method))
     names = [name for name, each in parts.items() if issubclass(each.kind, kind)]
     return getattr(method, names[-1]) if names else None
 
@@ -92,7 +92,7 @@ def put_options(cls: type, fixed: Mapping[str, Any]) -> None:
         fixed: options of bases that the class does not have -> their values.
     """
     own = inspect.get_annotations(cls)
-    of_bases = {name: part for base in reversed(cls.__mro__[1:]) for name, part in parts_of(base).items()}
+    of_bases = {name: part for base in reversed(cls.__mro__[1:]) for name, part in declared_parts(base).items()}
     for attribute, part in of_bases.items():
         if facts := {name: vars(cls)[name] for name in part.names_of_facts if name in vars(cls)}:
             cure = f"{attribute} = has({part.kind.__name__}, {', '.join(f'{name}=...' for name in facts)})"

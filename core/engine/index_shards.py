@@ -34,7 +34,7 @@ from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import ShardPlace
 from ..shards.driver import PLAN
-from ..shards.manifest import holds_shards
+from ..shards.manifest import names_shards
 from ..shards.run import DONE, done_before
 from .embed_shards import EmbedStage, ShardEncoder
 from .options import IndexOptions
@@ -123,7 +123,7 @@ def _has_images_alone(path: str) -> bool:
 
 
 def _is_shard(path: str) -> bool:
-    return is_url(path) or holds_shards(path)
+    return is_url(path) or names_shards(path)
 
 
 def shard_features(

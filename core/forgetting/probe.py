@@ -30,7 +30,7 @@ from ..data.verify import check_tolerated, drop_unreadable
 from ..errors import DataError
 from ..features.extract import AMP, BatchSizeTuner, DecodeJob, Encoded, check_amp, extract, in_eval_mode, renderer
 from ..prompts.classifier import build_classifier
-from ..runtime.progress import followed
+from ..runtime.progress import with_progress
 from .score import DRAWN, GenericScore
 from .score import generic_sentence as generic_sentence
 
@@ -156,7 +156,7 @@ class GenericProbe:
         pin = backbone.device.type == "cuda"
         rows = []
         with closing(extract(jobs, render, _encoder(backbone, amp), tuner, workers, pin)) as results:
-            for result in followed(results, "generic images", len(jobs)):
+            for result in with_progress(results, "generic images", len(jobs)):
                 if not isinstance(result, Encoded):
                     raise DataError(f"generic image {self.data.items[int(result.keys[0])].id}: {result.reason}")
                 rows.append(torch.from_numpy(result.rows))

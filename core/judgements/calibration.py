@@ -32,7 +32,7 @@ from ..metrics.score_intervals import calibration_interval, label_answer_interva
 from ..metrics.significance import CalibrationBin, calibration_curve
 from ..registry import build_adapter
 from ..runs.sections import AT_HALF, CalibrationSection, Cell, Measure, TableSection, plural
-from ..runtime.progress import followed
+from ..runtime.progress import with_progress
 
 SHARE = Measure("")
 TABLE_ERRORS = (0.05, 0.1)
@@ -292,7 +292,7 @@ def _cross_fitted(fit: JudgedClassifier) -> Calibration | str:
         )
     wanted = logits_on(prepared, adapter, common)[0]
     with prepared.reporter.watching("Calibrating"):
-        for held in followed(parts, "folds"):
+        for held in with_progress(parts, "folds"):
             fresh = build_adapter(adapter.name, **adapter.repeated())
             out_of = torch.ones(len(support), dtype=torch.bool)
             out_of[held] = False

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.items import Number as NumberTarget
+from ..contracts.items import NumberTarget
 from ..contracts.loss import OWN_EQUATIONS, Loss
 from ..contracts.options import option
 from ..contracts.outputs import Output

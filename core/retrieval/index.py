@@ -29,7 +29,7 @@ from .columns import keys_in, wanted_rows
 from .entries import Entry, damaged
 from .head import HEAD, IndexInfo, check_file, read_head
 from .image_reader import ImageReader
-from .kinds import QUANTISED, cells_searched, mapped
+from .kinds import QUANTISED, cells_searched, memory_mapped
 from .segments import PARTS, Segment
 from .wanted import Wanted
 
@@ -125,7 +125,7 @@ class RetrievalIndex:
             file = path / info.quantiser["file"]
             check_file(file, info.quantiser)
             try:
-                quantiser = mapped(file)
+                quantiser = memory_mapped(file)
             except (RuntimeError, MemoryError) as error:
                 raise damaged(file, "faiss cannot read it") from error
             if not hasattr(quantiser, "nlist") or quantiser.d != dims:

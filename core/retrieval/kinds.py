@@ -125,7 +125,7 @@ def written_codes(quantiser: Any, table: np.ndarray, path: Path) -> None:
         index.quantizer = centres
 
 
-def mapped(path: Path, quantiser: Any = None) -> Any:
+def memory_mapped(path: Path, quantiser: Any = None) -> Any:
     """The faiss index in a file, of which only what a search needs is read, when it needs it.
 
     Args:

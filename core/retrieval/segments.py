@@ -17,7 +17,7 @@ from ..errors import DataError
 from .columns import COLUMNS
 from .entries import ENTRIES, OFFSETS, Entries, damaged, mapped_array
 from .head import SEGMENTS, check_file
-from .kinds import QUANTISED, as_type, mapped, nearest, refining, rows_of
+from .kinds import QUANTISED, as_type, memory_mapped, nearest, refining, rows_of
 
 VECTORS, OLD_VECTORS = "vectors.faiss", "index.faiss"
 """Of a segment, and of a folder of format 1."""
@@ -48,7 +48,7 @@ class Segment:
         self._is_scanned = kind == "flat"
         self.check()
         try:
-            self._index = mapped(self.path / self._vectors, quantiser if kind in QUANTISED else None)
+            self._index = memory_mapped(self.path / self._vectors, quantiser if kind in QUANTISED else None)
         except (RuntimeError, MemoryError) as error:
             raise damaged(self.path / self._vectors, "faiss cannot read it") from error
         if (self._index.ntotal, self._index.d) != (self.count, dims):

@@ -27,7 +27,7 @@ from .build import written_to
 from .entries import Entry
 from .head import SEGMENTS
 from .index import RetrievalIndex
-from .kinds import QUANTISED, WHOLE, as_type, mapped, sampled_rows
+from .kinds import QUANTISED, WHOLE, as_type, memory_mapped, sampled_rows
 from .wanted import Facts
 from .writing import SEGMENT_BYTES, SEGMENT_ROWS, SegmentsWriter, SegmentWriter
 
@@ -161,7 +161,7 @@ class SegmentStage(Stage):
     def start(self, threads: int | None) -> tuple[Any, RetrievalIndex | None]:
         if threads is not None:
             faiss_library().omp_set_num_threads(threads)
-        quantiser = mapped(Path(self.folder) / self.quantiser) if self.quantiser else None
+        quantiser = memory_mapped(Path(self.folder) / self.quantiser) if self.quantiser else None
         return quantiser, RetrievalIndex.open(self.before) if self.before else None
 
     def run(self, state: Any, rows: Iterator[ShardRow], batch_size: int) -> Iterator[Any]:

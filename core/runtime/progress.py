@@ -85,7 +85,7 @@ class Reporter:
 
     @contextmanager
     def watching(self, title: str) -> Iterator[None]:
-        """A context in which loops over `followed` are shown under this title."""
+        """A context in which loops over `with_progress` are shown under this title."""
         before = _watch.set(_Watch(self, title))
         try:
             yield
@@ -140,7 +140,7 @@ class _Watch:
 _watch: ContextVar[_Watch | None] = ContextVar("watch", default=None)
 
 
-def followed(items: Iterable[T], unit: str = "epochs", total: int | None = None) -> Iterator[T]:
+def with_progress(items: Iterable[T], unit: str = "epochs", total: int | None = None) -> Iterator[T]:
     """`items`, with progress where a reporter is `watching` and their number is known.
 
     Args:

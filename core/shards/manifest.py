@@ -163,7 +163,7 @@ class Manifest:
             )
 
 
-def holds_shards(path: str | Path) -> bool:
+def names_shards(path: str | Path) -> bool:
     """Whether a path names tars or Parquet files, or a folder of these.
 
     Raises:

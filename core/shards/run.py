@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError
-from ..runtime.progress import followed
+from ..runtime.progress import with_progress
 from .place import STATE, ShardPlace
 from .sources import ShardRow
 from .stage import Stage, Unreadable
@@ -160,7 +160,7 @@ def _tables(work: Work, state: Any, task: ShardTask, unreadable: list[Unreadable
 
     held: list[pa.Table] = []
     counted = all(span.stop is not None for span in task.spans)  # a tar is counted by reading all of it
-    rows = followed(_rows(work, task, unreadable), "rows", len(task) if counted else None)
+    rows = with_progress(_rows(work, task, unreadable), "rows", len(task) if counted else None)
     for made in work.stage.run(state, rows, work.batch_size):
         if isinstance(made, Unreadable):
             unreadable.append(Unreadable(made.id, ADDRESS.sub("", made.reason)))

@@ -20,7 +20,7 @@ from ..runtime.files import writing_to
 from .checkpoints import all_random_states, keep_newest, newest_checkpoint, save_checkpoint, set_random_states
 from .hooks import model_of, saves_after
 from .settings import TrainingSettings
-from .sharded_checkpoints import ShardedSaver, check_shared, load_sharded, on_host
+from .sharded_checkpoints import ShardedSaver, check_folder_shared, load_sharded, on_host
 from .sharding import is_sharded, load_plain, unsharded
 from .tower_weights import all_weights
 
@@ -57,7 +57,7 @@ class ResumeHook(Hook):
 
     def before_run(self, runner) -> None:
         if is_sharded(model_of(runner)):
-            self._refused_in_one_line(lambda: check_shared(self.folder))
+            self._refused_in_one_line(lambda: check_folder_shared(self.folder))
         if self.resume:
             self._restore(runner)
 

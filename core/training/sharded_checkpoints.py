@@ -130,7 +130,7 @@ def _first_cause(error: dcp.CheckpointException) -> BaseException:
     return next((cause for _, (cause, _) in sorted(error.failures.items())), error)
 
 
-def check_shared(folder: Path) -> None:
+def check_folder_shared(folder: Path) -> None:
     """Whether all processes see the same folder, which is made.
 
     Raises:

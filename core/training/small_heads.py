@@ -19,7 +19,7 @@ from ..contracts.features import FeatureSet
 from ..contracts.loss import Loss
 from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
-from ..runtime.progress import followed
+from ..runtime.progress import with_progress
 from .batches import epoch_batches
 from .epoch_views import EpochViews
 from .schedules import LearningRates, set_learning_rate
@@ -67,7 +67,7 @@ def train_epochs(
         accumulate: batches whose mean gradient makes a step; the last step of an epoch may have fewer.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for epoch, rates_of_epoch in enumerate(followed(rates)):
+    for epoch, rates_of_epoch in enumerate(with_progress(rates)):
         losses = []
         for number, (rate, batch) in enumerate(zip(rates_of_epoch, batches(epoch)), start=1):
             set_learning_rate(optimizer, rate)

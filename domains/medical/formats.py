@@ -93,9 +93,9 @@ def nifti_format(
     """
 
     def expand(path: Path) -> list[dict[str, Any]]:
-        from .nifti_slices import AXES, check_size, check_volume, count_slices
+        from .nifti_slices import AXES, check_volume, check_volume_size, count_slices
 
-        check_size(path, AXES[axis], max_pixels)
+        check_volume_size(path, AXES[axis], max_pixels)
         count = count_slices(path, AXES[axis])
         check_volume(path, volume)
         shared = {"axis": axis, "volume": volume, **({} if window is None else {"window": window})}

@@ -66,7 +66,7 @@ def load_slice(path: str | Path, decode: dict[str, Any]) -> Decoded:
     """
     path, volume = Path(path), int(decode.get("volume", 0))
     max_pixels = int(decode.get("max_pixels", Item.MAX_PIXELS))
-    check_size(path, AXES[decode.get("axis", "axial")], max_pixels)
+    check_volume_size(path, AXES[decode.get("axis", "axial")], max_pixels)
     axis, index, window = AXES[decode.get("axis", "axial")], int(decode["slice"]), decode.get("window")
     count = count_slices(path, axis)
     if not 0 <= index < count:
@@ -103,7 +103,7 @@ def read_nifti(path: Path, volume: int | None, max_pixels: int) -> tuple[np.ndar
     Raises:
         DataError: as `load_slice`.
     """
-    check_size(path, AXES["axial"], max_pixels)
+    check_volume_size(path, AXES["axial"], max_pixels)
     image = _open(path)
     shape = _shape_3d(path, image)
     if volume is not None:
@@ -156,7 +156,7 @@ def read_slab(path: Path, start: int, stop: int) -> np.ndarray:
     return values.transpose(3, 2, 1, 0)
 
 
-def check_size(path: Path, axis: int, max_pixels: int) -> None:
+def check_volume_size(path: Path, axis: int, max_pixels: int) -> None:
     """Refuse a file whose header claims larger slices than are decoded, or more voxels than it has bytes for.
 
     Raises:

@@ -10,8 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...core.contracts import DomainData, Item
-from ...core.contracts import Number as NumberTarget
+from ...core.contracts import DomainData, Item, NumberTarget
 from ...core.data import Drawing
 
 DRAWING = Drawing(__file__, "1")

@@ -28,7 +28,7 @@ from .objects import DETECTION, SEGMENTATION, decoded_mask, ignored_without_valu
 from .pictures import valid_pixels
 from .places import files_of_item
 from .rasters import Header, header_of, raster_corners
-from .windows import GRID, Box, Cutting, class_of_window, window_of
+from .windows import GRID, Box, Cutting, class_of_window, window_item
 
 RANDOM, BALANCED = "random", "balanced"
 WAYS = (GRID, RANDOM, BALANCED)
@@ -102,7 +102,7 @@ class WindowDrawer:
             base, place = own, None
             if self._balanced is not None:
                 base, place = self._balanced.draw(random)
-            drawn = window_of(_whole(base), _drawn_box(base, place, random)).with_(group=base.group, split=own.split)
+            drawn = window_item(_whole(base), _drawn_box(base, place, random)).with_(group=base.group, split=own.split)
             target = _target_of(drawn, base.target, self._new)
             if target is not None and _has_value(drawn):
                 return drawn.with_(target=target)

@@ -17,7 +17,7 @@ from .band_statistics import with_stretch
 from .pictures import is_raster
 from .places import PicturePlace, files_of_item, item_place
 from .rasters import Header, header_of
-from .windows import Box, window_of
+from .windows import Box, window_item
 
 NUMBER = r"[-+]?\d+(?:\.\d+)?"
 WINDOW = re.compile(rf"^(?P<file>.+?)(?::(?P<pixels>\d+(?:,\d+){{3}})|@(?P<bounds>{NUMBER}(?:,{NUMBER}){{3}}))$")
@@ -44,7 +44,7 @@ def read_window(path: str | Path, reading: Any) -> DomainData | None:
     if not is_raster(item.source):
         raise DataError(f"--image {path}: {item.source.name} is no raster, so it has no windows; give an image alone")
     header = header_of(files_of_item(item), item.decode.get("sensor"))
-    return data.with_items([window_of(item, _box(match, header, item))])
+    return data.with_items([window_item(item, _box(match, header, item))])
 
 
 def _box(match: re.Match[str], header: Header, item: Item) -> Box:

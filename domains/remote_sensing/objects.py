@@ -21,7 +21,7 @@ from .localization.pictures import picture_size
 from .pictures import is_raster, valid_pixels
 from .places import files_of_item
 from .rasters import Header, header_of
-from .windows import GRID, Box, Cutting, grids_of, rasters_of, window_boxes, window_in, window_of
+from .windows import GRID, Box, Cutting, grids_of, rasters_of, window_boxes, window_in, window_item
 
 DETECTION, SEGMENTATION = "detection", "segmentation"
 
@@ -188,7 +188,7 @@ def cut_new(items: Sequence[Item], cutting: Cutting) -> list[Item]:
 
 def _part(item: Item, box: Box) -> Item:
     if is_raster(item.source):
-        return window_of(item, box).with_(group=item.group or item.id)
+        return window_item(item, box).with_(group=item.group or item.id)
     left, top, width, height = box
     decode = {**item.decode, "box": [left, top, left + width, top + height]}
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, group=item.group or item.id, apart=True)

@@ -137,7 +137,7 @@ def cut_unlabelled(items: Sequence[Item], cutting: Cutting) -> list[Item]:
             cut.append(item)
             continue
         for box in window_boxes(header.height, header.width, cutting):
-            cut.append(window_of(item, box))
+            cut.append(window_item(item, box))
     return cut
 
 
@@ -400,13 +400,13 @@ def window_in(item: Item, box: Box, block: LandBlock | None, drawn: bool) -> Ite
     Args:
         drawn: others of the same block are to be drawn in its place.
     """
-    window = window_of(item, box)
+    window = window_item(item, box)
     if block is None:
         return window
     return window.with_(group=block.name, draw={"block": list(block.box)} if drawn else None)
 
 
-def window_of(item: Item, box: Box) -> Item:
+def window_item(item: Item, box: Box) -> Item:
     """The part of a raster, in pixels, as an item."""
     left, top, wide, high = box
     id_ = f"{item.id}#{top}_{left}"

@@ -11,8 +11,7 @@ import torch
 from forked import run
 
 from vladapt.core.confidence import coverage_range, fewest_rows
-from vladapt.core.confidence.selective import fewest_groups
-from vladapt.core.confidence.selective import fewest_rows as rows_without_mistake
+from vladapt.core.confidence.selective import fewest_groups, rows_without_mistake
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "measurements" / "trust.md").read_text(encoding="utf-8")

@@ -21,7 +21,7 @@ LONGEST = 16
 TEXTS_AT_ONCE = 4096
 
 
-def words_in(value: Any) -> Any:
+def entity_words_in(value: Any) -> Any:
     """For `option`: a file of entities and their words, or an object of them itself."""
     return _content_of(value, words_of_entities)
 

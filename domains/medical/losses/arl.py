@@ -17,7 +17,7 @@ from ....core.losses import Draws, HiddenWords
 from ....core.runtime import Ranks
 from ._co_attention import NOT_SEEN, PADDING, CoAttention, TextImagePair, as_mask
 from ._entity_graph import EntityGraph, EntityScores, safetensors_file, start_embeddings
-from ._mentions import Mentions, Words, covered, triples_in, words_in
+from ._mentions import Mentions, Words, covered, entity_words_in, triples_in
 from ._patch_decoder import PatchDecoder, patch_errors, patches_of
 from ._query_decoder import as_bert, described, mean_where
 
@@ -99,7 +99,9 @@ class ArlLoss(RowLoss):
     }
 
     entities: dict[str, tuple[str, ...]] | None = option(
-        None, "entity -> words that mention it, or a file of that (JSON; a table of entity, text)", parse=words_in
+        None,
+        "entity -> words that mention it, or a file of that (JSON; a table of entity, text)",
+        parse=entity_words_in,
     )
     triples: dict[str, tuple[str, ...]] | None = option(
         None, "head -> its tails, or a table with columns head, relation, tail; none: no edges", parse=triples_in
@@ -202,7 +204,7 @@ class ArlLoss(RowLoss):
             ConfigError: options and data tell of other entities, or in another order.
         """
         made = dict(options)
-        entities = words_in(made["entities"]) if made.get("entities") is not None else None
+        entities = entity_words_in(made["entities"]) if made.get("entities") is not None else None
         of_data = tuple(names.get("entities", ()))
         if entities is not None:
             made["entities"] = entities

@@ -14,7 +14,7 @@ from nibabel.orientations import inv_ornt_aff, io_orientation
 from ....core.contracts import Item
 from ....core.errors import DataError
 from ..formats import META_SUFFIXES, NIFTI_SUFFIXES, NRRD_SUFFIXES
-from ..nifti_slices import AXES, SLAB_VOXELS, check_size, nifti_header, read_slab
+from ..nifti_slices import AXES, SLAB_VOXELS, check_volume_size, nifti_header, read_slab
 from .geometry import Grid, check_same_grid
 from .reading import read_volume
 
@@ -27,7 +27,7 @@ def grid_of(path: Path, max_pixels: int = Item.MAX_PIXELS) -> Grid:
     """
     name = path.name.lower()
     if name.endswith(NIFTI_SUFFIXES) and not path.is_dir():
-        check_size(path, AXES["axial"], max_pixels)
+        check_volume_size(path, AXES["axial"], max_pixels)
         size, channels, affine = nifti_header(path)
         return Grid(path, size, np.asarray(affine, dtype=np.float64), channels)
     if name.endswith(META_SUFFIXES + NRRD_SUFFIXES) and not path.is_dir():

@@ -22,7 +22,7 @@ from ..dicom_header import read_header
 from ..dicom_pixels import not_in_hounsfield, shown_range
 from ..file_kinds import META_SUFFIXES, NRRD_SUFFIXES, VOLUME_SUFFIXES, chosen_slices
 from ..intensity import MINMAX, ZSCORE, is_preset, robust_range, window_range
-from ..nifti_slices import AXES, SLICES, as_shown, check_size, count_slices
+from ..nifti_slices import AXES, SLICES, as_shown, check_volume_size, count_slices
 from .geometry import as_volume
 from .itk_files import data_file_of, itk_header
 from .reading import read_volume
@@ -72,7 +72,7 @@ def count_along(path: Path, axis: int, max_pixels: int) -> int:
         DataError: it cannot be read, or is too large.
     """
     if not path.name.lower().endswith(META_SUFFIXES + NRRD_SUFFIXES):
-        check_size(path, axis, max_pixels)
+        check_volume_size(path, axis, max_pixels)
         return count_slices(path, axis)
     shape, affine = itk_header(path, max_pixels)
     return shape[_file_axis(path, affine, axis)]

@@ -62,7 +62,7 @@ class BoxSet:
     frequency: tuple[str, ...] | None = None
 
 
-def boxes_of(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
+def data_of_boxes(box_set: BoxSet, formats: Sequence[Format] = (IMAGE,)) -> DomainData:
     """The set with one item per image.
 
     Raises:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ....core.contracts import DomainData
 from ....core.data import IMAGE, Format, VocSet, visible
 from ....core.errors import DataError
-from .boxes import BoxSet, boxes_of
+from .boxes import BoxSet, data_of_boxes
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes
 from .items_file import is_items_file, read_items
@@ -41,7 +41,7 @@ def read_detection(
     if path.suffix == ".json" and path.is_file() and is_items_file(path):
         data = read_items(path)
     else:
-        data = boxes_of(_found(path, class_names, formats), formats)
+        data = data_of_boxes(_found(path, class_names, formats), formats)
     return data if class_names is None else choose_classes(data, class_names)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ....core.contracts import DomainData, Item, Mask
 from ....core.data import IMAGE, Format, ItemCollector, shown, visible
 from ....core.errors import DataError
-from .boxes import annotated_boxes, boxes_of
+from .boxes import annotated_boxes, data_of_boxes
 from .classes import choose_classes
 from .coco_boxes import find_coco_annotations, read_coco_boxes
 from .items_file import is_items_file, read_items
@@ -66,7 +66,7 @@ def read_segmentation(
         if masks is not None and masks.pairs:
             data = _from_masks(path, masks, collector, class_names, reduce_zero_label, formats)
         elif find_coco_annotations(path):
-            data = outlines_as_masks(boxes_of(read_coco_boxes(path), formats), background)
+            data = outlines_as_masks(data_of_boxes(read_coco_boxes(path), formats), background)
         else:
             raise DataError(f"{path}: holds no images with masks; give {WHAT_IS_READ}")
     return data if class_names is None else choose_classes(data, class_names)
@@ -108,7 +108,7 @@ def _from_file(path: Path, background: bool, formats: Sequence[Format]) -> Domai
         raise DataError(f"{path}: not a known kind of segmentation set; give {WHAT_IS_READ}")
     if is_items_file(path):
         return read_items(path)
-    return outlines_as_masks(boxes_of(read_coco_boxes(path), formats), background)
+    return outlines_as_masks(data_of_boxes(read_coco_boxes(path), formats), background)
 
 
 @dataclass(frozen=True)

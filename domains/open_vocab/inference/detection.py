@@ -23,7 +23,7 @@ from ..scores.fixed import MOST_PER_CLASS, fixed_average_precision
 from ..scores.intervals import image_groups
 from ..scores.panoptic import PanopticCounts
 from .joined import join_boxes, picture_window, pictures_of
-from .predictions import OVERLAP, UNSURE, PredictedBoxes, deciding_first, overlaps
+from .predictions import OVERLAP, UNSURE, PredictedBoxes, box_overlaps, deciding_first
 from .running import as_in_data, known_names, names_given_regions, outcomes, outlines_alone, shown_regions
 
 SHOWN = 9
@@ -267,6 +267,6 @@ def _mistakes(
 def _false(truth: Truth, predicted: PredictedBoxes) -> list[int]:
     """Sure boxes that overlap no object of their class by half."""
     objects, labels = np.asarray(truth.boxes, dtype=float).reshape(-1, 4), np.asarray(truth.labels, dtype=int)
-    overlap = overlaps(predicted.boxes, objects) >= OVERLAP  # (n, m)
+    overlap = box_overlaps(predicted.boxes, objects) >= OVERLAP  # (n, m)
     right = (overlap & (predicted.labels[:, None] == labels[None])).any(axis=1)
     return [int(place) for place in np.flatnonzero(~right & (predicted.scores >= UNSURE))]

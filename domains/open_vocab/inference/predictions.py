@@ -56,7 +56,7 @@ class PredictedBoxes(Detected):
         Args:
             apart: (C, C) bool, which names are rivals.
         """
-        near = (overlaps(self.boxes, self.boxes) >= OVERLAP) & apart[self.labels][:, self.labels]
+        near = (box_overlaps(self.boxes, self.boxes) >= OVERLAP) & apart[self.labels][:, self.labels]
         kept: list[int] = []
         for place in range(len(self.scores)):
             if not near[place, kept].any():
@@ -122,7 +122,7 @@ def without_unsure(row: dict[str, Any], least: float) -> dict[str, Any]:
     return {key: [value[place] for place in kept] if key in lists else value for key, value in row.items()}
 
 
-def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+def box_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """(n, 4) and (m, 4) -> (n, m) intersection over union."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])

@@ -35,12 +35,12 @@ def _parts(item: Item, data: DomainData, side: int) -> list[Item]:
             group=item.group or item.id,
             apart=True,
         )
-        for top in starts(height, side)
-        for left in starts(width, side)
+        for top in tile_starts(height, side)
+        for left in tile_starts(width, side)
     ]
 
 
-def starts(length: int, side: int) -> list[int]:
+def tile_starts(length: int, side: int) -> list[int]:
     """Where windows along a side begin: each overlaps the one before, the last ends with the picture."""
     step = max(1, round(side * (1 - OVERLAP)))
     return [*range(0, max(length - side, 0), step), max(length - side, 0)]

@@ -17,7 +17,7 @@ from torch import nn
 
 from ....core.contracts import Boxes, DomainData, Item
 from ..data.boxes import annotated_boxes
-from ..inference.predictions import PredictedBoxes, overlaps
+from ..inference.predictions import PredictedBoxes, box_overlaps
 from ..inference.running import known_names, outcomes
 from ..vocabulary import alike
 
@@ -53,7 +53,7 @@ def with_found(item: Item, found: PredictedBoxes, score: float) -> Item:
         score: boxes below it are left out, as are those that overlap a box of the item's by `SAME`.
     """
     own = annotated_boxes(item)
-    near = overlaps(found.boxes, np.asarray(own.boxes, dtype=float).reshape(-1, 4)) >= SAME  # (n, m)
+    near = box_overlaps(found.boxes, np.asarray(own.boxes, dtype=float).reshape(-1, 4)) >= SAME  # (n, m)
     sure = np.flatnonzero((found.scores >= score) & ~near.any(axis=1))
     return item.with_(target=_joined(own, found.chosen(sure)))
 

@@ -14,7 +14,7 @@ from ....core.commands import (
     print_json,
     reporter,
 )
-from ..localization.heat import MapOptions
+from ..localization.heat import HeatMapOptions
 
 
 def localize(
@@ -24,7 +24,7 @@ def localize(
     ],
     out: Annotated[str, typer.Option(metavar="PLACE", help="The map, .tif or .png; a folder if there are several.")],
     encoding: Annotated[dict[str, Any], FromEncoding()],
-    how: Annotated[dict[str, Any], FromOptions(MapOptions)],
+    how: Annotated[dict[str, Any], FromOptions(HeatMapOptions)],
     bands: Annotated[str | None, typer.Option(metavar="R,G,B", help="Bands of rasters, as for fit.")] = None,
     sensor: Annotated[str | None, typer.Option(metavar="NAME", help="Sensor of the rasters, as for fit.")] = None,
     stretch: Annotated[str | None, typer.Option(help="Stretch of rasters of over 8 bits, as for fit.")] = None,
@@ -41,7 +41,7 @@ def localize(
     result = run(
         source,
         out,
-        MapOptions(**how),
+        HeatMapOptions(**how),
         reading={name: value for name, value in reading.items() if value is not None},
         reporter=reporter(),
         **encoding,

@@ -185,7 +185,7 @@ def _starts(length: int, side: int, offset: int) -> list[int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MapOptions:
+class HeatMapOptions:
     """What is looked for in a picture, and how its map is made."""
 
     text: str | None = option(None, "what to look for, in words; of an annotation only this of its sentences")

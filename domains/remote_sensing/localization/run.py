@@ -22,7 +22,7 @@ from ....core.runtime import Reporter, file_stem
 from ..band_statistics import with_stretch
 from ..domain import RemoteSensing
 from .annotation import AnnotatedSentence, read_annotation
-from .heat import SIDES, MapOptions, SentenceHeatMap
+from .heat import SIDES, HeatMapOptions, SentenceHeatMap
 from .pictures import MAP_FILES, check_map_file, item_window, picture_size, whole_picture, window_items, write_map
 from .scores import LocalizationScores, localization_scores
 
@@ -82,7 +82,7 @@ class PictureWindows:
 def localize(
     source: str | Path,
     out: str | Path,
-    asked: MapOptions,
+    asked: HeatMapOptions,
     *,
     backbone: str | None = None,
     device: str = "auto",

@@ -117,7 +117,7 @@ def blended(
         yield begin, *blender.take(tops[row + 1] if row + 1 < len(tops) else height)
 
 
-def grid(height: int, width: int, size: int, stride: int) -> tuple[list[int], list[int], tuple[int, int]]:
+def window_grid(height: int, width: int, size: int, stride: int) -> tuple[list[int], list[int], tuple[int, int]]:
     """Where rows and columns of windows begin, the last ones moved inside, and (height, width) of a window."""
     high, wide = min(size, height), min(size, width)
     return starts_of_windows(height, high, stride), starts_of_windows(width, wide, stride), (high, wide)

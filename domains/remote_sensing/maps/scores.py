@@ -19,7 +19,7 @@ from ....core.runtime import write_whole
 from ..pictures import BY_IMAGE, picture_of, read_channels
 from ..places import files_of_item
 from ..rasters import Header, OpenRaster, header_of, open_raster
-from .blending import grid
+from .blending import window_grid
 
 PIXELS_AT_ONCE, WINDOWS_ASIDE = 4_000_000, 16
 """Of a piece: its pixels at most, and windows along a side, so that a process that is killed loses little."""
@@ -54,7 +54,7 @@ class RasterWindows:
     @cached_property
     def places(self) -> tuple[list[int], list[int], tuple[int, int]]:
         """Where rows and columns of windows begin, and (height, width) of a window."""
-        return grid(self.header.height, self.header.width, self.size, self.stride)
+        return window_grid(self.header.height, self.header.width, self.size, self.stride)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from ....core.contracts import Item
 from ....core.errors import DataError
 from ....core.runtime import Reporter, file_stem
 from ..gdal import writing
-from ..maps.blending import RowBlender, grid, window_weights
+from ..maps.blending import RowBlender, window_grid, window_weights
 from ..maps.rasters import cloud_optimised, created
 from ..maps.strips import Strips, first_reaching
 from ..maps.work import check_free, key_of, put_in_place, work_folders
@@ -124,7 +124,7 @@ def _mapped(
     """Predict what was not before, write the map into the work folder, and say what it shows."""
     height, width = source.grid.height, source.grid.width
     stride = max(1, round(regressor.window * (1 - OVERLAP)))
-    tops, lefts, size = grid(height, width, regressor.window, stride)
+    tops, lefts, size = window_grid(height, width, regressor.window, stride)
     strips = Strips(work, tops, height, width, 1 if regressor.intervals is None else 3, np.float32)
     first = strips.lacking()
     start = first_reaching(tops, first, size[0])

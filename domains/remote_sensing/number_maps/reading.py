@@ -16,7 +16,7 @@ from ..localization.pictures import picture_size
 from ..pictures import is_raster, masked_pixels
 from ..places import files_of_item, with_blocks
 from ..rasters import header_of
-from ..windows import Box, Cutting, grids_of, rasters_of, window_boxes, window_of
+from ..windows import Box, Cutting, grids_of, rasters_of, window_boxes, window_item
 from .target import NumberMap, NumberSource, source_over
 
 IMAGES = ("images", "image", "imgs", "img")
@@ -125,7 +125,7 @@ def _part(item: Item, box: Box, whole: bool) -> Item:
     if whole:
         return item
     if is_raster(item.source):
-        return window_of(item, box)
+        return window_item(item, box)
     left, top, width, height = box
     decode = {**item.decode, "box": [left, top, left + width, top + height]}
     return item.with_(id=f"{item.id}#{top}_{left}", decode=decode, apart=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ....core.contracts import Backbone, FitReport, Loss, Output
 from ....core.training import SimilarityObjective, TrainingSource
 from ._clip_towers import ClipTowerAdapter
-from ._text_tokens import Sentences, encoded
+from ._text_tokens import Sentences, encoded_sentences
 
 OF_TOKENS = frozenset({"head_tokens", "head_words"})
 
@@ -74,7 +74,7 @@ class HeadLoss(Loss):
         frames = backbone.encode_parts(pixels if pixels.ndim == 5 else pixels[:, None])
         if not self.head.reads_tokens:
             return {"head_frames": frames, "head_whole": backbone.encode_text(tokens)}
-        read = encoded(backbone, tokens)
+        read = encoded_sentences(backbone, tokens)
         return {"head_frames": frames, "head_whole": read.whole, "head_tokens": read.tokens, "head_words": read.words}
 
     def compute(self, out: Mapping[str, Any], progress: float) -> dict[str, Tensor]:

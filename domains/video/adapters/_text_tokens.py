@@ -50,11 +50,11 @@ def token_features(backbone: Backbone, texts: Sequence[str]) -> tuple[Tensor, Te
     """
     tokens = backbone.tokenize(texts).to(backbone.device)
     tokens = tokens[:, : _longest(backbone, tokens)]
-    read = [encoded(backbone, some) for some in tokens.split(TEXTS_AT_ONCE)]
+    read = [encoded_sentences(backbone, some) for some in tokens.split(TEXTS_AT_ONCE)]
     return torch.cat([each.tokens for each in read]), torch.cat([each.words for each in read])
 
 
-def encoded(backbone: Backbone, tokens: Tensor) -> Sentences:
+def encoded_sentences(backbone: Backbone, tokens: Tensor) -> Sentences:
     """(N, L) tokens through the text tower once, both ways; with gradients, where these are wanted."""
     mask = backbone.token_mask(tokens)
     x = backbone.run_blocks("text", backbone.embed_prompt(backbone.embed_tokens(tokens), mask), mask=mask)
@@ -110,7 +110,7 @@ class SentenceReader:
         if not self.tokens:
             return [(row,) for row in F.normalize(self._store.text_features(self.backbone, texts), dim=-1)]
         tokens = self.backbone.tokenize(texts).to(self.backbone.device)
-        read = encoded(self.backbone, tokens[:, : _longest(self.backbone, tokens)])
+        read = encoded_sentences(self.backbone, tokens[:, : _longest(self.backbone, tokens)])
         assert read.tokens is not None and read.words is not None
         lengths = TokenLayout.used_lengths(read.words).tolist()
         rows = zip(read.whole.cpu(), read.tokens.cpu(), read.words.cpu(), lengths)

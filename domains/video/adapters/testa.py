@@ -31,7 +31,7 @@ def schedule(count: int, inflection: float, blocks: int) -> list[int]:
     return [int(value) for value in _ramp(int(count * (1 - inflection)), count, blocks)]
 
 
-def spread(mean: float, inflection: float, blocks: int) -> list[int]:
+def uneven(mean: float, inflection: float, blocks: int) -> list[int]:
     """The same of a mean that is no whole number: rounded so that the sums up to each block are as near as can be."""
     gone = [round(value) for value in accumulate(_ramp(mean * (1 - inflection), mean, blocks), initial=0.0)]
     return [after - before for before, after in pairwise(gone)]
@@ -77,7 +77,7 @@ class AggregatingFrames(JointParts):
         height, width = backbone.image_grid(backbone.blank_image())
         asked = ((merge_frames, frames, FRAME_SHARE), (merge_patches, height * width, PATCH_SHARE))
         counts = [
-            spread(share * have, inflection, len(blocks)) if given is None else schedule(given, inflection, len(blocks))
+            uneven(share * have, inflection, len(blocks)) if given is None else schedule(given, inflection, len(blocks))
             for given, have, share in asked
         ]
         self.merges: list[tuple[int, int]] = list(zip(*counts))

@@ -9,7 +9,7 @@ from PIL import Image
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
 from vladapt.domains.open_vocab.data import read_detection
-from vladapt.domains.open_vocab.inference.tiles import starts
+from vladapt.domains.open_vocab.inference.tiles import tile_starts
 
 NAMES = "red square, green square"
 KINDS = ("--as", "coco,yolo,voc")
@@ -115,7 +115,7 @@ def test_large_images_are_seen_by_windows(command, run, pool, place):
     [row] = command("predict", run, "wide.png", "--tile", 48, "--json").json["predictions"]
     assert row["id"] == "wide.png" and row["size"] == [48, 96]
     (place / "windows").mkdir()
-    for left in starts(96, 48):
+    for left in tile_starts(96, 48):
         whole.crop((left, 0, left + 48, 48)).save(place / "windows" / f"{left}.png")
     alone = command("predict", run, "windows", "--json").json["predictions"]
     assert row["scores"] and {*row["scores"]} <= {score for other in alone for score in other["scores"]}

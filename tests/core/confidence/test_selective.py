@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vladapt.core.confidence import answer_threshold, error_bound
-from vladapt.core.confidence.selective import fewest_rows
+from vladapt.core.confidence.selective import rows_without_mistake
 
 
 def drawn(rows, seed):
@@ -36,11 +36,11 @@ def test_the_bound_is_clopper_and_pearson():
 def test_too_few_rows_leave_all_open_and_say_how_many_are_needed():
     found = answer_threshold(torch.ones(20), torch.ones(20, dtype=torch.bool), 0.05)
     assert found.least == math.inf
-    assert f"at least {fewest_rows(0.05)}" in found.note
+    assert f"at least {rows_without_mistake(0.05)}" in found.note
 
 
 def test_rows_enough_without_a_mistake_answer_all():
-    count = fewest_rows(0.05)
+    count = rows_without_mistake(0.05)
     confidence = torch.linspace(0.5, 1, count)
     found = answer_threshold(confidence, torch.ones(count, dtype=torch.bool), 0.05)
     assert found.least == pytest.approx(0.5) and found.note == ""
@@ -48,7 +48,7 @@ def test_rows_enough_without_a_mistake_answer_all():
 
 def test_a_row_fewer_can_promise_nothing():
     """Each of the thresholds that are tried takes its share of the risk."""
-    count = fewest_rows(0.05) - 1
+    count = rows_without_mistake(0.05) - 1
     found = answer_threshold(torch.linspace(0.5, 1, count), torch.ones(count, dtype=torch.bool), 0.05)
     assert found.least == math.inf
 

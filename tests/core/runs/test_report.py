@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from html_page import Page
 
 from vladapt.core.errors import DataError
 from vladapt.core.metrics import CalibrationBin
@@ -43,29 +43,6 @@ from vladapt.core.runs.sections import (
 EVIL = """<script>alert("x")</script> ' onerror='x"""
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 BINS = [CalibrationBin(0.0, 0.5, 0.4, 0.3, 7), CalibrationBin(0.5, 1.0, 0.0, 0.0, 0)]
-VOID = {"meta", "img", "br", "line", "circle", "rect", "polyline"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and whether every tag is closed."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def every_kind(text: str) -> list:

@@ -84,21 +84,21 @@ def terminal(monkeypatch) -> Reporter:
 
 def test_of_loops_inside_loops_the_outermost_is_shown_and_a_reader_that_leaves_ends_it(clock, told):
     with Reporter().watching("Fitting auto"):
-        for _ in progress.followed(["gda", "proker", "ape"], "methods"):
-            for _ in progress.followed(range(500)):
+        for _ in progress.with_progress(["gda", "proker", "ape"], "methods"):
+            for _ in progress.with_progress(range(500)):
                 clock[0] += 0.1
-        assert next(progress.followed([1, 2])) == 1
-        assert list(progress.followed(iter("ab"))) == ["a", "b"]  # nobody knows how many these are
+        assert next(progress.with_progress([1, 2])) == 1
+        assert list(progress.with_progress(iter("ab"))) == ["a", "b"]  # nobody knows how many these are
     assert told == [
         "Fitting auto: 1/3 methods, 50.0 s per method, 100 s left",
         "Fitting auto: 2/3 methods, 50.0 s per method, 50 s left",
     ]
-    assert list(progress.followed("ab")) == ["a", "b"] and len(told) == 2  # nobody watches
+    assert list(progress.with_progress("ab")) == ["a", "b"] and len(told) == 2  # nobody watches
 
 
 def test_a_bar_shows_work_inside_other_work_and_seconds_of_slow_steps(terminal, clock):
     with terminal.watching("Fitting coop"):
-        for epoch in progress.followed(range(3)):
+        for epoch in progress.with_progress(range(3)):
             with terminal.task("Encoding views") as report:
                 report(epoch, 7)
                 bars = terminal._bars

@@ -15,7 +15,7 @@ from PIL import Image
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.domains.remote_sensing.localization.annotation import read_annotation
 from vladapt.domains.remote_sensing.localization.heat import (
-    MapOptions,
+    HeatMapOptions,
     SentenceHeatMap,
     TooSmall,
     mean_cells,
@@ -159,10 +159,10 @@ def test_the_map_of_a_raster_keeps_its_place_and_that_of_its_index_is_equal(harb
     from vladapt.core.recipes.resolve import resolve
 
     options = {"text": "blue water", "median": 5}
-    made = localize(harbour, tmp_path / "map.tif", MapOptions(sides=(16, 24), **options), backbone=small_clip_spec)
+    made = localize(harbour, tmp_path / "map.tif", HeatMapOptions(sides=(16, 24), **options), backbone=small_clip_spec)
     flags = {"domain": "remote-sensing", "backbone": small_clip_spec, "data.window_sides": "16,24"}
     index(resolve(recipe=None, config=None, sets=(), flags=flags), tmp_path / "windows.index", images=[harbour])
-    localize(tmp_path / "windows.index", tmp_path / "again.tif", MapOptions(**options))
+    localize(tmp_path / "windows.index", tmp_path / "again.tif", HeatMapOptions(**options))
     with (
         rasterio.open(harbour) as raster,
         rasterio.open(tmp_path / "map.tif") as one,
@@ -174,7 +174,7 @@ def test_the_map_of_a_raster_keeps_its_place_and_that_of_its_index_is_equal(harb
         assert heat.max() > 200 and np.abs(heat - other.read(1)).max() <= 1
     assert made.found[0].scores is None
     with pytest.raises(ConfigError, match="omit --sides"):
-        localize(tmp_path / "windows.index", tmp_path / "again.tif", MapOptions(sides=(16,), **options))
+        localize(tmp_path / "windows.index", tmp_path / "again.tif", HeatMapOptions(sides=(16,), **options))
 
 
 def test_an_annotation_scores_each_sentence_and_text_chooses_one(harbour, small_clip_spec, tmp_path):
@@ -185,16 +185,16 @@ def test_an_annotation_scores_each_sentence_and_text_chooses_one(harbour, small_
     (tmp_path / "anno.json").write_text(json.dumps(content))
     options = {"annotation": tmp_path / "anno.json", "sides": (16,), "median": 3}
     tower = {"backbone": small_clip_spec}
-    every = localize(tmp_path, tmp_path / "maps", MapOptions(**options), **tower).found
+    every = localize(tmp_path, tmp_path / "maps", HeatMapOptions(**options), **tower).found
     assert [(each.image.name, each.text) for each in every] == entries
     assert len({each.map for each in every}) == 3 and all(each.map.is_file() for each in every)
-    one = localize(harbour, tmp_path / "one.png", MapOptions(text="water", **options), **tower).found
+    one = localize(harbour, tmp_path / "one.png", HeatMapOptions(text="water", **options), **tower).found
     assert len(one) == 1 and one[0].scores.metrics() == every[1].scores.metrics()
     for source, wrong, why in (
         (harbour, {"text": "cars"}, "has no caption 'cars'"),
         (tmp_path / "none.tif", {}, "no such file"),
     ):
         with pytest.raises(DataError, match=why):
-            localize(source, tmp_path / "maps", MapOptions(**options, **wrong), **tower)
+            localize(source, tmp_path / "maps", HeatMapOptions(**options, **wrong), **tower)
     with pytest.raises(ConfigError, match="asks for 2 maps"):
-        localize(harbour, tmp_path / "one.tif", MapOptions(**options), **tower)
+        localize(harbour, tmp_path / "one.tif", HeatMapOptions(**options), **tower)

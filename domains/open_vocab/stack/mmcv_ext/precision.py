@@ -14,7 +14,7 @@ OPERATORS: dict[str, Callable] = {}
 """Name -> operator, of all that are offered."""
 
 
-def offered(operator: Callable) -> Callable:
+def as_operator(operator: Callable) -> Callable:
     """An operator that enters itself into `OPERATORS`."""
     OPERATORS[operator.__name__] = operator
     return operator
@@ -33,7 +33,7 @@ def as_compiled(operator: Callable) -> Callable:
         with torch.no_grad(), plain:
             return operator(first, *args, **kwargs)
 
-    return offered(run)
+    return as_operator(run)
 
 
 def widened(tensor: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in NARROW else tensor
 
 
-@offered
+@as_operator
 def get_compiler_version() -> str:
     """The compiler of the operators: there is none."""
     return "none (vladapt's operators over torch and torchvision)"
 
 
-@offered
+@as_operator
 def get_compiling_cuda_version() -> str:
     """The CUDA the operators were compiled against; they run wherever torch runs."""
     return "not available"

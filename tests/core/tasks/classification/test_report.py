@@ -6,11 +6,11 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 from PIL import Image
 
 from vladapt.core.contracts.judgement import Findings, Scores
@@ -23,36 +23,6 @@ from vladapt.core.registry import judgement_class
 from vladapt.core.runs.run_sections import render_report
 from vladapt.core.tasks.classification.report import ClassificationResults, classification_report
 from vladapt.core.tasks.classification.task import Classification
-
-VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline"}
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, the text, and whether every tag is closed."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-        assert self.open == []
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style",):
-            self.words.append(data)
 
 
 def info(names, **changes):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
+from html_page import Page
 
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.errors import DataError
@@ -20,37 +20,8 @@ from vladapt.core.tasks.retrieval.comparison import RetrievalComparison, Retriev
 from vladapt.core.tasks.retrieval.report import training_report
 from vladapt.core.tasks.retrieval.scoring import RetrievalScores, before_and_after
 
-VOID = {"meta", "img", "br", "link", "input"}
 SIDES = ("image_to_text", "text_to_image")
 IMAGES, CAPTIONS = 120, 2
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, the text, and whether every tag is closed."""
-
-    def __init__(self, html: str):
-        super().__init__()
-        self.tags: list[tuple[str, dict]] = []
-        self.open: list[str] = []
-        self.words: list[str] = []
-        self.feed(html)
-        assert self.open == []
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    def of(self, tag: str) -> list[dict]:
-        return [attributes for name, attributes in self.tags if name == tag]
 
 
 @dataclass

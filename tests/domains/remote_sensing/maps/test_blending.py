@@ -13,8 +13,8 @@ pytest.importorskip("rasterio", reason="extra remote-sensing is not installed")
 from vladapt.domains.remote_sensing.maps.blending import (
     RowBlender,
     blended,
-    grid,
     raised_cosine,
+    window_grid,
     window_weights,
 )
 
@@ -44,7 +44,7 @@ def tiled(image: torch.Tensor, size: int, stride: int, margin: int, weigh, cut) 
         cut: (row, column, last row, last column) -> pixels that are cut off a window's prediction.
     """
     height, width = image.shape[-2:]
-    tops, lefts, _ = grid(height, width, size, stride)
+    tops, lefts, _ = window_grid(height, width, size, stride)
     blender, strips = RowBlender(2, width), []
     for i, top in enumerate(tops):
         for j, left in enumerate(lefts):
@@ -64,7 +64,7 @@ def test_weights_are_the_references(reference, tiling):
 def test_windows_are_the_references(reference, tiling):
     size, stride, margin = tiling
     height, width = (side + 2 * margin for side in reference["image"].shape[-2:])
-    tops, lefts, _ = grid(height, width, size, stride)
+    tops, lefts, _ = window_grid(height, width, size, stride)
     kept = {(t + margin, t + size - margin, x + margin, x + size - margin) for t in tops for x in lefts}
     assert kept == {tuple(row) for row in reference["terratorch.windows"].tolist()}
 
@@ -103,7 +103,7 @@ def test_tiles_without_padding_are_the_references(reference, tiling, how):
 def test_strips_are_the_weighted_means_of_all_windows(height, width, size, stride, seed, holes):
     stride = min(stride, size)
     rng = np.random.default_rng(seed)
-    tops, lefts, side = grid(height, width, size, stride)
+    tops, lefts, side = window_grid(height, width, size, stride)
     scores = rng.random((len(tops), len(lefts), 3)).astype(np.float32)
     if holes:
         scores[rng.random(scores.shape[:2]) < 0.4] = np.nan

@@ -86,7 +86,7 @@ def test_a_step_of_both_is_written_out(kind, fitted, problem):
     view = plainly(problem.backbone)
     pixels = torch.stack([as_frames(view(draw(clip_item(row))), FRAMES) for row in range(4)])
     frames = towers.encode_image(pixels.flatten(0, 1), normalize=False).unflatten(0, (4, FRAMES))
-    read = _text_tokens.encoded(towers, towers.tokenize(SAID))
+    read = _text_tokens.encoded_sentences(towers, towers.tokenize(SAID))
     sentences = Sentences(towers.encode_text(SAID), read.tokens, read.words)
     right, mask = torch.arange(4), torch.ones(4, FRAMES, dtype=torch.bool)
     scale = 1.0 if kind == "tightTransf" else towers.logit_scale

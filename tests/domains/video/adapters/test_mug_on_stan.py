@@ -97,7 +97,7 @@ def test_a_step_is_written_out(trained, problem):
     pixels = torch.stack([as_frames(view(draw(clip_item(row))), FRAMES) for row in range(4)])
     with torch.random.fork_rng():
         frames = own.embed_parts(towers, pixels)
-    read = _text_tokens.encoded(towers, towers.tokenize(SAID))
+    read = _text_tokens.encoded_sentences(towers, towers.tokenize(SAID))
     loss = both_ways(towers.logit_scale * in_loops(read.tokens, read.words, frames))
     assert adapter.report.history[0]["loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
     loss.backward()
@@ -133,7 +133,7 @@ def test_clips_and_sentences_are_found_by_what_was_learned(trained, problem, tmp
     assert not torch.allclose(frames.flatten(0, 1), alone, atol=1e-3), "the branch adds to each frame"
     torch.testing.assert_close(frames.mean(dim=1), towers.encode_image(clips, normalize=False))
     mask = torch.ones(3, FRAMES, dtype=torch.bool)
-    read = _text_tokens.encoded(towers, towers.tokenize(SAID))
+    read = _text_tokens.encoded_sentences(towers, towers.tokenize(SAID))
     wanted = in_loops(read.tokens, read.words, frames).T
     torch.testing.assert_close(loaded.pair_scores(towers, frames, mask, SAID), wanted, atol=1e-5, rtol=1e-4)
 

@@ -20,8 +20,8 @@ from vladapt.domains.video.adapters.testa import (
     PATCH_SHARE,
     AggregatingFrames,
     schedule,
-    spread,
     tower_cost,
+    uneven,
 )
 
 
@@ -56,8 +56,8 @@ def test_the_public_code_gives_the_same(agrees, comparison):
 
 def test_published_shares_are_the_published_numbers():
     """Of 32 frames of 14 x 14 patches in 12 blocks; of fewer about as large a share in all."""
-    assert spread(32 * FRAME_SHARE, 0.0, 12) == [1] * 12 and spread(196 * PATCH_SHARE, 0.0, 12) == [12] * 12
-    assert sum(spread(8 * FRAME_SHARE, 0.0, 12)) == 3 and sum(spread(49 * PATCH_SHARE, -1.0, 12)) == 36
+    assert uneven(32 * FRAME_SHARE, 0.0, 12) == [1] * 12 and uneven(196 * PATCH_SHARE, 0.0, 12) == [12] * 12
+    assert sum(uneven(8 * FRAME_SHARE, 0.0, 12)) == 3 and sum(uneven(49 * PATCH_SHARE, -1.0, 12)) == 36
     assert schedule(12, -1.0, 3) == [24, 12, 0] and schedule(5, 1.0, 1) == [5]
 
 
