@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from vladapt.core.contracts import FeatureSet, Item, Label
 from vladapt.core.contracts.prepared import Shots
+from vladapt.core.judgements import calibration
 from vladapt.core.judgements.calibration import _on_scale, _unlearned, _weights
 from vladapt.core.registry import build_adapter
 
@@ -71,3 +74,13 @@ def test_rows_count_as_often_as_training_images_like_them():
     weights = _weights(torch.tensor([0, 0, 1, 1]), train, 2)
     assert torch.allclose(weights, torch.tensor([1.8, 1.8, 0.2, 0.2], dtype=torch.float64))
     assert _weights(torch.tensor([0] * 9 + [1]), train, 2) is None
+
+
+@pytest.mark.parametrize(("raw", "end"), [(0.2, "to 15.0%"), (0.1, "to 15.0%, no better on these test images")])
+def test_a_calibration_that_does_not_help_says_so(raw, end, monkeypatch):
+    monkeypatch.setattr(calibration, "_counted", lambda of: "")
+    made = SimpleNamespace(scaling=SimpleNamespace(words="temperature 2"), source="4 images")
+    scores = SimpleNamespace(adapted={"ece_uncalibrated": raw, "ece": 0.15})
+    how = {"own_classes": True, "at": "fit", "labelled": True, "not_calibrated": ""}
+    (said,) = calibration._sentences(SimpleNamespace(**how, labels=torch.zeros(2), calibration=made, scores=scores))
+    assert said.endswith(end)
