@@ -14,7 +14,7 @@ __getattr__, __dir__ = lazy_exports(
         "domain": "Domain Evaluation Finding MaskScorer Metric NumberReading OwnFiles Reading Scorer",
         "features": "Batch Detection FeatureSet PRE_PROJECTION PROJECTED TextClassifier",
         "images": "Band CropTransform ImageSize InputChannels TrainingImages TrainingPlace height_and_width",
-        "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask NumberTarget "
+        "items": "Boxes Captions ClassLabel Columns Decoded DomainData Identity Item Label Labels Mask Number "
         "Question Questions Target check_items spoken",
         "judgement": "Evaluated JudgedClassifier JudgedFit JudgedTowers Judgement Place Record Scores",
         "loss": "Extract Loss RowLoss",

@@ -492,7 +492,7 @@ class Identity(Target):
 
 
 @dataclass(frozen=True)
-class NumberTarget(Target):
+class Number(Target):
     """One number per image, as a height or a share.
 
     Args:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..contracts.items import Captions, DomainData, NumberTarget, Target, check_items
+from ..contracts.items import Captions, DomainData, Number, Target, check_items
 from ..errors import DataError, did_you_mean
 from .class_folders import Layout
 from .files import Format, ItemCollector, locate, shown
@@ -261,7 +261,7 @@ def _captioned(target: Target | None, captions: Any) -> Target | None:
     """The target of a row that may have captions besides its label."""
     if target is None or not captions:
         return target
-    if isinstance(target, NumberTarget):
+    if isinstance(target, Number):
         return target
     texts = tuple(captions) if isinstance(captions, list) else (str(captions).strip(),)
     return Captions(texts, target.class_label())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contracts.domain import NumberReading, Reading
-from ..contracts.items import DomainData, NumberTarget
+from ..contracts.items import DomainData, Number
 from ..errors import ConfigError, DataError, shortened
 from .detect import MANIFEST_STEMS
 from .files import Format, visible
@@ -39,7 +39,7 @@ TAKEN = ("root", "group_column", "max_pixels")
 def read_numbers(
     path: str | Path, formats: Sequence[Format] = (IMAGE,), reading: NumberReading | None = None
 ) -> DomainData:
-    """Images with a number each (`NumberTarget`), of a table with one image a row; groups and splits as of manifests.
+    """Images with a number each (`Number`), of a table with one image a row; groups and splits as of manifests.
 
     Args:
         path: the table (csv, tsv, jsonl, parquet, or json with a list of objects), or a folder with it.
@@ -63,7 +63,7 @@ def read_numbers(
     data = data_of_table(table, columns, labels, formats, reading.root, reading.group_column)
     if len(data.items) < 2:
         raise DataError(f"{table.path}: {len(data.items)} image with a number in column '{column}'; give two or more")
-    data.number_names = {NumberTarget.NAME: (column,)}
+    data.number_names = {Number.NAME: (column,)}
     return data
 
 
@@ -108,7 +108,7 @@ def _is_numeric(table: Table, column: str) -> bool:
     return bool(texts) and all(NUMBER.fullmatch(text) for text in texts)
 
 
-def _number(row: Row, column: str) -> NumberTarget | None:
+def _number(row: Row, column: str) -> Number | None:
     """None where the cell says that there is none."""
     cell: Any = row.values.get(column)
     text = row.text(column)
@@ -117,7 +117,7 @@ def _number(row: Row, column: str) -> NumberTarget | None:
     value = float(text) if not isinstance(cell, (bool, list, dict)) and NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(value):
         raise DataError(f"{row.place}: '{shortened(text)}' in column '{column}' is not a number; {_cure(text)}")
-    return NumberTarget(value)
+    return Number(value)
 
 
 def _cure(text: str) -> str:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..contracts.items import NumberTarget
+from ..contracts.items import Number
 from ..contracts.loss import OWN_EQUATIONS, Loss
 from ..contracts.options import option
 from ..contracts.outputs import Output
 
-NUMBER = NumberTarget.NAME
+NUMBER = Number.NAME
 ERRORS: Mapping[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "huber": F.huber_loss, "l1": F.l1_loss}
 """Of standardised numbers; Huber's changes from squared to absolute at one deviation ("Robust Estimation of a Location
 Parameter", Huber 1964)."""

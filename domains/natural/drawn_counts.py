@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...core.contracts import DomainData, Item, NumberTarget
+from ...core.contracts import DomainData, Item, Number
 from ...core.data import Drawing
 
 DRAWING = Drawing(__file__, "1")
@@ -31,7 +31,7 @@ def drawn_counts() -> DomainData:
         for table, split in enumerate(DomainData.drawn_splits(SPLITS))
         for number in range(PER_TABLE)
     ]
-    names = {NumberTarget.NAME: (COLUMN,)}
+    names = {Number.NAME: (COLUMN,)}
     return DomainData.drawn("drawn berries", NOTE, items, render_item, kind="numbers", number_names=names)
 
 
@@ -41,7 +41,7 @@ def render_item(item: Item) -> np.ndarray:
 
 
 def _item(table: int, number: int, split: str) -> Item:
-    target = NumberTarget(float(render(table, number)[1]))
+    target = Number(float(render(table, number)[1]))
     which = {"table": table, "number": number}
     id_, group = f"table-{table:02}-{number}", f"table {table}"
     return DRAWING.item(id_, table, number, target=target, group=group, split=split, **which)

@@ -10,7 +10,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...core.contracts import DomainData, Item, NumberTarget
+from ...core.contracts import DomainData, Item, Number
 from ...core.data import Drawing
 
 DRAWING = Drawing(__file__, "1")
@@ -31,7 +31,7 @@ def drawn_shares() -> DomainData:
         for place, split in enumerate(DomainData.drawn_splits(SPLITS))
         for number in range(PER_PLACE)
     ]
-    names = {NumberTarget.NAME: (COLUMN,)}
+    names = {Number.NAME: (COLUMN,)}
     return DomainData.drawn("drawn settlements", NOTE, items, render_item, kind="numbers", number_names=names)
 
 
@@ -41,7 +41,7 @@ def render_item(item: Item) -> np.ndarray:
 
 
 def _item(place: int, number: int, split: str) -> Item:
-    target = NumberTarget(round(render(place, number)[1], 4))
+    target = Number(round(render(place, number)[1], 4))
     which = {"place": place, "number": number}
     id_, group = f"place-{place:02}-{number}", f"place {place}"
     return DRAWING.item(id_, place, number, target=target, group=group, split=split, **which)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vladapt import load_domain
-from vladapt.core.contracts import NumberTarget
+from vladapt.core.contracts import Number
 from vladapt.core.errors import ConfigError, VladaptError
 
 HAVE_IT = ("natural", "medical", "remote-sensing")
@@ -36,7 +36,7 @@ def test_samples_have_numbers_that_the_pictures_show_in_whole_places(name):
     domain = load_domain(name)
     data = domain.sample("regression")
     numbers = [item.target.value for item in data.items]
-    assert len(data.items) == 240 and len(set(numbers)) > 20 and data.number_names[NumberTarget.NAME]
+    assert len(data.items) == 240 and len(set(numbers)) > 20 and data.number_names[Number.NAME]
     splits = {}
     for item in data.items:
         splits.setdefault(item.group, set()).add(item.split)

@@ -13,7 +13,7 @@ import torch
 
 from ...contracts.backbone import Backbone
 from ...contracts.domain import Domain
-from ...contracts.items import DomainData, Item, NumberTarget
+from ...contracts.items import DomainData, Item, Number
 from ...contracts.run_info import RunInfo
 from ...data.file_hashes import FileHashes
 from ...data.group_candidates import settle_groups
@@ -54,7 +54,7 @@ class PreparedNumbers(ABC):
     @property
     def column(self) -> str:
         """What the numbers are of."""
-        return (self.data.number_names.get(NumberTarget.NAME) or (COLUMN,))[0]
+        return (self.data.number_names.get(Number.NAME) or (COLUMN,))[0]
 
     @property
     @abstractmethod
@@ -99,7 +99,7 @@ class PreparedNumbers(ABC):
 def _number_of(item: Item) -> float:
     """The number of a sample that has one."""
     target = item.target
-    return target.value if isinstance(target, NumberTarget) else float("nan")
+    return target.value if isinstance(target, Number) else float("nan")
 
 
 @dataclass(kw_only=True)
@@ -208,7 +208,7 @@ def prepared_features(path: Path, reporter: Reporter, *, split_seed: int = 0, di
             decode = {"digest": hashlib.sha256(unit[row].numpy().tobytes()).hexdigest(), "row": row}
             group = None if features.groups is None else features.groups[row]
             id_ = ids[row] if named else str(row)
-            items.append(Item(id_, path, decode, NumberTarget(value), group, "" if split is None else split[row]))
+            items.append(Item(id_, path, decode, Number(value), group, "" if split is None else split[row]))
     if len(items) < 2:
         raise DataError(f"{path}: {len(items)} row with a number in targets; give two or more")
     without = len(features) - len(items)

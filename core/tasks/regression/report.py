@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...contracts.items import NumberTarget
+from ...contracts.items import Number
 from ...contracts.run_info import RunInfo
 from ...errors import DataError
 from ...runs.run_sections import (
@@ -70,7 +70,7 @@ def regression_report(
             _scores(result),
             _scatter(answers, result.column),
             _worst(answers, picture),
-            *training_sections(history, {NumberTarget.NAME: 1.0}, None),
+            *training_sections(history, {Number.NAME: 1.0}, None),
             facts("What was done", info, of_task),
             notes(info),
             skipped(info.skipped, "image"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...contracts.adapter import Adapter, FitReport
 from ...contracts.backbone import Backbone
-from ...contracts.items import Item, NumberTarget
+from ...contracts.items import Item, Number
 from ...contracts.options import options_of
 from ...contracts.pair_head import PairHead
 from ...errors import CapabilityError, ConfigError
@@ -81,12 +81,12 @@ def train_number_towers(
     """
     ridge = fitted_ridge(frozen)
     facts = {"mean": float(ridge.mean), "deviation": float(ridge.deviation), "error": error}
-    loss = build_loss(NumberTarget.NAME, dims={"embed_dim": frozen.features.shape[1]}, **facts)
+    loss = build_loss(Number.NAME, dims={"embed_dim": frozen.features.shape[1]}, **facts)
     loss.start(ridge.centre, ridge.scale, ridge.linear.weight[0].detach(), float(ridge.linear.bias.detach()))
     view = Mirrored(prepared.domain.transforms(prepared.backbone, False, prepared.task))
     readable = set(frozen.ids)
     source: Any = ImageSource([item for item in items if item.id in readable], Remembered(prepared.data.load))
-    how = {"view": view, "own": {NumberTarget.NAME: loss}}
+    how = {"view": view, "own": {Number.NAME: loss}}
     of = f"{len(source)} images with a number"
     report = training.fit_pairs(source, prepared.backbone, reporter, folder, of, **how)
     return adapter, head_of_loss(training.name, loss), report

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vladapt.core.contracts import Item, NumberTarget
+from vladapt.core.contracts import Item, Number
 from vladapt.core.contracts.domain import NumberReading
 from vladapt.core.data import assign_splits, read_numbers
 from vladapt.core.data.file_hashes import FileHashes
@@ -46,7 +46,7 @@ def values(data):
 def test_numbers_are_read_and_rows_without_one_are_counted(table):
     data = table("image,height\n0.png,1.5\n1.png,\n2.png,-3e2\n3.png,nan\n4.png, 7 \n")
     assert values(data) == {"0.png": 1.5, "2.png": -300.0, "4.png": 7.0}
-    assert data.kind == "numbers" and data.number_names == {NumberTarget.NAME: ("height",)}
+    assert data.kind == "numbers" and data.number_names == {Number.NAME: ("height",)}
     assert any("left out: 2" in note for note in data.notes)
 
 
@@ -134,7 +134,7 @@ def test_groups_never_straddle_splits(table):
 
 
 def items_of(numbers):
-    return [Item(f"{place}", Path("x"), target=NumberTarget(value)) for place, value in enumerate(numbers)]
+    return [Item(f"{place}", Path("x"), target=Number(value)) for place, value in enumerate(numbers)]
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=60), st.integers(1, 4), st.integers(0, 5))
