@@ -79,7 +79,7 @@ def test_rows_count_as_often_as_training_images_like_them():
 @pytest.mark.parametrize(("raw", "end"), [(0.2, "to 15.0%"), (0.1, "to 15.0%, no better on these test images")])
 def test_a_calibration_that_does_not_help_says_so(raw, end, monkeypatch):
     monkeypatch.setattr(calibration, "_counted", lambda of: "")
-    made = SimpleNamespace(scaling=SimpleNamespace(words="temperature 2"), source="4 images")
+    made = SimpleNamespace(words="temperature 2", source="4 images")
     scores = SimpleNamespace(adapted={"ece_uncalibrated": raw, "ece": 0.15})
     how = {"own_classes": True, "at": "fit", "labelled": True, "not_calibrated": ""}
     (said,) = calibration._sentences(SimpleNamespace(**how, labels=torch.zeros(2), calibration=made, scores=scores))
