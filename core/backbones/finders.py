@@ -116,13 +116,13 @@ def loss_in_words(loss: Loss) -> str:
     return json.dumps({"loss": loss.name, "options": options, "dims": loss.dims})
 
 
-def kept(loss: Loss) -> Loss:
-    """What of a loss that `answers` or `finds` is kept, of its own tensors."""
-    if not loss.kept_with:
+def saved_part(loss: Loss) -> Loss:
+    """What of a loss that `answers` or `finds` is saved, of its own tensors."""
+    if not loss.saved_with:
         return loss
     options = {option.name: getattr(loss, option.name) for option in options_of(type(loss))}
     with torch.device("meta"):
-        part = build_loss(loss.name, loss.dims, **{**options, **loss.kept_with})
+        part = build_loss(loss.name, loss.dims, **{**options, **loss.saved_with})
     whole = loss.state_dict()
     part.load_state_dict({name: whole[name] for name in part.state_dict()}, assign=True)
     return part.requires_grad_(False).eval()

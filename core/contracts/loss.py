@@ -56,7 +56,7 @@ class Loss(nn.Module, ABC):
         looks: whether, besides, the words of a text look at the patches of an image; see below.
         answers: whether an adapter of its name answers by what it learned, which compares no images with texts.
         compares: whether texts find images by what it learns, so that retrieval measures it; one that `answers` never.
-        kept_with: options in place of its own with which it is kept, without what only its training needs.
+        saved_with: options in place of its own with which it is saved, without what only its training needs.
         of_products: whether it sees the features of images and texts by their products alone, so that a matrix of
             similarities will do in their place.
         graph_changes: whether some steps reach other parameters than the first one does, of its heads or the towers.
@@ -89,7 +89,7 @@ class Loss(nn.Module, ABC):
     looks: ClassVar[bool] = False
     answers: ClassVar[bool] = False
     compares: ClassVar[bool] = True
-    kept_with: ClassVar[Mapping[str, Any]] = {}
+    saved_with: ClassVar[Mapping[str, Any]] = {}
     of_products: ClassVar[bool] = False
     graph_changes: ClassVar[bool] = False
     compiles: ClassVar[bool] = True

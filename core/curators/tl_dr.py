@@ -26,7 +26,7 @@ class TlDr(Curator):
     the pairs themselves; any other features do, too:
 
     ```text
-    vladapt pretrain --data shards/ --backbone SPEC --loss codebook --out book
+    vladapt pretrain --data shards/ --backbone SPEC --recipe codebook --out book
     vladapt embed shards/ --as parquet --backbone projected:book --out codes
     vladapt curate subset shards/ --method tl-dr --features codes --columns scores --set score=itm --out curated
     ```

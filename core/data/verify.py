@@ -376,5 +376,9 @@ def count_shown_before(digests: Iterable[str], before: Iterable[str]) -> int:
 
 
 def _stretch_of(text: str) -> tuple[str, str, float, float]:
-    own, *stretch = text.split(" ")
-    return (own, stretch[0], float(stretch[1]), float(stretch[2])) if stretch else (own, own, 0.0, math.inf)
+    """A digest of `digests_of` -> the sample's own, its file's, and the seconds of it from and to."""
+    try:
+        own, whole, start, end = text.split(" ")
+        return own, whole, float(start), float(end)
+    except ValueError:  # no stretch
+        return text, text, 0.0, math.inf

@@ -42,8 +42,7 @@ class Codebook(RowLoss):
     Codes that no token had for `idle` steps, and at first all, are put where tokens of the batch are, or few would be
     used (random restarts, as in Jukebox, 2020, arXiv 2005.00341).
 
-    As published: a ViT-B/16, 20 epochs, AdamW with 3e-4, which falls to .9 of itself with each epoch (`schedule`
-    epoch-steps, `milestones` 1 to 19, `step_factor` .9), a weight decay of .05.
+    The rates of the paper are the recipe `codebook`.
 
     Raises:
         ConfigError: the width of the tower is no multiple of its heads.
@@ -70,7 +69,7 @@ class Codebook(RowLoss):
     frozen_towers: ClassVar[frozenset[str]] = frozenset({"text"})
     finds: ClassVar[bool] = True
     compares: ClassVar[bool] = False
-    kept_with: ClassVar[Mapping[str, Any]] = {"layers": 0}
+    saved_with: ClassVar[Mapping[str, Any]] = {"layers": 0}
 
     count: int = option(1024, "codes", low=2, high=1_000_000)
     beta: float = option(0.25, "how much tokens are drawn to their codes, beside codes to tokens", low=0, high=10_000)

@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from ..backbones.finders import kept, kept_tensors, take_kept
+from ..backbones.finders import kept_tensors, saved_part, take_kept
 from ..backbones.load import PREFIX
 from ..contracts.backbone import Backbone
 from ..contracts.images import LogPlace
@@ -183,8 +183,8 @@ def train(
         module.eval().requires_grad_(False)
     contiguous(turned)
     _keep_best(backbone, model.average, best, head)
-    backbone.finder = backbone.finder and kept(backbone.finder)
-    backbone.answers = {name: kept(loss) for name, loss in backbone.answers.items()}
+    backbone.finder = backbone.finder and saved_part(backbone.finder)
+    backbone.answers = {name: saved_part(loss) for name, loss in backbone.answers.items()}
     if settings.lora and task.select is None:
         LowRank(backbone).merge()
     done_before, seconds = 0 if checkpoints is None else checkpoints.first_step, time.monotonic() - started

@@ -83,7 +83,7 @@ class ArlLoss(RowLoss):
         "a probability of one half (released: half of a batch); the decoder of patches learns its positions"
     )
     answers: ClassVar[bool] = True
-    kept_with: ClassVar[Mapping[str, Any]] = {"align": 1.0, "mlm": 0.0, "mim": 0.0, "itm": 0.0}
+    saved_with: ClassVar[Mapping[str, Any]] = {"align": 1.0, "mlm": 0.0, "mim": 0.0, "itm": 0.0}
     outputs: ClassVar[Mapping[str, Output]] = {
         "image_entities": Output(
             "entities: 1 where a text of the image mentions it, else 0", ("B", "E"), "finding", column="entities"

@@ -12,7 +12,7 @@ from vladapt.core.contracts.items import DomainData, Item
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.detect import read_any
 from vladapt.core.data.file_hashes import FileHashes
-from vladapt.core.data.verify import check_skipped, check_tolerated, drop_unreadable
+from vladapt.core.data.verify import check_skipped, check_tolerated, count_shown_before, drop_unreadable
 from vladapt.core.errors import DataError
 
 
@@ -145,3 +145,10 @@ def test_a_file_that_became_a_pipe_is_not_opened(folder):
     kept = drop_unreadable(data, FileHashes(folder.parent / "cache"))
     assert len(kept.items) == 38
     assert "a pipe, not a file" in dict(kept.skipped)["a/0.png"] and "No such file" in dict(kept.skipped)["a/2.png"]
+
+
+def test_a_moment_was_shown_where_its_seconds_meet_and_any_other_digest_where_it_is_the_same():
+    before = ["own clip 2 5", "https://a b", "c d e f"]
+    assert count_shown_before(["x clip 4.5 inf", "x clip 0 inf"], before) == 2
+    assert count_shown_before(["x clip 5 9", "x other 2 5", "clip"], before) == 0
+    assert count_shown_before(["https://a b", "c d e f", "https://a"], before) == 2

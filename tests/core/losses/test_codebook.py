@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from rank_jobs import rows_of
 
 from vladapt import CapabilityError, ConfigError, build_loss, load_backbone
-from vladapt.core.backbones.finders import kept
+from vladapt.core.backbones.finders import saved_part
 from vladapt.core.backbones.load import save_fine_tuned
 from vladapt.core.losses.codebook import tokens_of
 from vladapt.core.runtime.ranks import ONE
+from vladapt.core.tasks.pretraining.options import plan_of_recipe
 from vladapt.core.testing.processes import workers
 from vladapt.core.testing.thread_ranks import as_ranks
 from vladapt.core.testing.towers import plain_towers
 from vladapt.core.training.model import dims_of
+from vladapt.core.training.optimizer import epoch_rates
 from vladapt.core.training.parts import TrainingTask, objective_of
 
 DIMS = {"image_width": 8, "vocab_size": 9}
@@ -167,7 +169,7 @@ def test_another_process_tells_the_same_codes(small_clip_spec, tmp_path, forked_
     loss.prepare(backbone)
     with torch.no_grad():
         loss.codes.copy_(tokens_of(backbone, torch.rand(1, 3, 16, 16))[0])
-    backbone.finder, backbone.compares = kept(loss), False
+    backbone.finder, backbone.compares = saved_part(loss), False
     assert set(backbone.finder.state_dict()) == {"codes", "idle_steps"}
     path = save_fine_tuned(backbone, tmp_path)
     pixels = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -202,3 +204,11 @@ def test_towers_that_cannot_be_are_refused_before_the_loss_is_built():
     task = TrainingTask(source=None, losses={"codebook": 1.0})
     with pytest.raises(CapabilityError, match="has no transformer blocks of the image tower"):
         objective_of(plain_towers(), task)
+
+
+def test_the_recipe_has_the_published_rates(tmp_path):
+    made = plan_of_recipe("codebook", losses=None, settings={}, sets=[], backbone="embedded", out=str(tmp_path))
+    settings = made.settings
+    assert made.losses == {"codebook": 1.0}
+    assert (settings.epochs, settings.lr, settings.weight_decay, settings.warmup) == (20, 3e-4, 0.05, 0)
+    assert epoch_rates(settings) == pytest.approx([0.9**epoch for epoch in range(20)])
