@@ -149,6 +149,6 @@ def test_a_file_that_became_a_pipe_is_not_opened(folder):
 
 def test_a_moment_was_shown_where_its_seconds_meet_and_any_other_digest_where_it_is_the_same():
     before = ["own clip 2 5", "https://a b", "c d e f"]
-    assert count_shown_before(["x clip 4.5 inf", "x clip 0 inf"], before) == 2
-    assert count_shown_before(["x clip 5 9", "x other 2 5", "clip"], before) == 0
+    assert count_shown_before(["x clip 4.5 inf", "x clip 0 inf", "clip"], before) == 3
+    assert count_shown_before(["x clip 5 9", "x other 2 5"], before) == 0
     assert count_shown_before(["https://a b", "c d e f", "https://a"], before) == 2
