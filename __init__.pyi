@@ -290,7 +290,7 @@ def fit(
     views: str = ...,
     volume: int = ...,
     width: int | None = ...,
-    window: str | tuple[float, float] | None = ...,
+    window: str | None = ...,
     window_sides: Sequence[int] | None = ...,
     window_size: int | None = ...,
     windows: Sequence[float] = ...,

@@ -21,7 +21,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +35,7 @@ from torch import Tensor, nn
 from ..contracts.families import FAMILIES
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
+from ..runtime.files import cache_folder
 from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess
@@ -373,9 +373,9 @@ def _tensors() -> dict[str, Tensor]:
 
 def kept_file() -> Path:
     """Where the tensors are kept: their name says which weights and which closed form they are of."""
-    root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
     stated = f"{VERSION} {packaged.WEIGHTS.sha256} {packaged.TEXT_WEIGHTS.sha256} {packaged.TOKENIZER.sha256}"
-    return root / "backbones" / f"embedded-alignment-{hashlib.sha256(stated.encode()).hexdigest()[:16]}.safetensors"
+    digest = hashlib.sha256(stated.encode()).hexdigest()[:16]
+    return cache_folder("backbones") / f"embedded-alignment-{digest}.safetensors"
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

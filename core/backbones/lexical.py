@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runtime.files import read_tensors, write_tensors
+from ..runtime.files import cache_folder, read_tensors, write_tensors
 from .embedded import CONSE_TEMPERATURE, Alignment, fit_alignment
 from .shared_spaces import LexicalSpace
 from .text_towers import TextSide
@@ -170,5 +169,4 @@ def encoded_by_tower(side: TextSide, texts: Sequence[str]) -> Tensor:
 
 def _kept_file(towers: TwoTower, side: TextSide, names: Sequence[str], phi: float) -> Path:
     stated = json.dumps([VERSION, towers.fingerprint, fingerprint("text", side.identity, "", {}), list(names), phi])
-    root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
-    return root / "backbones" / f"joined-{hashlib.sha256(stated.encode()).hexdigest()[:16]}.safetensors"
+    return cache_folder("backbones") / f"joined-{hashlib.sha256(stated.encode()).hexdigest()[:16]}.safetensors"

@@ -32,8 +32,17 @@ from .heads import HeadBackbone
 from .hub import NOT_CACHED
 from .module import given_again
 from .prompted import CHILD, TowerPrompts
-from .spec_options import MERGE, OPTIONS, PATCHES, Patches, Reduction, Resolution, SpecOption, split_options
-from .specs import FILE, alias_of, find_published, is_fine_tuned, licence_line, missing_package, spec_family
+from .spec_options import MERGE, OPTIONS, PATCHES, Patches, Reduction, Resolution, SpecOption
+from .specs import (
+    FILE,
+    alias_of,
+    find_published,
+    is_fine_tuned,
+    licence_line,
+    missing_package,
+    spec_family,
+    split_options,
+)
 
 
 def load_backbone(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
-from ..errors import ConfigError, UnknownNameError, did_you_mean
+from ..errors import ConfigError
 
 MERGE, PATCHES, RESOLUTION, PLAIN = "merge", "patches", "res", "plain"
 MOST_PATCHES = 65_536
@@ -14,7 +13,6 @@ USAGE = (
     f"give #{MERGE}=R, for instance #{MERGE}=13; #{MERGE}=R:INFLECTION (-1 to 1), or #{MERGE}=R/R/R of single blocks; "
     f"and :{PLAIN} at the end for attention that does not weigh tokens by their sizes"
 )
-_OPTION = re.compile(r"(?P<spec>.+)#(?P<name>[A-Za-z][\w-]*)=(?P<value>[^#+,]*)")
 _COUNTS = re.compile(r"\d{1,6}(/\d{1,6})*")
 
 
@@ -131,34 +129,3 @@ OPTIONS: dict[str, type[Reduction] | type[Patches] | type[Resolution]] = {
     PATCHES: Patches,
     RESOLUTION: Resolution,
 }
-
-
-def split_options(spec: str) -> tuple[str, SpecOption | None]:
-    """A spec without what stands behind "#", and what that says. A path that exists is never split.
-
-    Raises:
-        UnknownNameError: no option has that name. ConfigError: its value is not usable.
-    """
-    parts = _OPTION.fullmatch(spec)
-    if parts is None or _exists(spec):
-        return spec, None
-    if parts["name"] not in OPTIONS:
-        near = did_you_mean(parts["name"], [*OPTIONS])
-        raise UnknownNameError(f"backbone '{spec}': has no option '{parts['name']}'; {near}")
-    if _OPTION.fullmatch(parts["spec"]) and not _exists(parts["spec"]):
-        raise ConfigError(f"backbone '{spec}': has two options; give one of {', '.join(OPTIONS)}")
-    return parts["spec"], OPTIONS[parts["name"]].of(parts["value"])
-
-
-def bare(spec: str) -> str:
-    """A spec without what stands behind "#"."""
-    return split_options(spec)[0]
-
-
-def _exists(spec: str) -> bool:
-    """Whether a spec, or what follows its family or "@", is a path that is there."""
-    try:
-        places = spec.rpartition("@")[2] or spec, spec.partition(":")[2] or spec
-        return any(Path(place).expanduser().exists() for place in places)
-    except (OSError, RuntimeError, ValueError):
-        return False

@@ -9,21 +9,22 @@ open_clip's registry and of the Hugging Face hub.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue
-from .spec_options import bare
+
+if TYPE_CHECKING:
+    from .spec_options import SpecOption
 
 TABLE = Path(__file__).with_name("published.json")
 OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
@@ -34,6 +35,7 @@ ALL_ALIASES = (
     "and the aliases of `vladapt list backbones`; a library's own name takes its family, as timm:resnet50 or "
     "open_clip:ViT-B-32/openai"
 )
+OPTION = re.compile(r"(?P<spec>.+)#(?P<name>[A-Za-z][\w-]*)=(?P<value>[^#+,]*)")
 OWN_CODE = re.compile(r".+\.py:\w+")
 RESOURCES = frozenset({"keys", "further_backbones"})
 """Those that are backbones."""
@@ -79,6 +81,39 @@ def with_own_teachers(specs: list[str] | None) -> list[str] | None:
 def with_own_backbones(resources: Mapping[str, str]) -> dict[str, str]:
     """Resources of a command line, those that are backbones `with_own_code`."""
     return {key: str(with_own_code(value)) if key in RESOURCES else value for key, value in resources.items()}
+
+
+def split_options(spec: str) -> tuple[str, SpecOption | None]:
+    """A spec without what stands behind "#", and what that says. A path that exists is never split.
+
+    Raises:
+        UnknownNameError: no option has that name. ConfigError: its value is not usable.
+    """
+    parts = OPTION.fullmatch(spec)
+    if parts is None or _exists(spec):
+        return spec, None
+    from .spec_options import OPTIONS
+
+    if parts["name"] not in OPTIONS:
+        near = did_you_mean(parts["name"], [*OPTIONS])
+        raise UnknownNameError(f"backbone '{spec}': has no option '{parts['name']}'; {near}")
+    if OPTION.fullmatch(parts["spec"]) and not _exists(parts["spec"]):
+        raise ConfigError(f"backbone '{spec}': has two options; give one of {', '.join(OPTIONS)}")
+    return parts["spec"], OPTIONS[parts["name"]].of(parts["value"])
+
+
+def bare(spec: str) -> str:
+    """A spec without what stands behind "#"."""
+    return split_options(spec)[0]
+
+
+def _exists(spec: str) -> bool:
+    """Whether a spec, or what follows its family or "@", is a path that is there."""
+    try:
+        places = spec.rpartition("@")[2] or spec, spec.partition(":")[2] or spec
+        return any(Path(place).expanduser().exists() for place in places)
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def spec_family(spec: str) -> tuple[str, str]:
@@ -298,7 +333,9 @@ def alias_of(spec: str) -> str | None:
 
 def models_folder() -> Path:
     """Where models that are not on the hub are unpacked: `models` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
-    return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "models"
+    from ..runtime.files import cache_folder  # its file imports torch
+
+    return cache_folder("models")
 
 
 def clip_folder() -> Path:

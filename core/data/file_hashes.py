@@ -11,12 +11,13 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..runtime.files import cache_refused
+from ..runtime.files import cache_folder, cache_refused
 from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 
 MEMORIES = 256
@@ -24,6 +25,7 @@ FileKey = tuple[str, int, int, int, int]
 """Absolute path and `version_of` of a file."""
 
 
+@dataclass(eq=False)
 class FileHashes:
     """sha256 of files, remembered by path and `version_of` in append-only files that processes and threads may share:
     one of `MEMORIES`, by the folder that a file lies in, which is read when a file of that folder is asked for.
@@ -32,19 +34,22 @@ class FileHashes:
     file is divided once.
 
     Args:
-        root: folder of the memories' folder; by default $VLADAPT_CACHE, else ~/.cache/vladapt.
+        root: folder of the memories' folder; by default that of the cache.
 
     Attributes:
-        path: folder of the memories.
         seen: file as it was named -> its digest when it was last asked for, which the same command may go by.
     """
 
-    def __init__(self, root: str | Path | None = None):
-        default = os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt"
-        self.path = Path(root or default) / "file-hashes"
-        self.seen: dict[str, str] = {}
-        self._memories: dict[Path, dict[FileKey, str]] = {}
-        self._loading = threading.Lock()  # threads that read a memory each for itself would forget what others add
+    root: Path = field(default_factory=cache_folder)
+    seen: dict[str, str] = field(default_factory=dict, init=False, repr=False)
+    _memories: dict[Path, dict[FileKey, str]] = field(default_factory=dict, init=False, repr=False)
+    # threads that read a memory each for itself would forget what others add
+    _loading: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    @property
+    def path(self) -> Path:
+        """The folder of the memories."""
+        return self.root / "file-hashes"
 
     def sha256(self, path: str | Path, status: os.stat_result | None = None) -> str:
         """Hex digest of a file's bytes.
@@ -90,7 +95,7 @@ class FileHashes:
         What is derived from a file and kept in the cache is named by it: a file that was moved or touched is read once
         more, and nothing is derived anew.
         """
-        return _hashes_below(os.environ.get("VLADAPT_CACHE")).sha256(path)
+        return _hashes_below(cache_folder()).sha256(path)
 
     @staticmethod
     def of_files(paths: Iterable[str | Path]) -> str:
@@ -136,7 +141,7 @@ def read_records(file: Path) -> dict[FileKey, str]:
 
 
 @lru_cache(maxsize=1)
-def _hashes_below(root: str | None) -> FileHashes:
+def _hashes_below(root: Path) -> FileHashes:
     return FileHashes(root)
 
 

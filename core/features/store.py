@@ -4,7 +4,6 @@ it."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from ..contracts.items import ClassLabel, DomainData, Item
 from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
-from ..runtime.files import filled_once, write_cached
+from ..runtime.files import cache_folder, filled_once, write_cached
 from ..runtime.process import keeps
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
@@ -85,13 +84,13 @@ class FeatureStore:
     @staticmethod
     def default_root() -> Path:
         """The folder `features` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
-        return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "features"
+        return cache_folder("features")
 
     @staticmethod
     def filled(name: str, fill: Callable[[Path], None]) -> Path:
         """The folder of a name beside `default_root`, filled at the first call; arguments and errors as for
         `filled_once`."""
-        return filled_once(FeatureStore.default_root().parent / name, fill)
+        return filled_once(cache_folder(name), fill)
 
     def __init__(
         self,
@@ -105,7 +104,7 @@ class FeatureStore:
         self.root = self.default_root() if root is None else Path(root)
         self.keep, self.alone = keep, alone
         self.flush_rows, self.flush_seconds = flush_rows, flush_seconds
-        self.hashes = FileHashes(root)
+        self.hashes = FileHashes(cache_folder() if root is None else self.root)
         self._folders: dict[str, ShardFolder] = {}
         self._tuners: dict[tuple[str, ...], BatchSizeTuner] = {}
 

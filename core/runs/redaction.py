@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backbones.spec_options import bare
+from ..backbones.specs import bare
 from ..contracts.families import FAMILIES
 from ..contracts.items import DomainData
 from ..contracts.judgement import Evaluated

@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "files": "WorkFolder caching file_stem filled_once replacing write_cached write_whole",
+        "files": "WorkFolder cache_folder caching file_stem filled_once replacing write_cached write_whole",
         "local_page": "LocalPage",
         "process": "installed_version",
         "progress": "Reporter",

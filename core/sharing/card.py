@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..backbones.spec_options import bare
-from ..backbones.specs import NON_COMMERCIAL, alias_of, find_published
+from ..backbones.specs import NON_COMMERCIAL, alias_of, bare, find_published
 from ..contracts.domain import Domain
 from ..contracts.run_info import BeforeAfter, RunInfo
 from ..errors import DataError, first_of

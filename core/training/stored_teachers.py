@@ -28,7 +28,7 @@ from torch import Tensor
 from ..contracts.backbone import Backbone
 from ..errors import ConfigError, DataError
 from ..features.table import transform_spec, view_seed
-from ..runtime.files import write_whole
+from ..runtime.files import cache_folder, write_whole
 from ..runtime.reading import json_text, read_json
 from .sources import MixedSource, PairSource, StreamedSource, TrainingSource
 
@@ -230,7 +230,7 @@ def _opened(folder: Path, suffix: str, view: int | None) -> StoredView:
     files = sorted(folder.glob("*.parquet"))
     facts = [suffix, *((file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files)]
     digest = hashlib.sha256(json.dumps([str(folder.resolve()), facts]).encode()).hexdigest()[:32]
-    root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "teachers"
+    root = cache_folder("teachers")
     place = root / digest
     if not place.is_dir():
         root.mkdir(parents=True, exist_ok=True)

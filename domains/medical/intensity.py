@@ -48,13 +48,13 @@ def check_window(window: str | tuple[float, float] | list[float] | None) -> str 
         return name
     if "," not in name:
         nearest = did_you_mean(name, [*PRESETS, MINMAX, ZSCORE])
-        raise UnknownNameError(f"option window: no preset '{window}'; {nearest} Or give \"centre,width\"")
+        raise UnknownNameError(f"no preset '{window}'; {nearest} Or give \"centre,width\"")
     try:
         centre, width = (float(part) for part in str(window).split(","))
     except ValueError:
-        raise ConfigError(f'option window={window}: give a preset\'s name, or two numbers "centre,width"') from None
+        raise ConfigError('give a preset\'s name, or two numbers "centre,width"') from None
     if not (np.isfinite(centre) and np.isfinite(width) and width > 0):
-        raise ConfigError(f"option window={window}: centre and width must be finite, the width above 0")
+        raise ConfigError("centre and width must be finite, the width above 0")
     return f"{centre:g},{width:g}"
 
 

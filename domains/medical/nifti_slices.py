@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import logging
 import math
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from nibabel.orientations import apply_orientation, io_orientation
 from ...core.contracts import Decoded, Item
 from ...core.data import FileHashes, remember_by_file
 from ...core.errors import DataError, LimitError, shortened
-from ...core.runtime import caching, check_regular
+from ...core.runtime import cache_folder, caching, check_regular
 from .intensity import (
     MINMAX,
     SAMPLED_VALUES,
@@ -334,8 +333,7 @@ def _unpacked(path: Path, image) -> Path:
     size = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     if size > MOST_UNPACKED:
         raise LimitError(f"{path}: unpacks to {size:,} bytes, more than {MOST_UNPACKED:,}; unpack it with gunzip")
-    folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
-    target = folder / f"{FileHashes.of_file(path)}.nii"
+    target = cache_folder("arrays") / f"{FileHashes.of_file(path)}.nii"
     with KEEPING:
         if not target.is_file():
             with gzip.open(path) as packed, caching(target) as out:

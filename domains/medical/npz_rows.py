@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ import numpy as np
 
 from ...core.data import ArrayFile, FileHashes, remember_by_file
 from ...core.errors import DataError
-from ...core.runtime import caching, check_regular
+from ...core.runtime import cache_folder, caching, check_regular
 
 OPENING = threading.Lock()
 SMALL_BYTES = 256 << 20
@@ -100,8 +99,7 @@ def _opened(path: Path, name: str) -> np.ndarray:
 def _unpacked(path: Path, name: str) -> Path:
     """The array as an .npy in the cache, written atomically."""
     key = sha256(f"{FileHashes.of_file(path)}\n{name}".encode()).hexdigest()
-    folder = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / "arrays"
-    target = folder / f"{key}.npy"
+    target = cache_folder("arrays") / f"{key}.npy"
     if target.is_file():
         return target
     with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream, caching(target) as out:

@@ -61,8 +61,10 @@ class MedicalReading(SlideOptions):
     By default a DICOM file has its own window, and a NIfTI volume its percentiles 0.5 and 99.5.
     """
 
-    window: str | tuple[float, float] | None = option(
-        None, "DICOM and volumes: a preset (lung, bone, brain, ...), centre and width, minmax or zscore"
+    window: str | None = option(
+        None,
+        "DICOM and volumes: a preset (lung, bone, brain, ...), CENTRE,WIDTH, minmax or zscore",
+        parse=check_window,
     )
     axis: str = option("axial", "volumes: axis along which they are cut into slices", choices=PLANES)
     unit: str = option(
@@ -125,11 +127,6 @@ class MedicalReading(SlideOptions):
     entities: str | None = option(
         None, "retrieval: what the reports mention, a table of study, entity, text", metavar="FILE"
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.window is not None:
-            object.__setattr__(self, "window", check_window(self.window))
 
     @property
     def formats(self) -> tuple[Format, ...]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,12 @@ def kept_frames(path: Path, decode: Mapping[str, Any], seed: int | None, draw: C
         DataError: what `draw` raises. CacheError: the cache cannot be written.
     """
     from ...core.data import FileHashes
-    from ...core.runtime import caching
+    from ...core.runtime import cache_folder, caching
 
     facts = [FileHashes.of_file(path), dict(decode), seed]
     shown = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=str)
     key = hashlib.sha256(shown.encode(errors="surrogateescape")).hexdigest()
-    root = Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt")
-    target = root / FOLDER / key[:2] / f"{key}.npy"
+    target = cache_folder(FOLDER) / key[:2] / f"{key}.npy"
     if (frames := _read(target)) is not None:
         return frames
     frames = draw()

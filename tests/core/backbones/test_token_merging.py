@@ -13,8 +13,8 @@ from transformers import AutoModel, Dinov2Config, Dinov2WithRegistersConfig
 
 from vladapt import Backbone
 from vladapt.core.backbones.load import load_backbone, save_fine_tuned
-from vladapt.core.backbones.spec_options import Reduction, bare, split_options
-from vladapt.core.backbones.specs import check_spec, find_published, with_own_code
+from vladapt.core.backbones.spec_options import Reduction
+from vladapt.core.backbones.specs import bare, check_spec, find_published, split_options, with_own_code
 from vladapt.core.backbones.split_attention import split_attention
 from vladapt.core.backbones.stretching import stretch_context
 from vladapt.core.backbones.token_merging import TokenMerge

@@ -111,7 +111,7 @@ def test_copies_are_contradictory_where_their_labels_differ_alone():
         rows = [Item(f"{n}", Path("x"), {"digest": f"{n}"}, Label(n % 2)) for n in range(8)]
         twins = [Item(name, Path("x"), {"digest": "same"}, target) for name, target in (("a", first), ("b", second))]
         data = DomainData([*rows, *twins], ("a", "b"), load=None)
-        return "copy of another label" in " ".join(assign_splits(data, seed=0, hashes=FileHashes("no")).notes)
+        return "copy of another label" in " ".join(assign_splits(data, seed=0, hashes=FileHashes(Path("no"))).notes)
 
     assert noted(Label(0), Label(1)) and not noted(Label(0), Captions(("other words",), 0))
 
@@ -181,6 +181,7 @@ def test_a_type_that_names_classes_and_cannot_renumber_them_is_told():
 def test_what_a_sample_shows_is_keyed_by_its_pixels_and_not_by_its_target():
     item = Item("a", Path("x"), {"digest": "d", "row": 3}, Label(1))
     keys = {
-        content_key(item.with_(target=target), FileHashes("no")) for target in (None, Label(2), Boxes((BOX,), (1,)))
+        content_key(item.with_(target=target), FileHashes(Path("no")))
+        for target in (None, Label(2), Boxes((BOX,), (1,)))
     }
     assert keys == {hashlib.sha256(b'd\n{"row":3}').hexdigest()}

@@ -142,7 +142,7 @@ def test_the_order_of_files_and_what_is_stored_change_nothing(hashes, tmp_path, 
 @pytest.mark.parametrize("damage", ["", "[", "[2.0]", "[0.001, 0.001, 0.1, 0.1]", "{}", "[NaN]"])
 def test_a_damaged_file_of_answers_is_made_anew(damage, hashes):
     first = settle_groups(data_of("ab{0}_{1}"), hashes).possible_groups
-    (file,) = (hashes.path.parent / "groups").iterdir()
+    (file,) = (hashes.root / "groups").iterdir()
     kept = file.read_text()
     file.write_text(damage)
     assert settle_groups(data_of("ab{0}_{1}"), hashes).possible_groups == first and file.read_text() == kept
@@ -151,7 +151,7 @@ def test_a_damaged_file_of_answers_is_made_anew(damage, hashes):
 def test_no_name_of_a_patient_is_told(hashes):
     data = settle_groups(data_of("patient_{0}_mueller/{1}"), hashes)
     assert "mueller" not in repr(data.notes) + repr(data.possible_groups) + repr([item.group for item in data.items])
-    assert "mueller" not in "".join(file.read_text() for file in (hashes.path.parent / "groups").iterdir())
+    assert "mueller" not in "".join(file.read_text() for file in (hashes.root / "groups").iterdir())
 
 
 def test_at_most_so_many_images_are_looked_at(hashes, monkeypatch):

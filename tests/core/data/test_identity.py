@@ -197,7 +197,7 @@ def test_the_one_file_of_older_versions_is_divided(tmp_path, counted):
 
 def test_default_folder_is_the_cache_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "elsewhere"))
-    assert FileHashes().path.parent == tmp_path / "elsewhere"
+    assert FileHashes().root == tmp_path / "elsewhere"
 
 
 def test_unreadable_file_and_unwritable_memory_are_data_errors(tmp_path):

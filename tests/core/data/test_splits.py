@@ -245,7 +245,7 @@ def test_all_train_images_copied_from_test():
 def test_items_are_not_changed_in_place():
     items = [item(n, n % 2) for n in range(10)]
     data = DomainData(items, NAMES, load=None)
-    assign_splits(data, seed=0, hashes=FileHashes("unused"))
+    assign_splits(data, seed=0, hashes=FileHashes(Path("unused")))
     assert data.notes == [] and all(i.split == "" for i in data.items)
 
 

@@ -24,7 +24,7 @@ def captions(pairs):
 
 
 def indices_kept():
-    return sorted((FileHashes().path.parent / "shards").glob("*.parquet"))
+    return sorted((FileHashes().root / "shards").glob("*.parquet"))
 
 
 def test_samples_are_grouped_by_key_wherever_they_stand(tmp_path):
