@@ -7,7 +7,6 @@ __getattr__, __dir__ = lazy_exports(
     {
         "classifier": "TokenLayout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
         "context": "PromptLearner",
-        "descriptions": "read_class_json",
         "languages": "ClassWords",
     },
 )

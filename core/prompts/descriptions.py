@@ -8,7 +8,7 @@ from typing import Any
 
 from ..contracts.items import spoken
 from ..errors import DataError, did_you_mean
-from ..runtime.reading import json_values, read_bytes
+from ..runtime.reading import read_json
 from .languages import name_key
 
 
@@ -24,7 +24,7 @@ def read_descriptions(path: str | Path, class_names: Sequence[str], *, others: b
         DataError: the file cannot be read, is not JSON or of another shape, lacks a class, or names an unknown one.
     """
     path = Path(path)
-    by_key = _by_key(read_class_json(path, "write {class: [sentences]}"), path)
+    by_key = _by_key(_read_object(path, "write {class: [sentences]}"), path)
     known = {name_key(name): name for name in class_names}
     for key, (name, _) in by_key.items():
         if key not in known and not others:
@@ -52,7 +52,7 @@ def _by_key(content: dict[str, Any], path: Path) -> dict[str, tuple[str, list[st
     return by_key
 
 
-def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
+def _read_object(path: Path, wanted: str) -> dict[str, Any]:
     """The object in the file, not empty.
 
     Args:
@@ -61,10 +61,7 @@ def read_class_json(path: Path, wanted: str) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, is not JSON, or holds something else.
     """
-    try:
-        content = json_values(read_bytes(path, wanted).decode("utf-8-sig"))
-    except ValueError as error:
-        raise DataError(f"{path}: is not JSON ({error}); {wanted}") from None
+    content = read_json(path, wanted)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path}: holds no object of classes; {wanted}")
     return content
@@ -83,7 +80,7 @@ def read_pair_attributes(path: str | Path, class_names: Sequence[str]) -> dict[s
     """
     path = Path(path)
     name_of, found = {name_key(name): name for name in class_names}, {}
-    for name, others in read_class_json(path, PAIRS).items():
+    for name, others in _read_object(path, PAIRS).items():
         if not isinstance(others, dict):
             raise DataError(f"{path}: class '{name}' has no other classes; {PAIRS}")
         for other, (_, sentences) in _by_key(others, path).items():
@@ -101,7 +98,7 @@ def read_word_sentences(path: str | Path) -> dict[str, tuple[str, ...]]:
         DataError: the file cannot be read, is not JSON or of another shape.
     """
     path = Path(path)
-    by_key = _by_key(read_class_json(path, "write {word: [sentences]}"), path)
+    by_key = _by_key(_read_object(path, "write {word: [sentences]}"), path)
     return {name: tuple(sentences) for name, sentences in by_key.values()}
 
 
@@ -124,7 +121,7 @@ def read_synonyms(path: str | Path, class_names: Sequence[str]) -> tuple[Synonym
     path = Path(path)
     synonyms: dict[str, Synonyms] = {}
     name_of = {name_key(name): name for name in class_names}
-    for name, value in read_class_json(path, SHAPE).items():
+    for name, value in _read_object(path, SHAPE).items():
         if name_key(name) not in name_of:
             raise DataError(f"{path}: names '{name}', not a class of the data; {did_you_mean(name, class_names)}")
         synonyms[name_of[name_key(name)]] = _counted(path, name, value)

@@ -25,8 +25,8 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone, spoken
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill, read_class_json
-from ...core.runtime import read_text
+from ...core.prompts import PHOTO, check_templates, fill
+from ...core.runtime import read_json, read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
 """Named sets of templates."""
@@ -219,7 +219,10 @@ def _from_file(path: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
     if path.suffix.lower() not in FILES:
         raise DataError(f"{path}: names come from a .txt or .json file; write one class per line, or {JSON_SHAPE[6:]}")
     if path.suffix.lower() == ".json":
-        return _entries(read_class_json(path, JSON_SHAPE), path)
+        content = read_json(path, JSON_SHAPE)
+        if not isinstance(content, dict) or not content:
+            raise DataError(f"{path}: holds no object of classes; {JSON_SHAPE}")
+        return _entries(content, path)
     lines = read_text(path, "write one class per line", MOST_BYTES).splitlines()
     rows = [[part.strip() for part in line.split(",") if part.strip()] for line in lines if line.strip()]
     return _checked({row[0]: (tuple(row[1:]), ()) for row in rows if row}, [row[0] for row in rows if row])

@@ -35,7 +35,7 @@ def test_names_match_without_case_and_underscores_and_come_in_class_order(tmp_pa
         ({"polka dotted": [3], "banded": ["b"]}, "'polka dotted' needs a list of sentences"),
         (["d"], "holds no object"),
         ({}, "holds no object"),
-        ("{", "is not JSON"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_the_file(tmp_path, content, says):
@@ -62,5 +62,5 @@ def test_missing_and_binary_files_are_said(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         read_descriptions(tmp_path, CLASSES)
     (tmp_path / "bin.json").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match="not UTF-8 text, but UTF-16"):
         read_descriptions(tmp_path / "bin.json", CLASSES)

@@ -34,7 +34,7 @@ def test_pairs_of_the_datas_classes_are_read_in_their_spelling(written):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is not JSON"),
+        ("{", "not valid JSON"),
         ({"dog": ["a dog"]}, "class 'dog' has no other classes; write"),
         ({"dog": {"wolf": []}}, "class 'wolf' needs a list of sentences"),
         ({"dog": {"cat": ["small"]}}, "no two classes of the data are compared"),

@@ -29,7 +29,7 @@ def test_counts_and_lists_come_most_frequent_first(tmp_path):
 @pytest.mark.parametrize(
     "content, cause",
     [
-        ("{", "is not JSON"),
+        ("{", "not valid JSON"),
         ([], "no object of classes"),
         ({"lake": ["pond"]}, "'lake', not a class of the data"),
         ({"minivan": []}, "'minivan' has no usable synonyms"),

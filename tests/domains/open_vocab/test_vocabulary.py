@@ -137,7 +137,7 @@ def test_no_name_or_a_name_twice_is_refused(classes, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("x.json", '{"cat": [', r"x\.json: is not JSON"),
+        ("x.json", '{"cat": [', r"x\.json: not valid JSON"),
         ("x.json", ["cat"], r"x\.json: holds no object of classes"),
         ("x.json", {"cat": "furry"}, r"x\.json: class 'cat' is described in another form; write"),
         ("x.json", {"cat": {"synonym": ["kitten"]}}, "described in another form"),
