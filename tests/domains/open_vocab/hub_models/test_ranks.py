@@ -52,4 +52,4 @@ def test_two_processes_have_the_gradient_of_one(folder, kind):
     together, alone = load_file(folder / f"{kind}.gradients"), gradients_of(kind, slice(0, 4), folder)
     assert set(together) == set(alone) and len(alone) > 50
     for name, gradient in alone.items():
-        torch.testing.assert_close(together[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()) + 1e-7)
+        torch.testing.assert_close(together[name], gradient, rtol=1e-5, atol=3e-5 * float(gradient.abs().max()) + 1e-7)
