@@ -100,6 +100,8 @@ class Gloria(RowLoss):
 
     def local_similarities(self, patches: Tensor, words: Tensor, are_words: Tensor) -> Tensor:
         """(n, P, T), (N, L, T), (N, L) -> (n, N), in blocks of images that are computed again in the backward pass."""
+        places = are_words.any(dim=0)  # padding of all texts, to 77 tokens in a CLIP, is most of their length
+        words, are_words = words[:, places], are_words[:, places]
         rows = max(1, BLOCK // (patches.shape[1] * words.shape[0] * words.shape[1]))
         if rows >= len(patches):
             return self._similarities(patches, words, are_words)

@@ -82,6 +82,26 @@ def test_padding_changes_nothing():
     torch.testing.assert_close(loss(out)["loss"], loss({**out, "text_tokens": noise})["loss"])
 
 
+def test_padding_of_all_texts_meets_no_patch(monkeypatch):
+    out, lengths = outputs(1), []
+    maps = gloria.attention_maps
+    monkeypatch.setattr(
+        gloria,
+        "attention_maps",
+        lambda patches, words, *rest: lengths.append(words.shape[1]) or maps(patches, words, *rest),
+    )
+    loss = build_loss("gloria", project=False, skip_ends=True)
+    short = loss(out)["loss"]
+    padded = {
+        **out,
+        "text_tokens": F.pad(out["text_tokens"], (0, 0, 0, 20)),
+        "text_mask": F.pad(out["text_mask"], (0, 20)),
+    }
+    torch.testing.assert_close(loss(padded)["loss"], short)
+    longest = int(gloria.without_ends(out["text_mask"]).any(dim=0).sum())
+    assert lengths == [longest, longest]
+
+
 def test_each_term_is_left_out_by_its_weight():
     parts = build_loss("gloria", project=False, local_weight=2, global_weight=3)(outputs())
     torch.testing.assert_close(parts["loss"], 2 * parts["local"] + 3 * parts["global"])
