@@ -124,7 +124,6 @@ def without_unsure(row: dict[str, Any], least: float) -> dict[str, Any]:
     labels = np.array([names.index(name) for name in row["labels"]])
     summary = boxes.summary_of(np.array(row["scores"]), labels, names, least)
     kept = [place for place, score in enumerate(row["scores"]) if score >= least]
-    lists = ("boxes", "scores", "labels", "masks")
     return {**chosen_boxes(row, kept), "summary": summary}
 
 
