@@ -101,7 +101,7 @@ class BoxScript(Script):
             chosen_labels = [self.names.index(each) for each in wishes.classes]
             chosen = np.isin(answer[2], chosen_labels)
             answer = tuple(None if each is None else each[chosen] for each in answer)
-        return boxes.row_of(name, answer, self.names, wishes.score or 0.0)
+        return boxes.row_of(name, answer, self.names, wishes.score)
 
 
 class MapScript(Script):

@@ -19,7 +19,7 @@ except ImportError:  # a script, whose folder `python -I` leaves out
     from pictures import asked, decoded, encoded, enlarged, facts_of, pixels  # type: ignore[no-redef]
 
 UNSURE = 0.3
-"""Boxes scored below this are not counted in a summary."""
+"""Boxes scored below this are not counted in a summary, unless another score is asked for."""
 
 
 def overlaps(box, others):
@@ -150,14 +150,14 @@ def row_of(name, answer, class_names, least):
     them."""
     boxes, scores, labels, masks = answer
     scores = scores.astype(float).round(5)
-    sure = scores >= least
+    sure = scores >= (least or 0.0)
     return {
         "id": str(name),
         "boxes": boxes[sure].astype(float).round(2).tolist(),
         "scores": scores[sure].tolist(),
         "labels": [class_names[each] for each in labels[sure]],
         **({} if masks is None else {"masks": masks[sure].tolist()}),
-        "summary": summary_of(scores[sure], labels[sure], class_names),
+        "summary": summary_of(scores, labels, class_names, UNSURE if least is None else least),
     }
 
 
@@ -165,7 +165,7 @@ if __name__ == "__main__":
     facts = facts_of(HERE)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--score", type=float, default=0.0, help="score from which on a box is written")
+    parser.add_argument("--score", type=float, help="score from which on a box is written")
     given = parser.parse_args()
     ask = asked(HERE, facts)
     failed = False

@@ -138,8 +138,33 @@ function takeBack(shown) {
   }
 }
 
-/* Boxes that a user drew, dashed, and points, green on the thing and red beside it; red boxes are not meant. */
-function drawShown(canvas, picture, shown) {
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+const STEP = 0.02; // of the longer side, by an arrow key
+
+/* What a key does with the cursor {at: [x, y], from: where a box began, or null} on a picture of a size: undefined where
+   nothing, null where it moved or a box began or was given up, [start, end] of a box, and [start, null] of a point. */
+function movedBy(cursor, { key, shiftKey, ctrlKey, altKey, metaKey }, [width, height]) {
+  if (ctrlKey || altKey || metaKey) return undefined;
+  const [x, y] = (cursor.at ??= [width / 2, height / 2]);
+  if (ARROWS[key]) {
+    const by = shiftKey ? 1 : Math.max(1, Math.round(STEP * Math.max(width, height)));
+    const [right, down] = ARROWS[key];
+    cursor.at = [Math.min(Math.max(x + by * right, 0), width), Math.min(Math.max(y + by * down, 0), height)];
+    return null;
+  }
+  const { from } = cursor, isBox = key.toLowerCase() === "b", ends = from && (isBox || key === "Enter");
+  if (key === "Escape" && from) cursor.from = null;
+  else if (ends && (from[0] === x || from[1] === y)) return null; // no area yet
+  else if (ends) cursor.from = null;
+  else if (isBox) cursor.from = [x, y];
+  else if (key !== "Enter") return undefined;
+  if (ends) return [from, [x, y]];
+  return key === "Enter" ? [[x, y], null] : null;
+}
+
+/* Boxes that a user drew, dashed, and points, green on the thing and red beside it; red boxes are not meant. And the
+   cursor of the keys, with the box that has begun. */
+function drawShown(canvas, picture, shown, cursor) {
   const context = canvas.getContext("2d"), scale = canvas.width / picture.naturalWidth;
   const unit = canvas.width / Math.max(1, canvas.clientWidth);
   context.lineWidth = 2 * unit;
@@ -159,5 +184,18 @@ function drawShown(canvas, picture, shown) {
       context.strokeStyle = "#fff";
       context.stroke();
     });
+  }
+  if (!cursor.seen) return;
+  const [x, y] = cursor.at.map((each) => each * scale), arm = 9 * unit;
+  for (const [colour, wide] of [["#fff", 4], ["#1f5fbf", 2]]) { // to be seen on any ground
+    context.strokeStyle = colour;
+    context.lineWidth = wide * unit;
+    context.beginPath();
+    context.moveTo(x - arm, y);
+    context.lineTo(x + arm, y);
+    context.moveTo(x, y - arm);
+    context.lineTo(x, y + arm);
+    context.stroke();
+    if (cursor.from) context.strokeRect(cursor.from[0] * scale, cursor.from[1] * scale, x - cursor.from[0] * scale, y - cursor.from[1] * scale);
   }
 }

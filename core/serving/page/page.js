@@ -68,8 +68,12 @@ function showFinder() {
 }
 
 function howToShow() {
-  if (!model.shows.includes("points")) return "Drag a box around an example; with Shift, around what is not meant.";
-  return "Drag a box around a thing, or click on it. More clicks belong to the same thing, with Shift beside it.";
+  const keys = "By keys, on the picture: arrows move a cross, with Shift by one pixel; b begins and ends a box";
+  if (!model.shows.includes("points")) {
+    return `Drag a box around an example; with Shift, around what is not meant. ${keys}, Shift+b where it is not meant.`;
+  }
+  return "Drag a box around a thing, or click on it. More clicks belong to the same thing, with Shift beside it. "
+    + `${keys}, Enter is a click.`;
 }
 
 function showLeast() {
@@ -172,20 +176,22 @@ const cards = new Map();
 const NOTHING = { boxes: [], scores: [], labels: [], masks: [], summary: "" };
 
 function fillFound(file, card, picture, answer, rows) {
-  const canvas = made("canvas"), shown = [];
+  const canvas = made("canvas"), shown = [], cursor = { seen: false, at: null, from: null };
   const redraw = () => {
     showFound(canvas, picture, answer, rows);
-    if (!canvas.hidden) drawShown(canvas, picture, shown);
+    if (!canvas.hidden) drawShown(canvas, picture, shown, cursor);
   };
   const turn = () => {
     card.classList.toggle("wide");
     redraw();
   };
-  canvas.setAttribute("role", "img");
+  canvas.setAttribute("role", model.shows.length ? "application" : "img");
+  canvas.tabIndex = 0;
   picture.after(canvas);
   if (model.shows.length) {
     card.classList.add("wide", "shows");
-    letShow(canvas, picture, answer, shown, async () => {
+    canvas.setAttribute("aria-describedby", "showing");
+    letShow(canvas, picture, answer, shown, cursor, redraw, async () => {
       redraw();
       const now = JSON.stringify(shown);
       try {
@@ -198,7 +204,6 @@ function fillFound(file, card, picture, answer, rows) {
       }
     });
   } else {
-    canvas.tabIndex = 0;
     canvas.title = "Larger, or smaller";
     canvas.addEventListener("click", turn);
     canvas.addEventListener("keydown", (event) => {
@@ -213,27 +218,48 @@ function fillFound(file, card, picture, answer, rows) {
 
 const DRAGGED = 4; // pixels of the screen, from which on a click is a box
 
-/* Lets a user show things on a picture by the mouse; `changed` is called after each. */
-function letShow(canvas, picture, answer, shown, changed) {
+/* Lets a user show things on a picture by the mouse or by keys, which move a cursor; `changed` is called after each. */
+function letShow(canvas, picture, answer, shown, cursor, redraw, changed) {
   const named = () => at("name-shown").value.trim() || undefined;
   const pixel = (event) => [
     Math.round((10 * event.offsetX * picture.naturalWidth) / canvas.clientWidth) / 10,
     Math.round((10 * event.offsetY * picture.naturalHeight) / canvas.clientHeight) / 10,
   ];
   let from = null, another = false;
+  const add = (start, end, meant) => {
+    const how = { name: named(), meant, points: model.shows.includes("points"), another };
+    if (!addShown(shown, start, end, how)) return;
+    another = false;
+    changed();
+  };
   canvas.addEventListener("pointerdown", (event) => {
+    Object.assign(cursor, { seen: false, at: pixel(event), from: null });
     from = { pixel: pixel(event), x: event.offsetX, y: event.offsetY };
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointerup", (event) => {
     if (!from) return;
     const far = Math.min(Math.abs(event.offsetX - from.x), Math.abs(event.offsetY - from.y)) >= DRAGGED;
-    const how = { name: named(), meant: !event.shiftKey, points: model.shows.includes("points"), another };
-    const more = addShown(shown, from.pixel, far ? pixel(event) : null, how);
+    const start = from.pixel;
     from = null;
-    if (!more) return;
-    another = false;
-    changed();
+    add(start, far ? pixel(event) : null, !event.shiftKey);
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const told = movedBy(cursor, event, [picture.naturalWidth, picture.naturalHeight]);
+    if (told === undefined) return;
+    event.preventDefault();
+    cursor.seen = true;
+    redraw();
+    if (told) add(...told, !event.shiftKey);
+  });
+  canvas.addEventListener("focus", () => {
+    cursor.seen = canvas.matches(":focus-visible");
+    cursor.at ??= [picture.naturalWidth / 2, picture.naturalHeight / 2];
+    redraw();
+  });
+  canvas.addEventListener("blur", () => {
+    Object.assign(cursor, { seen: false, from: null });
+    redraw();
   });
   const buttons = made("p", "showing"), next = made("button", "", "Next thing"), undo = made("button", "", "Take back");
   next.type = undo.type = "button";

@@ -19,7 +19,7 @@ from ....core.tasks import Finder
 from ..data.prompts import OBJECT, PROMPTS, boxes_of, shown_objects
 from ..vocabulary import Vocabulary, texts_kept_in
 from .detection import believed_from, notes_on_names, predict_detection, rivals
-from .predictions import PredictedBoxes, PredictedMap
+from .predictions import PredictedBoxes, PredictedMap, chosen_boxes, without_unsure
 from .running import (
     Looking,
     ask_for,
@@ -106,16 +106,12 @@ class BoxFinder(ModelFinder):
         return PredictedBoxes.of(sample).without_rivals(self._rivals).row(self.names, outlines_alone(self.model))
 
     def _chosen(self, row: dict[str, Any], names: Sequence[str] | None, score: float | None) -> dict[str, Any]:
-        places = [
-            place
-            for place, (name, sure) in enumerate(zip(row["labels"], row["scores"], strict=True))
-            if (names is None or name in names) and (score is None or sure >= score)
-        ]
-        lists: dict[str, Any] = {
-            key: [row[key][place] for place in places] for key in ("boxes", "scores", "labels", "masks") if key in row
-        }
-        labels = np.array([self.names.index(name) for name in lists["labels"]], dtype=int)
-        return {**row, **lists, "summary": boxes.summary_of(np.array(lists["scores"]), labels, self.names)}
+        if names is not None:
+            places = [place for place, name in enumerate(row["labels"]) if name in names]
+            row = chosen_boxes(row, places)
+            labels = np.array([self.names.index(name) for name in row["labels"]], dtype=int)
+            row["summary"] = boxes.summary_of(np.array(row["scores"]), labels, self.names)
+        return row if score is None else without_unsure(row, score)
 
 
 class PromptedFinder(BoxFinder):

@@ -13,7 +13,8 @@ from ..data.outlines import encode
 from ..scores.detection import Detected
 
 UNSURE = boxes.UNSURE
-"""Boxes scored below this are not drawn and not counted in a summary; files have them all."""
+"""Boxes scored below this are not drawn and not counted in a summary, unless a user names another score or has shown
+them; files have them all."""
 
 OVERLAP = 0.5
 """Intersection over union from which on two boxes are taken to be of one thing."""
@@ -116,10 +117,20 @@ class PredictedMap:
 
 
 def without_unsure(row: dict[str, Any], least: float) -> dict[str, Any]:
-    """A row of a detector without boxes that score less than `least`."""
+    """A row of a detector without boxes that score less than `least`, from where on its summary counts too."""
+    if not row["scores"]:
+        return row
+    names = list(dict.fromkeys(row["labels"]))
+    labels = np.array([names.index(name) for name in row["labels"]])
+    summary = boxes.summary_of(np.array(row["scores"]), labels, names, least)
     kept = [place for place, score in enumerate(row["scores"]) if score >= least]
+    return {**chosen_boxes(row, kept), "summary": summary}
+
+
+def chosen_boxes(row: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """A row of a detector with some of its boxes."""
     lists = ("boxes", "scores", "labels", "masks")
-    return {key: [value[place] for place in kept] if key in lists else value for key, value in row.items()}
+    return {**row, **{key: [row[key][place] for place in places] for key in lists if key in row}}
 
 
 def box_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

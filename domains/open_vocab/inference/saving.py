@@ -26,8 +26,10 @@ BACKGROUND = "background"
 PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
-def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path) -> list[Path]:
-    """One picture per image with its boxes from a score of `UNSURE` on, and all of them as one COCO file, with scores.
+def save_boxes(
+    rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path, drawn_from: float = UNSURE
+) -> list[Path]:
+    """One picture per image with its boxes from a score on, and all of them as one COCO file, with scores.
 
     Returns:
         The files.
@@ -37,7 +39,7 @@ def save_boxes(rows: list[dict[str, Any]], data: DomainData, class_names: Sequen
     for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):
         pixels = _seen(data, by_id[row["id"]], row)
         if pixels is not None:
-            picture = Image.fromarray(_picture_of_boxes(pixels, row, class_names))
+            picture = Image.fromarray(_picture_of_boxes(pixels, row, class_names, drawn_from))
             files.append(_saved(picture, folder / PICTURES / f"{name}.png"))
         height, width = row.get("size") or pixels.shape[:2]
         images.append({"id": number, "file_name": row["id"], "width": width, "height": height})
@@ -105,9 +107,11 @@ def file_names(ids: Sequence[str]) -> list[str]:
     return names
 
 
-def _picture_of_boxes(pixels: np.ndarray, row: dict[str, Any], class_names: Sequence[str]) -> np.ndarray:
+def _picture_of_boxes(
+    pixels: np.ndarray, row: dict[str, Any], class_names: Sequence[str], drawn_from: float
+) -> np.ndarray:
     place = {name: index for index, name in enumerate(class_names)}
-    sure = [i for i, score in enumerate(row["scores"]) if score >= UNSURE][::-1]  # the surest on top
+    sure = [i for i, score in enumerate(row["scores"]) if score >= drawn_from][::-1]  # the surest on top
     texts = [f"{row['labels'][i]} {row['scores'][i]:.2f}" for i in sure]
     masks = [_small(decode(row["masks"][i]), pixels.shape[:2]) for i in sure] if "masks" in row else None
     boxes = np.array([row["boxes"][i] for i in sure]).reshape(-1, 4)

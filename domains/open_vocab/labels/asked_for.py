@@ -71,4 +71,9 @@ def _labels(model, rows, data, use: Use, own: DomainData | None, least: float = 
         doubled = len(rows) + len(own.items) - len(labels.images)
         ours = f", {doubled} of which were among the new ones" if doubled else ""
         labels.notes.append(f"{len(own.items)} images with the labels of people{ours}, in their splits")
+        if unasked := ", ".join(name for name in own.class_names if name not in known_names(model)):
+            labels.notes.append(
+                f"the model was not asked for {unasked}: a fit takes them to be absent from its images until "
+                "the review adds them"
+            )
     return labels

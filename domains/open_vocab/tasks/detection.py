@@ -211,7 +211,10 @@ class DetectionByNames(ByNames):
     def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of what is shown, where something is; with outlines of the boxes, where a model for them is named."""
         from ..inference.outlining import segmenter_of, with_outlines, with_prompts
+        from ..inference.predictions import UNSURE
+        from ..inference.running import outlines_alone
 
+        self._drawn_from = 0.0 if outlines_alone(model) else UNSURE if use.threshold is None else use.threshold
         data = with_prompts(model, data, use.prompts)
         segmenter = None if use.masks_by is None else segmenter_of(use.masks_by, backbone.device)
         rows = self.look(model, data, backbone, progress)
@@ -226,10 +229,10 @@ class DetectionByNames(ByNames):
     def save(
         self, rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path
     ) -> list[Path]:
-        """Pictures, and COCO JSON."""
+        """Pictures of what was shown, or of boxes from the score on that a user names; and COCO JSON."""
         from ..inference.saving import save_boxes
 
-        return save_boxes(rows, data, class_names, folder)
+        return save_boxes(rows, data, class_names, folder, self._drawn_from)
 
     def finder(self, model):
         """Boxes of each image of a request."""

@@ -140,3 +140,10 @@ def test_large_images_are_seen_by_windows(command, run, pool, place):
 def test_what_cannot_be_written_is_told_in_one_line(command, run, pool, place, labelled, flags, told):
     assert told in command("predict", run, pool, *flags).error
     assert not (place / "m").exists()
+
+
+def test_names_that_were_not_asked_for_are_told_where_the_labels_of_people_have_them(command, run, pool, place):
+    notes = command(
+        "predict", run, pool, "--out", "some", "--as", "coco", "--own-data", "--classes", "red square", "--json"
+    ).json["notes"]
+    assert any(note.startswith("the model was not asked for ") and "absent from its images" in note for note in notes)

@@ -24,6 +24,11 @@ const all = JSON.parse(JSON.stringify(shown)), lengths = [];
 while (shown.length) takeBack(shown) ?? lengths.push(shown.length);
 console.log(JSON.stringify({ told, all, lengths }));
 """
+KEYED = """
+const cursor = { at: null, from: null }, { keys, size } = JSON.parse(require("fs").readFileSync(0));
+const told = keys.map((key) => [movedBy(cursor, key, size) ?? null, cursor.at, cursor.from]);
+console.log(JSON.stringify({ told, free: movedBy(cursor, { key: "q" }, size) === undefined }));
+"""
 ASKED = """
 const { masks, rows } = JSON.parse(require("fs").readFileSync(0));
 const drawn = masks.map(({ mask, size: [height, width] }) => {
@@ -84,3 +89,24 @@ def test_a_model_that_takes_examples_is_shown_boxes_alone():
     answer = drawn(SHOWN, gestures=gestures)
     assert answer["told"] == [False, True]
     assert answer["all"] == [{"box": [1, 2, 9, 8], "name": "crack", "positive": False}]
+
+
+def test_keys_move_a_cursor_that_shows_points_and_boxes():
+    def key(name, **held):
+        return {"key": name, **held}
+
+    keys = [
+        *(key("ArrowRight"), key("ArrowDown", shiftKey=True), key("Enter")),
+        *(key("b"), key("Enter"), key("ArrowLeft"), key("ArrowUp"), key("B", shiftKey=True)),
+        *(key("b"), key("Escape"), key("q"), key("ArrowRight", ctrlKey=True)),
+        *(key("ArrowUp") for _ in range(20)),
+    ]
+    answer = drawn(KEYED, keys=keys, size=[200, 100])
+    said, places, begun = zip(*answer["told"])
+    assert places[0] == [104, 50] and places[1] == [104, 51], "2 % of the longer side, or a pixel"
+    assert said[2] == [[104, 51], None]
+    assert begun[3] == begun[4] == [104, 51] and said[4] is None, "a box without area does not end"
+    assert said[7] == [[104, 51], [100, 47]] and begun[7] is None
+    assert begun[8] and not begun[9] and not any(said[8:]), "given up"
+    assert places[11] == places[10] == [100, 47] and answer["free"], "keys of the browser stay its own"
+    assert places[-1] == [100, 0], "inside the picture"

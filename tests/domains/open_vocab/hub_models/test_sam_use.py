@@ -128,6 +128,15 @@ def test_all_that_is_shown_is_outlined_by_predict_and_by_a_server(run, data, tmp
             model.check(Wishes(prompts=wrong))
 
 
+def test_pictures_show_all_that_was_shown_whatever_its_score(run, data, tmp_path):
+    (tmp_path / "prompts.json").write_text(json.dumps({"0.png": [{"box": [5, 6, 30, 34]}]}))
+    asked = ("predict", run["run"], data / "0.png", "--prompts", tmp_path / "prompts.json", "--out", tmp_path)
+    (row,) = read(vladapt(*asked))["predictions"]
+    assert row["scores"][0] < 0.3, "a sure outline would be drawn anyway"
+    drawn, plain = Image.open(tmp_path / "pictures" / "0.png"), Image.open(data / "0.png")
+    assert drawn.convert("RGB").resize(plain.size, Image.NEAREST).tobytes() != plain.tobytes()
+
+
 def test_a_sam_3_is_served_with_phrases_and_with_boxes_as_examples(data, tmp_path):
     sam3 = saved_sam3(tmp_path / "sam3", *tiny_sam3())
     shown = [{"box": [5, 6, 30, 34], "name": "red star"}, {"box": [1, 1, 9, 9], "name": "red star", "positive": False}]

@@ -60,6 +60,11 @@ def test_a_least_score_and_some_of_fixed_names_choose_boxes_with_their_masks(det
     dogs = finder.chosen(row, ["dog"], None)
     assert dogs["labels"] == ["dog", "dog"] and dogs["summary"] == "1 dog (0.60)"
     assert dogs["masks"] == row["masks"][1:] and finder.chosen(row, ["cat"], 0.95)["boxes"] == []
+    assert [finder.chosen(row, None, score)["summary"] for score in (0.1, 0.7, 0.95)] == [
+        "1 cat (0.90), 2 dog (0.60)",
+        "1 cat (0.90)",
+        "nothing scored 0.95 or more; the best has 0.90",
+    ]
 
 
 def test_rows_of_a_segmentor_are_those_of_predict_and_choose_among_its_names(answering, map_sample, images):

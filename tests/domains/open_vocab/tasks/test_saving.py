@@ -82,6 +82,9 @@ def test_pictures_show_sure_boxes_alone(make_images, tmp_path):
     first, second = (np.asarray(Image.open(tmp_path / "pictures" / f"{n:02d}.png")) for n in range(2))
     assert tuple(first[200, 150].tolist()) == colour_of(2)
     assert (second == data.load(data.items[1])).all()
+    save_boxes(_rows(data, found), data, NAMES, tmp_path, drawn_from=0.2)
+    second = np.asarray(Image.open(tmp_path / "pictures" / "01.png"))
+    assert tuple(second[200, 150].tolist()) == colour_of(2)
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (64, 48)])
