@@ -24,6 +24,7 @@ from .thumbnails import (
     COMPARED,
     NO_AGREEMENT,
     NO_HASH,
+    SYMMETRIES,
     Pictures,
     PreparedThumbnails,
     agreements,
@@ -33,9 +34,10 @@ from .thumbnails import (
     same_colours,
     shows_enough,
     spectral_likeness,
+    turned_spectra,
 )
 
-VERSION = 7
+VERSION = 8
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
@@ -43,11 +45,13 @@ SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 NEIGHBOURS = 8
 LEAST_LIKENESS = 0.7
 """Cosine of the low spectra of a copy, its edges cut or marked, and the image itself."""
-MOST_COMPARED = 100_000
-"""Pairs that are registered, the most alike ones: as many as a minute takes."""
+CHANGED = 100.0
+"""Squared Mahalanobis distance, by how far cutting changes the low spectra of a set, of most copies."""
+MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
+"""Pairs that are registered, those of the least distance, and how many of a larger one than `CHANGED`."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
-AT_ONCE = 256
+AT_ONCE, LIKENED_AT_ONCE = 256, 4096
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
 LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6), (2.5, 2.5, 3.0)
@@ -85,12 +89,13 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
+    of_sample = _pictures([keys[n] for n in place[sample]], thumbnails)
+    points, whitening = _discriminants(low, sample, of_sample), _whitening(low[sample], of_sample)
     some = sample[_neighbours(points[sample], apart[sample])]
     turns, likeness = _turns(some, low)
-    of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
-    least = _least_agreements(of_sample, len(place))
-    return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least)
+    agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
+    least = _least_agreements(agreed, len(place))
+    return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least, whitening)
 
 
 def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
@@ -117,6 +122,7 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     sample = place[np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)]
     pictures = _pictures([keys[n] for n in sample], thumbnails)
     low, every = low_spectra(pictures.grey), np.arange(len(sample))
+    whitening = _whitening(low, pictures)
     some = _neighbours(_discriminants(low, every, pictures), apart[sample])
     agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
@@ -125,7 +131,7 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     for content_keys, pictures in thumbnails.find(list(row_of)):
         low[[row_of[key] for key in content_keys]] = low_spectra(pictures.grey)
     least = _least_agreements(agreed, len(place))
-    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least)
+    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least, whitening)
 
 
 def _of_near_hashes(hashes: np.ndarray, apart: np.ndarray) -> np.ndarray:
@@ -149,16 +155,28 @@ def _copies_among(
     keys: Sequence[str],
     thumbnails: ThumbnailStore,
     least: np.ndarray,
+    whitening: np.ndarray,
 ) -> np.ndarray:
-    """(M, 2) positions of the pairs that are copies, of the most alike ones.
+    """(M, 2) positions of the pairs that are copies, of those of the least distance.
 
     Args:
         pairs: rows of `place` and of `low`.
         least: of `_least_agreements`.
+        whitening: of `_whitening`.
     """
     turns, likeness = _turns(pairs, low)
-    likely = np.argsort(-likeness[:, 0], kind="stable")[:MOST_COMPARED]
-    likely = np.sort(likely[likeness[likely, 0] >= LEAST_LIKENESS])
+    distances = np.full(turns.shape, np.inf, dtype=np.float32)
+    for turn in range(TURNS):
+        likely = np.flatnonzero(likeness[:, turn] >= LEAST_LIKENESS)
+        for start in range(0, len(likely), LIKENED_AT_ONCE):
+            some = likely[start : start + LIKENED_AT_ONCE]
+            first, second = low[pairs[some]].swapaxes(0, 1)
+            change = (turned_spectra(first, turns[some, turn]) - second).reshape(len(some), -1)
+            distances[some, turn] = np.square(change @ whitening).sum(axis=1)
+    least_distance = distances.min(axis=1)
+    nearest = np.argsort(least_distance, kind="stable")[:MOST_COMPARED]
+    nearest = nearest[: np.count_nonzero(least_distance <= CHANGED) + MOST_DOUBTFUL]
+    likely = np.sort(nearest[np.isfinite(least_distance[nearest])])
     return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)
 
 
@@ -234,6 +252,17 @@ def _discriminants(low: np.ndarray, sample: np.ndarray, pictures: Pictures) -> n
     return invariants @ eigh(invariants.T @ invariants / len(low), within)[1][:, : -DIMENSIONS - 1 : -1]
 
 
+def _whitening(low: np.ndarray, pictures: Pictures) -> np.ndarray:
+    """(64, 64): by it cutting changes the low spectra (N, 8, 8) of a set's images, turned by any symmetry, by as much in
+    each direction."""
+    changes = np.stack([cut - low for cut in cut_spectra(pictures.grey)]).reshape(-1, COMPARED, COMPARED)
+    each = [turned_spectra(changes, np.full(len(changes), turn)) for turn in range(SYMMETRIES)]
+    changes = np.concatenate(each).reshape(-1, COMPARED**2).astype(np.float64)
+    scatter = changes.T @ changes / len(changes)
+    scatter += (RIDGE * np.trace(scatter) / (len(scatter) - 1) + 1e-9) * np.eye(len(scatter))  # the mean is left out
+    return np.linalg.cholesky(np.linalg.inv(scatter)).astype(np.float32)
+
+
 def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
     """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
     import torch
@@ -241,16 +270,18 @@ def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
     from .nearest import nearest_points
 
     others = nearest_points(torch.from_numpy(points.astype(np.float32)), NEIGHBOURS + 1).numpy()
-    pairs = np.sort(np.stack([np.repeat(np.arange(len(points)), others.shape[1]), others.ravel()], axis=1), axis=1)
-    pairs = np.unique(pairs, axis=0)
+    count = len(points)
+    own = np.arange(count)[:, None]
+    smaller, larger = np.minimum(own, others).ravel(), np.maximum(own, others).ravel()
+    pairs = np.stack(np.divmod(np.unique(smaller * count + larger), count), axis=1)
     return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
 
 
 def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each pair the symmetries by which it is the most alike, the most so first, and how much; both (M, 2)."""
     likeness, turns = np.zeros((len(pairs), TURNS), dtype=np.float32), np.zeros((len(pairs), TURNS), dtype=np.int64)
-    for start in range(0, len(pairs), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
+    for start in range(0, len(pairs), LIKENED_AT_ONCE):
+        some = slice(start, start + LIKENED_AT_ONCE)
         each = spectral_likeness(low[pairs[some, 0]], low[pairs[some, 1]])  # (8, n)
         turns[some] = np.argsort(-each, axis=0, kind="stable")[:TURNS].T
         likeness[some] = np.take_along_axis(each, turns[some].T, axis=0).T

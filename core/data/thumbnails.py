@@ -156,6 +156,8 @@ def thumbnail_pictures(rows: np.ndarray) -> Pictures:
     )
 
 
+AT_ONCE = 128
+"""Images whose pixels are in the processor's cache meanwhile."""
 SYMMETRIES = 8
 """Numbered by bits: 4 swaps the axes, then 2 turns upside down and 1 mirrors."""
 COMPARED = 8
@@ -189,12 +191,18 @@ OUTLYING = 0.02
 
 def shows_enough(grey: np.ndarray) -> np.ndarray:
     """(N,) whether there is anything in images (N, 32, 32) by which copies could be told."""
-    return (grey.std(axis=(1, 2)) >= LEAST_CONTRAST) & (_shown(grey).sum(axis=1) >= LEAST_BLOCKS)
+    means, squares = _block_moments(grey)
+    variances = squares.mean(axis=1) - means.mean(axis=1) ** 2
+    shown = squares - means**2 >= LEAST_BLOCK_CONTRAST**2
+    return (variances >= LEAST_CONTRAST**2) & (shown.sum(axis=1) >= LEAST_BLOCKS)
 
 
 def low_spectra(grey: np.ndarray) -> np.ndarray:
     """(N, 8, 8) float32, the lowest frequencies of equalised images (N, 32, 32), of unit norm; the mean is left out."""
-    return _low(_equalised(grey)) if len(grey) else np.zeros((0, COMPARED, COMPARED), dtype=np.float32)
+    low = np.zeros((len(grey), COMPARED, COMPARED), dtype=np.float32)
+    for start in range(0, len(grey), AT_ONCE):
+        low[start : start + AT_ONCE] = _low(_equalised(grey[start : start + AT_ONCE]))
+    return low
 
 
 def _low(equalised: np.ndarray) -> np.ndarray:
@@ -221,10 +229,22 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(8, N) cosines of low spectra (N, 8, 8), the first ones turned by each symmetry."""
-    signs = (-1.0) ** np.arange(COMPARED, dtype=np.float32)
-    products = np.stack([first * second, first.swapaxes(1, 2) * second])  # (2, N, 8, 8)
-    weights = np.stack([np.ones_like(signs), signs])  # (2, 8): as it is, reversed
-    return np.einsum("tnuv,au,bv->tabn", products, weights, weights, optimize=True).reshape(SYMMETRIES, -1)
+    each = np.stack([first * second, first.swapaxes(1, 2) * second]).reshape(2, len(first), -1)  # (2, N, 64)
+    return (each @ _signs().reshape(4, -1).T).swapaxes(1, 2).reshape(SYMMETRIES, -1)
+
+
+def turned_spectra(low: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+    """Low spectra (N, 8, 8) of images each turned by its symmetry, (N,)."""
+    swapped = np.where((symmetries & 4 > 0)[:, None, None], low.swapaxes(1, 2), low)
+    return swapped * _signs()[symmetries & 3]
+
+
+@lru_cache(maxsize=1)
+def _signs() -> np.ndarray:
+    """(4, 8, 8) float32, the signs of low spectra by the last two bits of a symmetry."""
+    odd = (-1.0) ** np.arange(COMPARED, dtype=np.float32)
+    even = np.ones_like(odd)
+    return np.stack([np.outer(down, across) for down in (even, odd) for across in (even, odd)])
 
 
 def turned(images: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
@@ -309,12 +329,14 @@ def _fisher_z(correlations: np.ndarray) -> np.ndarray:
 
 def _equalised(grey: np.ndarray) -> np.ndarray:
     """(N, 32, 32) float32 in -0.5..0.5: the share of an image's pixels that are darker, equal ones counted half."""
-    count = len(grey)
-    levels = grey.reshape(count, -1).astype(np.int64)
-    offsets = 256 * np.arange(count)[:, None]
-    histograms = np.bincount((levels + offsets).ravel(), minlength=256 * count).reshape(count, 256)
-    ranks = (histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5
-    return np.take_along_axis(ranks.astype(np.float32), levels, axis=1).reshape(grey.shape)
+    equalised = np.zeros(grey.shape, dtype=np.float32)
+    for start in range(0, len(grey), AT_ONCE):
+        some = grey[start : start + AT_ONCE]
+        levels = some.reshape(len(some), -1) + 256 * np.arange(len(some))[:, None]
+        histograms = np.bincount(levels.ravel(), minlength=256 * len(some)).reshape(len(some), 256)
+        ranks = ((histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5).astype(np.float32)
+        equalised[start : start + AT_ONCE] = ranks.ravel().take(levels).reshape(some.shape)
+    return equalised
 
 
 def _block_sums(images: np.ndarray) -> np.ndarray:
@@ -329,9 +351,20 @@ def _blocks(images: np.ndarray) -> np.ndarray:
     return images.reshape(-1, count, BLOCK, count, BLOCK).swapaxes(2, 3).reshape(-1, count**2, BLOCK**2)
 
 
+def _block_moments(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the blocks of images (N, 32, 32) uint8, and of their squares; both (N, 16), exact."""
+    sums, squares = np.zeros((2, len(grey), (GREY_SIDE // BLOCK) ** 2))
+    for start in range(0, len(grey), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        levels = grey[some].astype(np.float32)
+        sums[some], squares[some] = _block_sums(levels), _block_sums(levels * levels)
+    return sums / BLOCK**2, squares / BLOCK**2
+
+
 def _shown(grey: np.ndarray) -> np.ndarray:
     """(N, 16) which blocks show something."""
-    return _blocks(grey.astype(np.float32)).std(axis=2) >= LEAST_BLOCK_CONTRAST
+    means, squares = _block_moments(grey)
+    return squares - means**2 >= LEAST_BLOCK_CONTRAST**2
 
 
 @lru_cache(maxsize=1)
