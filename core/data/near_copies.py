@@ -12,7 +12,7 @@ few of its parts alone, has nothing by which copies could be told, and has none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import numpy as np
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
 from .hamming import near_pairs
+from .nearest import SEARCHED_WHOLE, PointCells, nearest_points
 from .thumbnails import (
     COMPARED,
     NO_AGREEMENT,
@@ -29,6 +30,8 @@ from .thumbnails import (
     PreparedThumbnails,
     agreements,
     cut_spectra,
+    cut_views,
+    half_views,
     low_spectra,
     perceptual_hashes,
     same_colours,
@@ -37,21 +40,24 @@ from .thumbnails import (
     turned_spectra,
 )
 
+Candidates = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Rows (n,), and others (n, k) that are near to each."""
 VERSION = 8
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
-NEIGHBOURS = 8
+NEIGHBOURS, NEIGHBOURS_OF_VIEW = 8, 3
 LEAST_LIKENESS = 0.7
 """Cosine of the low spectra of a copy, its edges cut or marked, and the image itself."""
-CHANGED = 100.0
-"""Squared Mahalanobis distance, by how far cutting changes the low spectra of a set, of most copies."""
+CHANGED, CHANGED_VIEW = 100.0, 30.0
+"""Squared Mahalanobis distance of most copies, by how far cutting changes the images of a set; of most from an image
+that is cut in a like way, or of halves that are not marked."""
 MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
 """Pairs that are registered, those of the least distance, and how many of a larger one than `CHANGED`."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
-AT_ONCE, LIKENED_AT_ONCE = 256, 4096
+AT_ONCE, LIKENED_AT_ONCE = 256, 1024
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
 LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6), (2.5, 2.5, 3.0)
@@ -89,13 +95,16 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    of_sample = _pictures([keys[n] for n in place[sample]], thumbnails)
-    points, whitening = _discriminants(low, sample, of_sample), _whitening(low[sample], of_sample)
-    some = sample[_neighbours(points[sample], apart[sample])]
+    cuts = [low[sample], *cut_spectra(_pictures([keys[n] for n in place[sample]], thumbnails).grey)]
+    invariants = _invariants(low)
+    axes = _axes(invariants, [_invariants(cut) - invariants[sample] for cut in cuts[1:]])
+    points = invariants @ axes
+    some = sample[_as_pairs(_neighbours(points[sample]), apart[sample])]
     turns, likeness = _turns(some, low)
     agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
     least = _least_agreements(agreed, len(place))
-    return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least, whitening)
+    near = _candidates(points, axes, low, cuts) if len(points) > SEARCHED_WHOLE else _neighbours(points)
+    return _copies_among(_as_pairs(near, apart), place, low, keys, thumbnails, least, _whitening(cuts))
 
 
 def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
@@ -121,9 +130,11 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
         return np.zeros((0, 2), dtype=np.int64)
     sample = place[np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)]
     pictures = _pictures([keys[n] for n in sample], thumbnails)
-    low, every = low_spectra(pictures.grey), np.arange(len(sample))
-    whitening = _whitening(low, pictures)
-    some = _neighbours(_discriminants(low, every, pictures), apart[sample])
+    low = low_spectra(pictures.grey)
+    cuts = [low, *cut_spectra(pictures.grey)]
+    invariants, *changed = map(_invariants, cuts)
+    points = invariants @ _axes(invariants, [each - invariants for each in changed])
+    some = _as_pairs(_neighbours(points), apart[sample])
     agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
     low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
@@ -131,7 +142,7 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     for content_keys, pictures in thumbnails.find(list(row_of)):
         low[[row_of[key] for key in content_keys]] = low_spectra(pictures.grey)
     least = _least_agreements(agreed, len(place))
-    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least, whitening)
+    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least, _whitening(cuts))
 
 
 def _of_near_hashes(hashes: np.ndarray, apart: np.ndarray) -> np.ndarray:
@@ -219,6 +230,50 @@ def _kept_pairs(path: Path, count: int) -> np.ndarray | None:
     return pairs if not pairs.size or (pairs.min() >= 0 and pairs.max() < count) else None
 
 
+def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Sequence[np.ndarray]) -> Candidates:
+    """Rows of a large set, and others near to each.
+
+    Each image is compared with few others. So copies whose edges are cut are found by images that are cut in like ways,
+    and marked ones by the half that is not.
+
+    Args:
+        points, axes: (N, 24), and by which they are made of invariants.
+        low: (N, 8, 8) spectra.
+        cuts: spectra of some of the images, then of these with their edges cut, in one way after the other.
+    """
+    import torch  # slow to import, and kept pairs do without
+
+    def near(found: tuple[torch.Tensor, torch.Tensor], most: float) -> tuple[np.ndarray, np.ndarray]:
+        distances, others = (each.numpy() for each in found)
+        rows, column = np.nonzero(distances <= most)
+        return rows % len(low), others[rows, column, None] % len(low)
+
+    cells = PointCells(torch.from_numpy(points))
+    yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED)
+    for view in cut_views(low):
+        yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1, torch.from_numpy(_invariants(view) @ axes)), CHANGED_VIEW)
+    whole, *changed = (np.concatenate([_half_invariants(half) for half in half_views(each)]) for each in cuts)
+    halves = np.concatenate([_half_invariants(half) for half in half_views(low)])
+    points = halves @ _axes(halves, [each - whole for each in changed])
+    yield near(PointCells(torch.from_numpy(points)).nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED_VIEW)
+
+
+def _neighbours(points: np.ndarray) -> Candidates:
+    """Each of a smaller set, and those that are nearest."""
+    import torch
+
+    yield np.arange(len(points)), nearest_points(torch.from_numpy(points), NEIGHBOURS + 1).numpy()
+
+
+def _as_pairs(near: Candidates, apart: np.ndarray) -> np.ndarray:
+    """(M, 2) each pair once, the smaller row first, those that belong together left out."""
+    count, numbers = len(apart), []
+    for rows, others in near:
+        numbers.append((np.minimum(rows[:, None], others) * count + np.maximum(rows[:, None], others)).ravel())
+    pairs = np.stack(np.divmod(np.unique(np.concatenate(numbers)), count), axis=1)
+    return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
+
+
 def _invariants(low: np.ndarray) -> np.ndarray:
     """(N, 35) of low spectra: what the symmetries of the square leave as it is.
 
@@ -233,48 +288,43 @@ def _invariants(low: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(one, other)[:, 1:], np.minimum(one, other)[:, rows != columns]], axis=1)
 
 
-def _discriminants(low: np.ndarray, sample: np.ndarray, pictures: Pictures) -> np.ndarray:
-    """(N, 24) the numbers in which a set's images differ most, for how far cutting an image changes them: linear
-    discriminant analysis.
+def _half_invariants(low: np.ndarray) -> np.ndarray:
+    """(N, 35) of low spectra of halves: what a mirror leaves as it is."""
+    searched = low[:, :SEARCHED, :SEARCHED].copy()
+    searched[:, :, 1::2] = np.abs(searched[:, :, 1::2])
+    return searched.reshape(len(low), -1)[:, 1:]
+
+
+def _axes(invariants: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
+    """(35, 24) by which a set's images differ most, for how far cutting an image changes them: linear discriminant
+    analysis.
 
     Args:
-        low: (N, 8, 8) spectra.
-        sample: rows of some of the images.
-        pictures: these.
+        invariants: (N, 35) of the images.
+        changes: (n, 35) each, of some of them when they are cut.
     """
     from scipy.linalg import eigh  # SciPy is slow to import, and kept pairs do without
 
-    invariants = _invariants(low).astype(np.float64)  # (N, 35)
-    changes = np.concatenate([_invariants(cut) - invariants[sample] for cut in cut_spectra(pictures.grey)])
-    within = changes.T @ changes / len(changes)
+    change = np.concatenate(changes).astype(np.float64)
+    within = change.T @ change / len(change)
     within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
-    invariants -= invariants.mean(axis=0)
-    return invariants @ eigh(invariants.T @ invariants / len(low), within)[1][:, : -DIMENSIONS - 1 : -1]
+    centred = invariants - invariants.mean(axis=0)
+    return eigh(centred.T @ centred / len(centred), within)[1][:, : -DIMENSIONS - 1 : -1].astype(np.float32)
 
 
-def _whitening(low: np.ndarray, pictures: Pictures) -> np.ndarray:
-    """(64, 64): by it cutting changes the low spectra (N, 8, 8) of a set's images, turned by any symmetry, by as much in
-    each direction."""
-    changes = np.stack([cut - low for cut in cut_spectra(pictures.grey)]).reshape(-1, COMPARED, COMPARED)
+def _whitening(cuts: Sequence[np.ndarray]) -> np.ndarray:
+    """(64, 64): by it cutting changes the low spectra of a set's images, turned by any symmetry, by as much in each
+    direction.
+
+    Args:
+        cuts: as of `_candidates`.
+    """
+    changes = np.concatenate([cut - cuts[0] for cut in cuts[1:]])
     each = [turned_spectra(changes, np.full(len(changes), turn)) for turn in range(SYMMETRIES)]
     changes = np.concatenate(each).reshape(-1, COMPARED**2).astype(np.float64)
     scatter = changes.T @ changes / len(changes)
     scatter += (RIDGE * np.trace(scatter) / (len(scatter) - 1) + 1e-9) * np.eye(len(scatter))  # the mean is left out
     return np.linalg.cholesky(np.linalg.inv(scatter)).astype(np.float32)
-
-
-def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
-    import torch
-
-    from .nearest import nearest_points
-
-    others = nearest_points(torch.from_numpy(points.astype(np.float32)), NEIGHBOURS + 1).numpy()
-    count = len(points)
-    own = np.arange(count)[:, None]
-    smaller, larger = np.minimum(own, others).ravel(), np.maximum(own, others).ravel()
-    pairs = np.stack(np.divmod(np.unique(smaller * count + larger), count), axis=1)
-    return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
 
 
 def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

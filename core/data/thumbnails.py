@@ -208,8 +208,12 @@ def low_spectra(grey: np.ndarray) -> np.ndarray:
 def _low(equalised: np.ndarray) -> np.ndarray:
     waves = _waves()
     spectra = waves @ equalised @ waves.T
+    return _unit(spectra)
+
+
+def _unit(spectra: np.ndarray) -> np.ndarray:
     spectra[:, 0, 0] = 0
-    return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+    return spectra / np.maximum(np.sqrt(np.einsum("nuv,nuv->n", spectra, spectra)), 1e-6)[:, None, None]
 
 
 @lru_cache(maxsize=1)
@@ -225,6 +229,30 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
     equalised = _equalised(grey)
     for scale, *shifts in CUTS:
         yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
+
+
+VIEWS = (*((0.95, y, x) for y in (-0.0167, 0.0167) for x in (-0.0167, 0.0167)), (0.9, 0.0, 0.0))
+"""Cuts whose spectra are searched for: each copy whose edges are cut is near to one."""
+UPPER, LOWER = 0.3, 0.6
+"""Down to where the upper half of an image counts whole, and where no more."""
+
+
+def cut_views(low: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra, in one way after the other."""
+    waves = _waves()
+    for scale, *shifts in VIEWS:
+        places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
+        down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
+        yield _unit(down @ low @ across.T)
+
+
+def half_views(low: np.ndarray) -> Iterator[np.ndarray]:
+    """(N, 8, 8) low spectra of the upper halves of images, from their own, then of the lower halves, upside down."""
+    waves = _waves()
+    fading = np.clip((_places(GREY_SIDE) + 0.5 - UPPER) / (LOWER - UPPER), 0, 1)
+    upper = (waves * np.cos(np.pi / 2 * fading).astype(np.float32) ** 2) @ waves.T
+    for symmetry in (0, 2):
+        yield _unit(upper @ turned_spectra(low, np.full(len(low), symmetry)))
 
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -446,12 +474,21 @@ def _registration(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 def _warped(images: np.ndarray, scales: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, n, n) sampled linearly at other places, and float32 weights of the same shape: 0 outside of them."""
     side = images.shape[1]
-    place = (np.arange(side) + 0.5) / side - 0.5
-    at = (scales[:, :, None] * place + shifts[:, :, None] + 0.5) * side - 0.5  # (N, 2, n)
-    inside = ((at >= -0.5 - 1e-6) & (at <= side - 0.5 + 1e-6)).astype(np.float32)
-    at = np.clip(at, 0, side - 1).astype(np.float32)
-    rows, columns = np.maximum(0, 1 - np.abs(at[..., None] - np.arange(side, dtype=np.float32))).swapaxes(0, 1)
+    places = scales[:, :, None] * _places(side) + shifts[:, :, None]  # (N, 2, n)
+    inside = (np.abs(places) <= 0.5 + 1e-6 / side).astype(np.float32)
+    rows, columns = _interpolation(places, side).swapaxes(0, 1)
     return rows @ images @ columns.swapaxes(1, 2), inside[:, 0, :, None] * inside[:, 1, None, :]
+
+
+def _places(side: int) -> np.ndarray:
+    """(n,) centres of pixels, from the middle, in parts of the side."""
+    return (np.arange(side) + 0.5) / side - 0.5
+
+
+def _interpolation(places: np.ndarray, side: int) -> np.ndarray:
+    """(..., n, n) float32 weights of pixels at places (..., n)."""
+    at = np.clip((places + 0.5) * side - 0.5, 0, side - 1).astype(np.float32)
+    return np.maximum(0, 1 - np.abs(at[..., None] - np.arange(side, dtype=np.float32)))
 
 
 NO_HASH = 0
