@@ -54,7 +54,7 @@ CHANGED, CHANGED_VIEW = 100.0, 30.0
 """Squared Mahalanobis distance of most copies, by how far cutting changes the images of a set; of most from an image
 that is cut in a like way, or of halves that are not marked."""
 MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
-"""Pairs that are registered, those of the least distance, and how many of a larger one than `CHANGED`."""
+"""Pairs that are registered, the nearest and the most alike ones, and how many more than are near by `CHANGED`."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
 AT_ONCE, LIKENED_AT_ONCE = 256, 1024
@@ -184,10 +184,13 @@ def _copies_among(
             first, second = low[pairs[some]].swapaxes(0, 1)
             change = (turned_spectra(first, turns[some, turn]) - second).reshape(len(some), -1)
             distances[some, turn] = np.square(change @ whitening).sum(axis=1)
-    least_distance = distances.min(axis=1)
-    nearest = np.argsort(least_distance, kind="stable")[:MOST_COMPARED]
-    nearest = nearest[: np.count_nonzero(least_distance <= CHANGED) + MOST_DOUBTFUL]
-    likely = np.sort(nearest[np.isfinite(least_distance[nearest])])
+    distances = distances.min(axis=1)
+    rank = np.full(len(pairs), len(pairs))
+    for order in (np.argsort(distances, kind="stable"), np.argsort(-likeness[:, 0], kind="stable")):
+        rank[order] = np.minimum(rank[order], np.arange(len(order)))
+    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + MOST_DOUBTFUL)
+    likely = np.sort(np.argsort(rank, kind="stable")[:most])
+    likely = likely[np.isfinite(distances[likely])]
     return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)
 
 
