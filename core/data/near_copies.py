@@ -60,7 +60,7 @@ TURNS = 2
 AT_ONCE, LIKENED_AT_ONCE = 256, 1024
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
-LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6), (2.5, 2.5, 3.0)
+LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6, 2.6), (2.5, 2.5, 3.0, 3.5)
 """Of copies, in each of the numbers of `agreements`, whatever the set."""
 NEIGHBOURS_UP_TO = 200_000
 """Images in a set whose nearest neighbours are looked for; those of larger ones are told by their hashes."""
@@ -342,13 +342,13 @@ def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _least_agreements(agreed: np.ndarray, count: int) -> np.ndarray:
-    """(3,) from which on two images of a set are copies.
+    """(4,) from which on two images of a set are copies.
 
     Neighbours within a sample are nearly all different images. How far these agree is told from the median and the
     lower side, where no copy is; copies must agree further than any of so many pairs would by chance.
 
     Args:
-        agreed: (3, M) agreements of neighbours within a sample.
+        agreed: (4, M) agreements of neighbours within a sample.
         count: images in the set.
     """
     from scipy.special import ndtri
@@ -387,17 +387,17 @@ def _agreements_of(
     thumbnails: ThumbnailStore,
     of_sample: bool = False,
 ) -> np.ndarray:
-    """(3, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
+    """(4, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
     colours differ.
 
     Args:
         of_sample: neither counts: of neighbours whose colours agree, those that are copies would be the most.
     """
     if not len(pairs):
-        return np.zeros((3, 0))
+        return np.zeros((4, 0))
     places, rows = np.unique(pairs, return_inverse=True)
     every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
-    best = np.full((3, len(pairs)), -np.inf)
+    best = np.full((4, len(pairs)), -np.inf)
     for start in range(0, len(pairs), AT_ONCE):
         used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
         prepared, own = PreparedThumbnails.of(every.take(used)), own.reshape(-1, 2)

@@ -165,8 +165,9 @@ COMPARED = 8
 LEAST_CONTRAST = 2.0
 """Standard deviation of grey levels below which an image is flat."""
 BLOCK, LEAST_BLOCK_CONTRAST, LEAST_BLOCKS = 8, 3.0, 4
-SPOILT = 0.3
-"""Share of the blocks that text may cover, or a clipped brightness flatten."""
+SPOILT, MARKED, LEAST_MARKED = 0.3, 0.55, 6
+"""Share of the blocks that text may cover, or a clipped brightness flatten; that marks may cover where the others are the
+very same, and how many must show something then."""
 UNTOUCHED, DOUBTFUL = 1.8, 1.0
 """How far the others must agree where some blocks differ, and what counts else: a mark leaves them as they were, but
 another moment seen by the same camera often does not."""
@@ -320,7 +321,8 @@ class PreparedThumbnails:
 
 
 def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.ndarray) -> np.ndarray:
-    """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
+    """(4, N) how far the pictures of each pair agree: as they lie, registered, in their low spectra as they lie, and in the
+    blocks that marks left as they were.
 
     `NO_AGREEMENT` where they show too little; in the spectra, where the detail differs. Colours do not count.
 
@@ -328,7 +330,8 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
         likeness: (N,) cosines of the low spectra, as they lie.
     """
     shown = (one.shown | other.shown).reshape(len(one.shown), -1)  # (N, 16)
-    in_place = _agreement(_block_sums(one.detail * other.detail), shown)
+    correlations = _block_sums(one.detail * other.detail)
+    in_place = _agreement(correlations, shown)
     moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))
     mass = np.maximum(_block_sums(inside), 1)
     counts = shown & (mass > BLOCK**2 / 4)
@@ -336,7 +339,7 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
     doubtful = (counts.sum(axis=1) < FEW_BLOCKS) & (registered < FEW_AGREEMENT)
     registered = np.where(doubtful, np.minimum(registered, DOUBTFUL), registered)
     spectral = np.where(in_place < LEAST_DETAIL, NO_AGREEMENT, _fisher_z(likeness))
-    return np.stack([in_place, registered, spectral])
+    return np.stack([in_place, registered, spectral, _unmarked(correlations, shown)])
 
 
 def same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -430,6 +433,15 @@ def _agreement(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
     doubtful = (worst < LEAST_DETAIL) & (value < UNTOUCHED)
     agreed = np.where(doubtful, np.minimum(value, DOUBTFUL), value)
     return np.where(counted >= LEAST_BLOCKS, agreed, NO_AGREEMENT)
+
+
+def _unmarked(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) as `_agreement`, of the blocks that are left where marks cover many."""
+    counted = counts.sum(axis=1)
+    ranked = np.sort(np.where(counts, correlations, np.inf), axis=1)
+    at = np.ceil(MARKED * np.maximum(counted - 1, 0)).astype(int)
+    value = _fisher_z(np.minimum(ranked[np.arange(len(ranked)), at], 1))
+    return np.where(counted >= LEAST_MARKED, value, NO_AGREEMENT)
 
 
 def _coarse(images: np.ndarray) -> np.ndarray:
