@@ -10,11 +10,14 @@ from vladapt.core.data.thumbnails import (
     Pictures,
     PreparedThumbnails,
     agreements,
+    cut_views,
+    half_views,
     low_spectra,
     shows_enough,
     spectral_likeness,
     thumbnail,
     turned,
+    turned_spectra,
 )
 
 
@@ -30,7 +33,7 @@ def pictures(*images):
 
 
 def agree(one, other):
-    """(3, N) of pictures as they lie."""
+    """(4, N) of pictures as they lie."""
     likeness = (low_spectra(one.grey) * low_spectra(other.grey)).sum(axis=(1, 2))
     return agreements(PreparedThumbnails.of(one), PreparedThumbnails.of(other), likeness)
 
@@ -44,8 +47,30 @@ def test_each_symmetry_is_told_by_its_number(symmetry):
     images = pictures(*(drawn(number) for number in range(5)))
     moved = turned(images.grey, np.full(5, symmetry))
     likeness = spectral_likeness(low_spectra(images.grey), low_spectra(moved))
+    spectra = turned_spectra(low_spectra(images.grey), np.full(5, symmetry))
+    np.testing.assert_allclose(spectra, low_spectra(moved), atol=1e-5)
     assert (likeness.argmax(axis=0) == symmetry).all() and likeness[symmetry] == pytest.approx(1, abs=1e-5)
     assert np.array_equal(np.sort(moved.reshape(5, -1)), np.sort(images.grey.reshape(5, -1)))
+
+
+def test_views_are_told_from_low_spectra_as_from_pictures_that_are_cut():
+    low = low_spectra(pictures(drawn(0, 240)).grey)
+    boxes = [slice(0, 228), slice(12, 240), slice(12, 228)]  # 95 % from either end, and 90 %
+    cuts = [drawn(0, 240)[rows, columns] for rows in boxes[:2] for columns in boxes[:2]]
+    for view, cut in zip(cut_views(low), [*cuts, drawn(0, 240)[boxes[2], boxes[2]]], strict=True):
+        own = low_spectra(pictures(cut).grey)
+        assert 1 - (view * own).sum() < 0.4 * (1 - (low * own).sum())  # the places of VIEWS are a little further inside
+
+
+def test_a_half_is_told_whatever_covers_the_other():
+    image, other = drawn(0), drawn(1)
+    for half, rows in enumerate((slice(0, 96), slice(160, 256))):  # kept
+        covered = other.copy()
+        covered[rows] = image[rows]
+        first, second = (list(half_views(low_spectra(pictures(each).grey)))[half] for each in (image, covered))
+        assert (first * second).sum() > 0.7
+    flipped = list(half_views(low_spectra(pictures(image[::-1]).grey)))
+    np.testing.assert_allclose(flipped[1], list(half_views(low_spectra(pictures(image).grey)))[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetry", range(SYMMETRIES))
@@ -73,7 +98,7 @@ def test_different_pictures_do_not_agree():
 @pytest.mark.parametrize("backwards", [False, True])
 def test_what_is_cut_agrees_once_registered(cut, backwards):
     pair = (drawn(2), drawn(2)[cut])
-    in_place, registered, _ = agreement(*pair[::-1] if backwards else pair)
+    in_place, registered, *_ = agreement(*pair[::-1] if backwards else pair)
     assert registered > 1.5 > in_place
 
 
