@@ -12,8 +12,9 @@ few of its parts alone, has nothing by which copies could be told, and has none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,13 @@ from .thumbnails import (
     NO_AGREEMENT,
     NO_HASH,
     SYMMETRIES,
+    VIEWS,
     Pictures,
     PreparedThumbnails,
     agreements,
     cut_spectra,
-    cut_views,
-    half_views,
+    cut_view,
+    half_view,
     low_spectra,
     perceptual_hashes,
     same_colours,
@@ -96,9 +98,10 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
     cuts = [low[sample], *cut_spectra(_pictures([keys[n] for n in place[sample]], thumbnails).grey)]
-    invariants = _invariants(low)
+    invariants = _in_parts(_invariants, low)
     axes = _axes(invariants, [_invariants(cut) - invariants[sample] for cut in cuts[1:]])
     points = invariants @ axes
+    del invariants
     some = sample[_as_pairs(_neighbours(points[sample]), apart[sample])]
     turns, likeness = _turns(some, low)
     agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
@@ -253,11 +256,13 @@ def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Seq
 
     cells = PointCells(torch.from_numpy(points))
     yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED)
-    for view in cut_views(low):
-        yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1, torch.from_numpy(_invariants(view) @ axes)), CHANGED_VIEW)
-    whole, *changed = (np.concatenate([_half_invariants(half) for half in half_views(each)]) for each in cuts)
-    halves = np.concatenate([_half_invariants(half) for half in half_views(low)])
-    points = halves @ _axes(halves, [each - whole for each in changed])
+    for view in VIEWS:
+        points = _in_parts(_invariants_of_cut, low, view) @ axes
+        yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1, torch.from_numpy(points)), CHANGED_VIEW)
+    del cells
+    halves = _of_halves(low)
+    points = halves @ _axes(halves, [_of_halves(cut) - _of_halves(cuts[0]) for cut in cuts[1:]])
+    del halves
     yield near(PointCells(torch.from_numpy(points)).nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED_VIEW)
 
 
@@ -291,11 +296,25 @@ def _invariants(low: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(one, other)[:, 1:], np.minimum(one, other)[:, rows != columns]], axis=1)
 
 
-def _half_invariants(low: np.ndarray) -> np.ndarray:
-    """(N, 35) of low spectra of halves: what a mirror leaves as it is."""
-    searched = low[:, :SEARCHED, :SEARCHED].copy()
+def _invariants_of_cut(low: np.ndarray, view: tuple[float, float, float]) -> np.ndarray:
+    return _invariants(cut_view(low, *view))
+
+
+def _of_halves(low: np.ndarray) -> np.ndarray:
+    """(2 N, 35) of the upper halves of images, then of the lower ones: what a mirror leaves of their low spectra."""
+    return np.concatenate([_in_parts(_half_invariants, low, lower) for lower in (False, True)])
+
+
+def _half_invariants(low: np.ndarray, lower: bool) -> np.ndarray:
+    searched = half_view(low, lower)[:, :SEARCHED, :SEARCHED].copy()
     searched[:, :, 1::2] = np.abs(searched[:, :, 1::2])
     return searched.reshape(len(low), -1)[:, 1:]
+
+
+def _in_parts(of: Callable[..., np.ndarray], low: np.ndarray, *more: Any) -> np.ndarray:
+    """A function of low spectra, of a few at a time."""
+    starts = range(0, len(low), LIKENED_AT_ONCE)
+    return np.concatenate([of(low[start : start + LIKENED_AT_ONCE], *more) for start in starts])
 
 
 def _axes(invariants: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:

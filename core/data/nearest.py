@@ -99,11 +99,11 @@ class PointCells:
             counts = torch.bincount(cell_of, minlength=len(self.centres))[:, None]
             sums = torch.zeros_like(self.centres).index_add_(0, cell_of, drawn)
             self.centres = torch.where(counts > 0, sums / counts.clamp(min=1), self.centres)
-        self.points, (occupied, self.cell_of) = points, self._cell_of(points).unique(return_inverse=True)
+        occupied, self.cell_of = self._cell_of(points).unique(return_inverse=True)
         self.centres = self.centres[occupied]
         members, sizes = self.cell_of.argsort(stable=True), torch.bincount(self.cell_of).tolist()
-        placed = points[members]
-        self.cells = [each.split(sizes) for each in (members, placed, -(placed**2).sum(dim=1) / 2)]
+        self.points = points[members]  # cell by cell
+        self.cells = [each.split(sizes) for each in (members, self.points, -(self.points**2).sum(dim=1) / 2)]
 
     def nearest(self, count: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Squared distances and indices of the nearest points in the cells near to each query's, both (N, K), in no
@@ -114,7 +114,7 @@ class PointCells:
         """
         cell_of = self.cell_of if queries is None else self._cell_of(queries)
         order, sizes = cell_of.argsort(stable=True), torch.bincount(cell_of, minlength=len(self.centres))
-        ends, queries = sizes.cumsum(0).tolist(), (self.points if queries is None else queries)[order]
+        ends, queries = sizes.cumsum(0).tolist(), self.points if queries is None else queries[order]
         searched = min(max(CELLS_SEARCHED, MOST_CELLS_SEARCHED // len(queries)), len(self.centres))
         near = torch.cdist(self.centres, self.centres).topk(searched, dim=1, largest=False).indices.tolist()
         distances = torch.full((len(queries), count), torch.inf)

@@ -166,8 +166,8 @@ LEAST_CONTRAST = 2.0
 """Standard deviation of grey levels below which an image is flat."""
 BLOCK, LEAST_BLOCK_CONTRAST, LEAST_BLOCKS = 8, 3.0, 4
 SPOILT, MARKED, LEAST_MARKED = 0.3, 0.55, 6
-"""Share of the blocks that text may cover, or a clipped brightness flatten; that marks may cover where the others are the
-very same, and how many must show something then."""
+"""Share of the blocks that text may cover, or a clipped brightness flatten; that marks may cover where the others are
+the very same, and how many must show something then."""
 UNTOUCHED, DOUBTFUL = 1.8, 1.0
 """How far the others must agree where some blocks differ, and what counts else: a mark leaves them as they were, but
 another moment seen by the same camera often does not."""
@@ -238,22 +238,20 @@ UPPER, LOWER = 0.3, 0.6
 """Down to where the upper half of an image counts whole, and where no more."""
 
 
-def cut_views(low: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra, in one way after the other."""
+def cut_view(low: np.ndarray, scale: float, *shifts: float) -> np.ndarray:
+    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra; the cut as of `VIEWS`."""
     waves = _waves()
-    for scale, *shifts in VIEWS:
-        places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
-        down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
-        yield _unit(down @ low @ across.T)
+    places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
+    down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
+    return _unit(down @ low @ across.T)
 
 
-def half_views(low: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, 8, 8) low spectra of the upper halves of images, from their own, then of the lower halves, upside down."""
+def half_view(low: np.ndarray, lower: bool) -> np.ndarray:
+    """(N, 8, 8) low spectra of the upper halves of images, from their own; or of the lower halves, upside down."""
     waves = _waves()
     fading = np.clip((_places(GREY_SIDE) + 0.5 - UPPER) / (LOWER - UPPER), 0, 1)
     upper = (waves * np.cos(np.pi / 2 * fading).astype(np.float32) ** 2) @ waves.T
-    for symmetry in (0, 2):
-        yield _unit(upper @ turned_spectra(low, np.full(len(low), symmetry)))
+    return _unit(upper @ turned_spectra(low, np.full(len(low), 2 * lower)))
 
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -321,8 +319,8 @@ class PreparedThumbnails:
 
 
 def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.ndarray) -> np.ndarray:
-    """(4, N) how far the pictures of each pair agree: as they lie, registered, in their low spectra as they lie, and in the
-    blocks that marks left as they were.
+    """(4, N) how far the pictures of each pair agree: as they lie, registered, in their low spectra as they lie, and in
+    the blocks that marks left as they were.
 
     `NO_AGREEMENT` where they show too little; in the spectra, where the detail differs. Colours do not count.
 

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.data import file_hashes, verify
+from vladapt.core.data import file_hashes, nearest, verify
 from vladapt.core.data import near_copies as module
-from vladapt.core.data import nearest
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.file_hashes import FileHashes
 from vladapt.core.data.images import decode_image, reduced_image
@@ -172,10 +171,10 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
 
     cut, trimmed, mirrored, marked = recalls()
     assert cut >= 0.95 and trimmed >= 0.9 and mirrored == 1 and marked >= 0.9
-    monkeypatch.setattr(module, "cut_views", lambda low: [])
+    monkeypatch.setattr(module, "VIEWS", ())
     without_cuts = recalls()
     assert without_cuts[0] < cut - 0.08
-    monkeypatch.setattr(module, "half_views", lambda low: [low, low])
+    monkeypatch.setattr(module, "half_view", lambda low, lower: low)
     assert recalls()[3] < without_cuts[3] - 0.02
 
 

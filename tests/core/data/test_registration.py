@@ -7,11 +7,12 @@ from PIL import Image
 from vladapt.core.data.thumbnails import (
     NO_AGREEMENT,
     SYMMETRIES,
+    VIEWS,
     Pictures,
     PreparedThumbnails,
     agreements,
-    cut_views,
-    half_views,
+    cut_view,
+    half_view,
     low_spectra,
     shows_enough,
     spectral_likeness,
@@ -57,20 +58,22 @@ def test_views_are_told_from_low_spectra_as_from_pictures_that_are_cut():
     low = low_spectra(pictures(drawn(0, 240)).grey)
     boxes = [slice(0, 228), slice(12, 240), slice(12, 228)]  # 95 % from either end, and 90 %
     cuts = [drawn(0, 240)[rows, columns] for rows in boxes[:2] for columns in boxes[:2]]
-    for view, cut in zip(cut_views(low), [*cuts, drawn(0, 240)[boxes[2], boxes[2]]], strict=True):
+    for view, cut in zip(
+        [cut_view(low, *view) for view in VIEWS], [*cuts, drawn(0, 240)[boxes[2], boxes[2]]], strict=True
+    ):
         own = low_spectra(pictures(cut).grey)
         assert 1 - (view * own).sum() < 0.4 * (1 - (low * own).sum())  # the places of VIEWS are a little further inside
 
 
 def test_a_half_is_told_whatever_covers_the_other():
     image, other = drawn(0), drawn(1)
-    for half, rows in enumerate((slice(0, 96), slice(160, 256))):  # kept
+    for lower, rows in enumerate((slice(0, 96), slice(160, 256))):  # kept
         covered = other.copy()
         covered[rows] = image[rows]
-        first, second = (list(half_views(low_spectra(pictures(each).grey)))[half] for each in (image, covered))
+        first, second = (half_view(low_spectra(pictures(each).grey), lower) for each in (image, covered))
         assert (first * second).sum() > 0.7
-    flipped = list(half_views(low_spectra(pictures(image[::-1]).grey)))
-    np.testing.assert_allclose(flipped[1], list(half_views(low_spectra(pictures(image).grey)))[0], atol=1e-4)
+    flipped, own = (low_spectra(pictures(each).grey) for each in (image[::-1], image))
+    np.testing.assert_allclose(half_view(flipped, True), half_view(own, False), atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetry", range(SYMMETRIES))
