@@ -91,6 +91,7 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         places.append(np.array([position[key] for key in content_keys], dtype=np.int64)[telling])
         spectra.append(low_spectra(pictures.grey[telling]))
     place, low = np.concatenate(places), np.concatenate(spectra)
+    del spectra
     order = np.argsort(place)  # the order of the images, whatever the shards say
     place, low = place[order], low[order]
     if len(place) < 2:
@@ -302,7 +303,10 @@ def _invariants_of_cut(low: np.ndarray, view: tuple[float, float, float]) -> np.
 
 def _of_halves(low: np.ndarray) -> np.ndarray:
     """(2 N, 35) of the upper halves of images, then of the lower ones: what a mirror leaves of their low spectra."""
-    return np.concatenate([_in_parts(_half_invariants, low, lower) for lower in (False, True)])
+    halves = np.zeros((2 * len(low), SEARCHED**2 - 1), dtype=np.float32)
+    for start, lower in ((0, False), (len(low), True)):
+        halves[start : start + len(low)] = _in_parts(_half_invariants, low, lower)
+    return halves
 
 
 def _half_invariants(low: np.ndarray, lower: bool) -> np.ndarray:
@@ -330,8 +334,11 @@ def _axes(invariants: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
     change = np.concatenate(changes).astype(np.float64)
     within = change.T @ change / len(change)
     within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
-    centred = invariants - invariants.mean(axis=0)
-    return eigh(centred.T @ centred / len(centred), within)[1][:, : -DIMENSIONS - 1 : -1].astype(np.float32)
+    centre, total = invariants.mean(axis=0), np.zeros_like(within)
+    for start in range(0, len(invariants), LIKENED_AT_ONCE):
+        centred = invariants[start : start + LIKENED_AT_ONCE] - centre
+        total += centred.T @ centred / len(invariants)
+    return eigh(total, within)[1][:, : -DIMENSIONS - 1 : -1].astype(np.float32)
 
 
 def _whitening(cuts: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,7 +11,7 @@ from ..errors import CapabilityError
 
 SEARCHED_WHOLE = 20_000
 """Points up to which each is compared with all others."""
-POINTS_A_CELL, CELLS_SEARCHED, MOST_CELLS_SEARCHED = 200, 4, 800_000
+POINTS_A_CELL, CELLS_SEARCHED, MOST_CELLS_SEARCHED = 300, 3, 600_000
 """Of more points, those around one centre, and how many of the centres near its own are looked around, at least so many
 of each point, and in all as many, so that smaller sets are searched more thoroughly in the same time."""
 POINTS_OF_MEAN, MEANS = 16, 2
