@@ -62,6 +62,7 @@ def group_rows(
     *,
     taken: Collection[str | None] = (),
     named: str = AUTO,
+    few: bool = False,
 ) -> Grouping:
     """The groups of a table's rows.
 
@@ -76,6 +77,7 @@ def group_rows(
         taken: columns that hold something else.
         named: the column that the user names, which need not qualify; "auto" to find it, "none" for no groups; "folder"
             or "stem:REGEX" for what the names of the images say (`group_names.py`).
+        few: the rows may be of one group or two, or each of its own, as where a few images are to be answered.
 
     Raises:
         UnknownNameError: the table has no column of that name.
@@ -91,7 +93,7 @@ def group_rows(
     candidates = [
         _Column(table, name, images) for name in table.columns if name not in taken and kind_of_column(name) is not None
     ]
-    reasons = {column.name: column.why_not(classes) for column in candidates}
+    reasons = {column.name: column.why_not(classes, few) for column in candidates}
     usable = [column for column in candidates if not reasons[column.name]]
     if not usable:
         return Grouping([None] * len(images), notes=(_nothing_found(table, reasons),))
@@ -111,8 +113,10 @@ class _Column:
         self.count = len(number)
         self.images = len({image for image, value in zip(images, self.values, strict=True) if value is not None})
 
-    def why_not(self, classes: Sequence[Collection[Hashable]]) -> str:
-        """Why it does not count, or ""."""
+    def why_not(self, classes: Sequence[Collection[Hashable]], few: bool) -> str:
+        """Why it does not count, or ""; `few` as of `group_rows`."""
+        if few and self.count:
+            return ""
         if self.count < LEAST_VALUES:
             return f"{self.count} value{'s' if self.count != 1 else ''}"
         if self.count >= self.images:
@@ -204,13 +208,14 @@ def group_by_names(names: Sequence[str], classes: Sequence[Collection[Hashable]]
     return Grouping([hashed(value) for value in values], named, tuple(notes))
 
 
-def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) -> DomainData:
+def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO, few: bool = False) -> DomainData:
     """The set, its items grouped by a table that lies in their folder and lists them, and the columns of that table.
 
     Args:
         data: items whose ids are paths relative to the folder.
         folder: of the set.
         named: the column that the user names; "auto" to find it, "none" for no groups at all.
+        few: as of `group_rows`.
 
     Raises:
         UnknownNameError: no table there lists these images and has a column of that name.
@@ -235,7 +240,7 @@ def group_by_tables_beside(data: DomainData, folder: Path, named: str = AUTO) ->
         listed_items = [data.items[item] for item in items]
         classes = [item.classes() for item in listed_items]
         listed_ids = [ids[item] for item in items]
-        grouping = group_rows(part, listed_ids, classes, named=named)
+        grouping = group_rows(part, listed_ids, classes, named=named, few=few)
         if grouping.column is None and any(item.group for item in data.items):
             continue
         group_of = dict(zip(items, grouping.groups, strict=True))
@@ -270,7 +275,7 @@ def group_images(data: DomainData, paths: Sequence[str | Path], named: str) -> D
     for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in map(Path, paths)):
         above = "" if folder == Path() else f"{printable(folder.as_posix()).rstrip('/')}/"
         own = [item.with_(id=item.id.removeprefix(above)) for item in items.values() if item.id.startswith(above)]
-        grouped = group_by_tables_beside(replace(data, items=own, notes=[]), folder, named)
+        grouped = group_by_tables_beside(replace(data, items=own, notes=[]), folder, named, few=True)
         items |= {above + item.id: item.with_(id=above + item.id) for item in grouped.items}
         notes += grouped.notes
     if not any(item.group for item in items.values()):

@@ -12,45 +12,57 @@ few of its parts alone, has nothing by which copies could be told, and has none.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
 from .hamming import near_pairs
+from .nearest import SEARCHED_WHOLE, PointCells, nearest_points
 from .thumbnails import (
     COMPARED,
     NO_AGREEMENT,
     NO_HASH,
+    SYMMETRIES,
+    VIEWS,
     Pictures,
     PreparedThumbnails,
     agreements,
     cut_spectra,
+    cut_view,
+    half_view,
     low_spectra,
     perceptual_hashes,
     same_colours,
     shows_enough,
     spectral_likeness,
+    turned_spectra,
 )
 
-VERSION = 7
+Candidates = Iterator[tuple[np.ndarray, np.ndarray]]
+"""Rows (n,), and others (n, k) that are near to each."""
+VERSION = 8
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
-NEIGHBOURS = 8
+NEIGHBOURS, NEIGHBOURS_OF_VIEW = 8, 3
 LEAST_LIKENESS = 0.7
 """Cosine of the low spectra of a copy, its edges cut or marked, and the image itself."""
-MOST_COMPARED = 100_000
-"""Pairs that are registered, the most alike ones: as many as a minute takes."""
+CHANGED, CHANGED_VIEW = 100.0, 30.0
+"""Squared Mahalanobis distance of most copies, by how far cutting changes the images of a set; of most from an image
+that is cut in a like way, or of halves that are not marked."""
+MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
+"""Pairs that are registered, the nearest and the most alike ones, and how many more than are near by `CHANGED`."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
-AT_ONCE = 256
+AT_ONCE, LIKENED_AT_ONCE = 256, 1024
 SAMPLE, LEAST_PAIRS = 256, 40
 """Images among whose neighbours is seen how far different images agree, and how many pairs that takes."""
-LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6), (2.5, 2.5, 3.0)
+LEAST_AGREEMENT, MOST_ASKED = (1.1, 1.1, 2.6, 2.6), (2.5, 2.5, 3.0, 3.5)
 """Of copies, in each of the numbers of `agreements`, whatever the set."""
 NEIGHBOURS_UP_TO = 200_000
 """Images in a set whose nearest neighbours are looked for; those of larger ones are told by their hashes."""
@@ -79,18 +91,24 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         places.append(np.array([position[key] for key in content_keys], dtype=np.int64)[telling])
         spectra.append(low_spectra(pictures.grey[telling]))
     place, low = np.concatenate(places), np.concatenate(spectra)
+    del spectra
     order = np.argsort(place)  # the order of the images, whatever the shards say
     place, low = place[order], low[order]
     if len(place) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    points = _discriminants(low, sample, _pictures([keys[n] for n in place[sample]], thumbnails))
-    some = sample[_neighbours(points[sample], apart[sample])]
+    cuts = [low[sample], *cut_spectra(_pictures([keys[n] for n in place[sample]], thumbnails).grey)]
+    invariants = _in_parts(_invariants, low)
+    axes = _axes(invariants, [_invariants(cut) - invariants[sample] for cut in cuts[1:]])
+    points = invariants @ axes
+    del invariants
+    some = sample[_as_pairs(_neighbours(points[sample]), apart[sample])]
     turns, likeness = _turns(some, low)
-    of_sample = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
-    least = _least_agreements(of_sample, len(place))
-    return _copies_among(_neighbours(points, apart), place, low, keys, thumbnails, least)
+    agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
+    least = _least_agreements(agreed, len(place))
+    near = _candidates(points, axes, low, cuts) if len(points) > SEARCHED_WHOLE else _neighbours(points)
+    return _copies_among(_as_pairs(near, apart), place, low, keys, thumbnails, least, _whitening(cuts))
 
 
 def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarray | None = None) -> np.ndarray:
@@ -116,8 +134,11 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
         return np.zeros((0, 2), dtype=np.int64)
     sample = place[np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)]
     pictures = _pictures([keys[n] for n in sample], thumbnails)
-    low, every = low_spectra(pictures.grey), np.arange(len(sample))
-    some = _neighbours(_discriminants(low, every, pictures), apart[sample])
+    low = low_spectra(pictures.grey)
+    cuts = [low, *cut_spectra(pictures.grey)]
+    invariants, *changed = map(_invariants, cuts)
+    points = invariants @ _axes(invariants, [each - invariants for each in changed])
+    some = _as_pairs(_neighbours(points), apart[sample])
     agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
     low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
@@ -125,7 +146,7 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     for content_keys, pictures in thumbnails.find(list(row_of)):
         low[[row_of[key] for key in content_keys]] = low_spectra(pictures.grey)
     least = _least_agreements(agreed, len(place))
-    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least)
+    return _copies_among(rows.reshape(pairs.shape), members, low, keys, thumbnails, least, _whitening(cuts))
 
 
 def _of_near_hashes(hashes: np.ndarray, apart: np.ndarray) -> np.ndarray:
@@ -149,16 +170,31 @@ def _copies_among(
     keys: Sequence[str],
     thumbnails: ThumbnailStore,
     least: np.ndarray,
+    whitening: np.ndarray,
 ) -> np.ndarray:
-    """(M, 2) positions of the pairs that are copies, of the most alike ones.
+    """(M, 2) positions of the pairs that are copies, of those of the least distance.
 
     Args:
         pairs: rows of `place` and of `low`.
         least: of `_least_agreements`.
+        whitening: of `_whitening`.
     """
     turns, likeness = _turns(pairs, low)
-    likely = np.argsort(-likeness[:, 0], kind="stable")[:MOST_COMPARED]
-    likely = np.sort(likely[likeness[likely, 0] >= LEAST_LIKENESS])
+    distances = np.full(turns.shape, np.inf, dtype=np.float32)
+    for turn in range(TURNS):
+        likely = np.flatnonzero(likeness[:, turn] >= LEAST_LIKENESS)
+        for start in range(0, len(likely), LIKENED_AT_ONCE):
+            some = likely[start : start + LIKENED_AT_ONCE]
+            first, second = low[pairs[some]].swapaxes(0, 1)
+            change = (turned_spectra(first, turns[some, turn]) - second).reshape(len(some), -1)
+            distances[some, turn] = np.square(change @ whitening).sum(axis=1)
+    distances = distances.min(axis=1)
+    rank = np.full(len(pairs), len(pairs))
+    for order in (np.argsort(distances, kind="stable"), np.argsort(-likeness[:, 0], kind="stable")):
+        rank[order] = np.minimum(rank[order], np.arange(len(order)))
+    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + MOST_DOUBTFUL)
+    likely = np.sort(np.argsort(rank, kind="stable")[:most])
+    likely = likely[np.isfinite(distances[likely])]
     return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)
 
 
@@ -201,6 +237,52 @@ def _kept_pairs(path: Path, count: int) -> np.ndarray | None:
     return pairs if not pairs.size or (pairs.min() >= 0 and pairs.max() < count) else None
 
 
+def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Sequence[np.ndarray]) -> Candidates:
+    """Rows of a large set, and others near to each.
+
+    Each image is compared with few others. So copies whose edges are cut are found by images that are cut in like ways,
+    and marked ones by the half that is not.
+
+    Args:
+        points, axes: (N, 24), and by which they are made of invariants.
+        low: (N, 8, 8) spectra.
+        cuts: spectra of some of the images, then of these with their edges cut, in one way after the other.
+    """
+    import torch  # slow to import, and kept pairs do without
+
+    def near(found: tuple[torch.Tensor, torch.Tensor], most: float) -> tuple[np.ndarray, np.ndarray]:
+        distances, others = (each.numpy() for each in found)
+        rows, column = np.nonzero(distances <= most)
+        return rows % len(low), others[rows, column, None] % len(low)
+
+    cells = PointCells(torch.from_numpy(points))
+    yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED)
+    for view in VIEWS:
+        points = _in_parts(_invariants_of_cut, low, view) @ axes
+        yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1, torch.from_numpy(points)), CHANGED_VIEW)
+    del cells
+    halves = _of_halves(low)
+    points = halves @ _axes(halves, [_of_halves(cut) - _of_halves(cuts[0]) for cut in cuts[1:]])
+    del halves
+    yield near(PointCells(torch.from_numpy(points)).nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED_VIEW)
+
+
+def _neighbours(points: np.ndarray) -> Candidates:
+    """Each of a smaller set, and those that are nearest."""
+    import torch
+
+    yield np.arange(len(points)), nearest_points(torch.from_numpy(points), NEIGHBOURS + 1).numpy()
+
+
+def _as_pairs(near: Candidates, apart: np.ndarray) -> np.ndarray:
+    """(M, 2) each pair once, the smaller row first, those that belong together left out."""
+    count, numbers = len(apart), []
+    for rows, others in near:
+        numbers.append((np.minimum(rows[:, None], others) * count + np.maximum(rows[:, None], others)).ravel())
+    pairs = np.stack(np.divmod(np.unique(np.concatenate(numbers)), count), axis=1)
+    return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
+
+
 def _invariants(low: np.ndarray) -> np.ndarray:
     """(N, 35) of low spectra: what the symmetries of the square leave as it is.
 
@@ -215,42 +297,70 @@ def _invariants(low: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(one, other)[:, 1:], np.minimum(one, other)[:, rows != columns]], axis=1)
 
 
-def _discriminants(low: np.ndarray, sample: np.ndarray, pictures: Pictures) -> np.ndarray:
-    """(N, 24) the numbers in which a set's images differ most, for how far cutting an image changes them: linear
-    discriminant analysis.
+def _invariants_of_cut(low: np.ndarray, view: tuple[float, float, float]) -> np.ndarray:
+    return _invariants(cut_view(low, *view))
+
+
+def _of_halves(low: np.ndarray) -> np.ndarray:
+    """(2 N, 35) of the upper halves of images, then of the lower ones: what a mirror leaves of their low spectra."""
+    halves = np.zeros((2 * len(low), SEARCHED**2 - 1), dtype=np.float32)
+    for start, lower in ((0, False), (len(low), True)):
+        halves[start : start + len(low)] = _in_parts(_half_invariants, low, lower)
+    return halves
+
+
+def _half_invariants(low: np.ndarray, lower: bool) -> np.ndarray:
+    searched = half_view(low, lower)[:, :SEARCHED, :SEARCHED].copy()
+    searched[:, :, 1::2] = np.abs(searched[:, :, 1::2])
+    return searched.reshape(len(low), -1)[:, 1:]
+
+
+def _in_parts(of: Callable[..., np.ndarray], low: np.ndarray, *more: Any) -> np.ndarray:
+    """A function of low spectra, of a few at a time."""
+    starts = range(0, len(low), LIKENED_AT_ONCE)
+    return np.concatenate([of(low[start : start + LIKENED_AT_ONCE], *more) for start in starts])
+
+
+def _axes(invariants: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
+    """(35, 24) by which a set's images differ most, for how far cutting an image changes them: linear discriminant
+    analysis.
 
     Args:
-        low: (N, 8, 8) spectra.
-        sample: rows of some of the images.
-        pictures: these.
+        invariants: (N, 35) of the images.
+        changes: (n, 35) each, of some of them when they are cut.
     """
     from scipy.linalg import eigh  # SciPy is slow to import, and kept pairs do without
 
-    invariants = _invariants(low).astype(np.float64)  # (N, 35)
-    changes = np.concatenate([_invariants(cut) - invariants[sample] for cut in cut_spectra(pictures.grey)])
-    within = changes.T @ changes / len(changes)
+    change = np.concatenate(changes).astype(np.float64)
+    within = change.T @ change / len(change)
     within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
-    invariants -= invariants.mean(axis=0)
-    return invariants @ eigh(invariants.T @ invariants / len(low), within)[1][:, : -DIMENSIONS - 1 : -1]
+    centre, total = invariants.mean(axis=0), np.zeros_like(within)
+    for start in range(0, len(invariants), LIKENED_AT_ONCE):
+        centred = invariants[start : start + LIKENED_AT_ONCE] - centre
+        total += centred.T @ centred / len(invariants)
+    return eigh(total, within)[1][:, : -DIMENSIONS - 1 : -1].astype(np.float32)
 
 
-def _neighbours(points: np.ndarray, apart: np.ndarray) -> np.ndarray:
-    """(M, 2) rows of near neighbours, each pair once, those that belong together left out."""
-    import torch
+def _whitening(cuts: Sequence[np.ndarray]) -> np.ndarray:
+    """(64, 64): by it cutting changes the low spectra of a set's images, turned by any symmetry, by as much in each
+    direction.
 
-    from .nearest import nearest_points
-
-    others = nearest_points(torch.from_numpy(points.astype(np.float32)), NEIGHBOURS + 1).numpy()
-    pairs = np.sort(np.stack([np.repeat(np.arange(len(points)), others.shape[1]), others.ravel()], axis=1), axis=1)
-    pairs = np.unique(pairs, axis=0)
-    return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
+    Args:
+        cuts: as of `_candidates`.
+    """
+    changes = np.concatenate([cut - cuts[0] for cut in cuts[1:]])
+    each = [turned_spectra(changes, np.full(len(changes), turn)) for turn in range(SYMMETRIES)]
+    changes = np.concatenate(each).reshape(-1, COMPARED**2).astype(np.float64)
+    scatter = changes.T @ changes / len(changes)
+    scatter += (RIDGE * np.trace(scatter) / (len(scatter) - 1) + 1e-9) * np.eye(len(scatter))  # the mean is left out
+    return np.linalg.cholesky(np.linalg.inv(scatter)).astype(np.float32)
 
 
 def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each pair the symmetries by which it is the most alike, the most so first, and how much; both (M, 2)."""
     likeness, turns = np.zeros((len(pairs), TURNS), dtype=np.float32), np.zeros((len(pairs), TURNS), dtype=np.int64)
-    for start in range(0, len(pairs), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
+    for start in range(0, len(pairs), LIKENED_AT_ONCE):
+        some = slice(start, start + LIKENED_AT_ONCE)
         each = spectral_likeness(low[pairs[some, 0]], low[pairs[some, 1]])  # (8, n)
         turns[some] = np.argsort(-each, axis=0, kind="stable")[:TURNS].T
         likeness[some] = np.take_along_axis(each, turns[some].T, axis=0).T
@@ -258,13 +368,13 @@ def _turns(pairs: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _least_agreements(agreed: np.ndarray, count: int) -> np.ndarray:
-    """(3,) from which on two images of a set are copies.
+    """(4,) from which on two images of a set are copies.
 
     Neighbours within a sample are nearly all different images. How far these agree is told from the median and the
     lower side, where no copy is; copies must agree further than any of so many pairs would by chance.
 
     Args:
-        agreed: (3, M) agreements of neighbours within a sample.
+        agreed: (4, M) agreements of neighbours within a sample.
         count: images in the set.
     """
     from scipy.special import ndtri
@@ -303,17 +413,17 @@ def _agreements_of(
     thumbnails: ThumbnailStore,
     of_sample: bool = False,
 ) -> np.ndarray:
-    """(3, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
+    """(4, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
     colours differ.
 
     Args:
         of_sample: neither counts: of neighbours whose colours agree, those that are copies would be the most.
     """
     if not len(pairs):
-        return np.zeros((3, 0))
+        return np.zeros((4, 0))
     places, rows = np.unique(pairs, return_inverse=True)
     every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
-    best = np.full((3, len(pairs)), -np.inf)
+    best = np.full((4, len(pairs)), -np.inf)
     for start in range(0, len(pairs), AT_ONCE):
         used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
         prepared, own = PreparedThumbnails.of(every.take(used)), own.reshape(-1, 2)

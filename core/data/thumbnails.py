@@ -156,6 +156,8 @@ def thumbnail_pictures(rows: np.ndarray) -> Pictures:
     )
 
 
+AT_ONCE = 128
+"""Images whose pixels are in the processor's cache meanwhile."""
 SYMMETRIES = 8
 """Numbered by bits: 4 swaps the axes, then 2 turns upside down and 1 mirrors."""
 COMPARED = 8
@@ -163,8 +165,9 @@ COMPARED = 8
 LEAST_CONTRAST = 2.0
 """Standard deviation of grey levels below which an image is flat."""
 BLOCK, LEAST_BLOCK_CONTRAST, LEAST_BLOCKS = 8, 3.0, 4
-SPOILT = 0.3
-"""Share of the blocks that text may cover, or a clipped brightness flatten."""
+SPOILT, MARKED, LEAST_MARKED = 0.3, 0.55, 6
+"""Share of the blocks that text may cover, or a clipped brightness flatten; that marks may cover where the others are
+the very same, and how many must show something then."""
 UNTOUCHED, DOUBTFUL = 1.8, 1.0
 """How far the others must agree where some blocks differ, and what counts else: a mark leaves them as they were, but
 another moment seen by the same camera often does not."""
@@ -189,19 +192,29 @@ OUTLYING = 0.02
 
 def shows_enough(grey: np.ndarray) -> np.ndarray:
     """(N,) whether there is anything in images (N, 32, 32) by which copies could be told."""
-    return (grey.std(axis=(1, 2)) >= LEAST_CONTRAST) & (_shown(grey).sum(axis=1) >= LEAST_BLOCKS)
+    means, squares = _block_moments(grey)
+    variances = squares.mean(axis=1) - means.mean(axis=1) ** 2
+    shown = squares - means**2 >= LEAST_BLOCK_CONTRAST**2
+    return (variances >= LEAST_CONTRAST**2) & (shown.sum(axis=1) >= LEAST_BLOCKS)
 
 
 def low_spectra(grey: np.ndarray) -> np.ndarray:
     """(N, 8, 8) float32, the lowest frequencies of equalised images (N, 32, 32), of unit norm; the mean is left out."""
-    return _low(_equalised(grey)) if len(grey) else np.zeros((0, COMPARED, COMPARED), dtype=np.float32)
+    low = np.zeros((len(grey), COMPARED, COMPARED), dtype=np.float32)
+    for start in range(0, len(grey), AT_ONCE):
+        low[start : start + AT_ONCE] = _low(_equalised(grey[start : start + AT_ONCE]))
+    return low
 
 
 def _low(equalised: np.ndarray) -> np.ndarray:
     waves = _waves()
     spectra = waves @ equalised @ waves.T
+    return _unit(spectra)
+
+
+def _unit(spectra: np.ndarray) -> np.ndarray:
     spectra[:, 0, 0] = 0
-    return spectra / np.maximum(np.linalg.norm(spectra, axis=(1, 2), keepdims=True), 1e-6)
+    return spectra / np.maximum(np.sqrt(np.einsum("nuv,nuv->n", spectra, spectra)), 1e-6)[:, None, None]
 
 
 @lru_cache(maxsize=1)
@@ -219,12 +232,46 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
         yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
 
 
+VIEWS = (*((0.95, y, x) for y in (-0.0167, 0.0167) for x in (-0.0167, 0.0167)), (0.9, 0.0, 0.0))
+"""Cuts whose spectra are searched for: each copy whose edges are cut is near to one."""
+UPPER, LOWER = 0.3, 0.6
+"""Down to where the upper half of an image counts whole, and where no more."""
+
+
+def cut_view(low: np.ndarray, scale: float, *shifts: float) -> np.ndarray:
+    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra; the cut as of `VIEWS`."""
+    waves = _waves()
+    places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
+    down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
+    return _unit(down @ low @ across.T)
+
+
+def half_view(low: np.ndarray, lower: bool) -> np.ndarray:
+    """(N, 8, 8) low spectra of the upper halves of images, from their own; or of the lower halves, upside down."""
+    waves = _waves()
+    fading = np.clip((_places(GREY_SIDE) + 0.5 - UPPER) / (LOWER - UPPER), 0, 1)
+    upper = (waves * np.cos(np.pi / 2 * fading).astype(np.float32) ** 2) @ waves.T
+    return _unit(upper @ turned_spectra(low, np.full(len(low), 2 * lower)))
+
+
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """(8, N) cosines of low spectra (N, 8, 8), the first ones turned by each symmetry."""
-    signs = (-1.0) ** np.arange(COMPARED, dtype=np.float32)
-    products = np.stack([first * second, first.swapaxes(1, 2) * second])  # (2, N, 8, 8)
-    weights = np.stack([np.ones_like(signs), signs])  # (2, 8): as it is, reversed
-    return np.einsum("tnuv,au,bv->tabn", products, weights, weights, optimize=True).reshape(SYMMETRIES, -1)
+    each = np.stack([first * second, first.swapaxes(1, 2) * second]).reshape(2, len(first), -1)  # (2, N, 64)
+    return (each @ _signs().reshape(4, -1).T).swapaxes(1, 2).reshape(SYMMETRIES, -1)
+
+
+def turned_spectra(low: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
+    """Low spectra (N, 8, 8) of images each turned by its symmetry, (N,)."""
+    swapped = np.where((symmetries & 4 > 0)[:, None, None], low.swapaxes(1, 2), low)
+    return swapped * _signs()[symmetries & 3]
+
+
+@lru_cache(maxsize=1)
+def _signs() -> np.ndarray:
+    """(4, 8, 8) float32, the signs of low spectra by the last two bits of a symmetry."""
+    odd = (-1.0) ** np.arange(COMPARED, dtype=np.float32)
+    even = np.ones_like(odd)
+    return np.stack([np.outer(down, across) for down in (even, odd) for across in (even, odd)])
 
 
 def turned(images: np.ndarray, symmetries: np.ndarray) -> np.ndarray:
@@ -272,7 +319,8 @@ class PreparedThumbnails:
 
 
 def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.ndarray) -> np.ndarray:
-    """(3, N) how far the pictures of each pair agree: as they lie, registered, and in their low spectra as they lie.
+    """(4, N) how far the pictures of each pair agree: as they lie, registered, in their low spectra as they lie, and in
+    the blocks that marks left as they were.
 
     `NO_AGREEMENT` where they show too little; in the spectra, where the detail differs. Colours do not count.
 
@@ -280,7 +328,8 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
         likeness: (N,) cosines of the low spectra, as they lie.
     """
     shown = (one.shown | other.shown).reshape(len(one.shown), -1)  # (N, 16)
-    in_place = _agreement(_block_sums(one.detail * other.detail), shown)
+    correlations = _block_sums(one.detail * other.detail)
+    in_place = _agreement(correlations, shown)
     moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))
     mass = np.maximum(_block_sums(inside), 1)
     counts = shown & (mass > BLOCK**2 / 4)
@@ -288,7 +337,7 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
     doubtful = (counts.sum(axis=1) < FEW_BLOCKS) & (registered < FEW_AGREEMENT)
     registered = np.where(doubtful, np.minimum(registered, DOUBTFUL), registered)
     spectral = np.where(in_place < LEAST_DETAIL, NO_AGREEMENT, _fisher_z(likeness))
-    return np.stack([in_place, registered, spectral])
+    return np.stack([in_place, registered, spectral, _unmarked(correlations, shown)])
 
 
 def same_colours(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -309,12 +358,14 @@ def _fisher_z(correlations: np.ndarray) -> np.ndarray:
 
 def _equalised(grey: np.ndarray) -> np.ndarray:
     """(N, 32, 32) float32 in -0.5..0.5: the share of an image's pixels that are darker, equal ones counted half."""
-    count = len(grey)
-    levels = grey.reshape(count, -1).astype(np.int64)
-    offsets = 256 * np.arange(count)[:, None]
-    histograms = np.bincount((levels + offsets).ravel(), minlength=256 * count).reshape(count, 256)
-    ranks = (histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5
-    return np.take_along_axis(ranks.astype(np.float32), levels, axis=1).reshape(grey.shape)
+    equalised = np.zeros(grey.shape, dtype=np.float32)
+    for start in range(0, len(grey), AT_ONCE):
+        some = grey[start : start + AT_ONCE]
+        levels = some.reshape(len(some), -1) + 256 * np.arange(len(some))[:, None]
+        histograms = np.bincount(levels.ravel(), minlength=256 * len(some)).reshape(len(some), 256)
+        ranks = ((histograms.cumsum(axis=1) - histograms / 2) / levels.shape[1] - 0.5).astype(np.float32)
+        equalised[start : start + AT_ONCE] = ranks.ravel().take(levels).reshape(some.shape)
+    return equalised
 
 
 def _block_sums(images: np.ndarray) -> np.ndarray:
@@ -329,9 +380,20 @@ def _blocks(images: np.ndarray) -> np.ndarray:
     return images.reshape(-1, count, BLOCK, count, BLOCK).swapaxes(2, 3).reshape(-1, count**2, BLOCK**2)
 
 
+def _block_moments(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means of the blocks of images (N, 32, 32) uint8, and of their squares; both (N, 16), exact."""
+    sums, squares = np.zeros((2, len(grey), (GREY_SIDE // BLOCK) ** 2))
+    for start in range(0, len(grey), AT_ONCE):
+        some = slice(start, start + AT_ONCE)
+        levels = grey[some].astype(np.float32)
+        sums[some], squares[some] = _block_sums(levels), _block_sums(levels * levels)
+    return sums / BLOCK**2, squares / BLOCK**2
+
+
 def _shown(grey: np.ndarray) -> np.ndarray:
     """(N, 16) which blocks show something."""
-    return _blocks(grey.astype(np.float32)).std(axis=2) >= LEAST_BLOCK_CONTRAST
+    means, squares = _block_moments(grey)
+    return squares - means**2 >= LEAST_BLOCK_CONTRAST**2
 
 
 @lru_cache(maxsize=1)
@@ -369,6 +431,15 @@ def _agreement(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
     doubtful = (worst < LEAST_DETAIL) & (value < UNTOUCHED)
     agreed = np.where(doubtful, np.minimum(value, DOUBTFUL), value)
     return np.where(counted >= LEAST_BLOCKS, agreed, NO_AGREEMENT)
+
+
+def _unmarked(correlations: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """(N,) as `_agreement`, of the blocks that are left where marks cover many."""
+    counted = counts.sum(axis=1)
+    ranked = np.sort(np.where(counts, correlations, np.inf), axis=1)
+    at = np.ceil(MARKED * np.maximum(counted - 1, 0)).astype(int)
+    value = _fisher_z(np.minimum(ranked[np.arange(len(ranked)), at], 1))
+    return np.where(counted >= LEAST_MARKED, value, NO_AGREEMENT)
 
 
 def _coarse(images: np.ndarray) -> np.ndarray:
@@ -413,12 +484,21 @@ def _registration(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np
 def _warped(images: np.ndarray, scales: np.ndarray, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, n, n) sampled linearly at other places, and float32 weights of the same shape: 0 outside of them."""
     side = images.shape[1]
-    place = (np.arange(side) + 0.5) / side - 0.5
-    at = (scales[:, :, None] * place + shifts[:, :, None] + 0.5) * side - 0.5  # (N, 2, n)
-    inside = ((at >= -0.5 - 1e-6) & (at <= side - 0.5 + 1e-6)).astype(np.float32)
-    at = np.clip(at, 0, side - 1).astype(np.float32)
-    rows, columns = np.maximum(0, 1 - np.abs(at[..., None] - np.arange(side, dtype=np.float32))).swapaxes(0, 1)
+    places = scales[:, :, None] * _places(side) + shifts[:, :, None]  # (N, 2, n)
+    inside = (np.abs(places) <= 0.5 + 1e-6 / side).astype(np.float32)
+    rows, columns = _interpolation(places, side).swapaxes(0, 1)
     return rows @ images @ columns.swapaxes(1, 2), inside[:, 0, :, None] * inside[:, 1, None, :]
+
+
+def _places(side: int) -> np.ndarray:
+    """(n,) centres of pixels, from the middle, in parts of the side."""
+    return (np.arange(side) + 0.5) / side - 0.5
+
+
+def _interpolation(places: np.ndarray, side: int) -> np.ndarray:
+    """(..., n, n) float32 weights of pixels at places (..., n)."""
+    at = np.clip((places + 0.5) * side - 0.5, 0, side - 1).astype(np.float32)
+    return np.maximum(0, 1 - np.abs(at[..., None] - np.arange(side, dtype=np.float32)))
 
 
 NO_HASH = 0

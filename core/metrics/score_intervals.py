@@ -66,7 +66,7 @@ def score_intervals(
         intervals = label_answer_intervals(probs > 0.5, labels, values, groups)
         if (fewest := _fewest(labels, groups)) >= FEWEST_OF_CLASS:
             draws = {"mean_average_precision": precision_draws(logits, labels, groups)}
-            intervals |= intervals_of(draws, _wider(fewest), values=values)
+            intervals |= intervals_of(draws, _wider(fewest), fewest, values)
     intervals |= calibration_interval(logits, labels, values["ece"], groups)
     return intervals | _auroc_intervals(logits, labels, values, groups)
 
@@ -83,7 +83,7 @@ def answer_intervals(
     if fewest >= FEWEST_OF_CLASS:
         classes = int(max(answers.max(), labels.max())) + 1
         draws = {"macro_f1": f1_draws(answers, labels, classes, groups)}
-        intervals |= intervals_of(draws, _wider(fewest), values=values)
+        intervals |= intervals_of(draws, _wider(fewest), fewest, values)
     return intervals
 
 
@@ -95,7 +95,7 @@ def label_answer_intervals(
     right = (answers == (labels == 1))[rows, columns]
     intervals = {"accuracy": share_interval(right, units_of(groups, len(labels))[0][rows])}
     if (fewest := _fewest(labels, groups)) >= FEWEST_OF_CLASS:
-        intervals |= intervals_of({"macro_f1": label_f1_draws(answers, labels, groups)}, _wider(fewest), values=values)
+        intervals |= intervals_of({"macro_f1": label_f1_draws(answers, labels, groups)}, _wider(fewest), fewest, values)
     return intervals
 
 

@@ -48,6 +48,7 @@ KINDS = {
 PAGE = Path(__file__).with_name("report.html.j2")
 SMALL_TEST_SET = 100
 FEW_GROUPS = 30
+ROUNDING = 1e-9
 SKIPPED_ROWS = 200
 FIRST = ("loss", "val", "lr")
 NO_CURVE = ("step", "epoch", "stage")
@@ -193,11 +194,15 @@ def methods_judged(info: RunInfo) -> TableSection | None:
 
 
 def judged_texts(each: Mapping[str, Any]) -> tuple[str, str]:
-    """Score of a method that was judged, and its standard error or the reason; shares in per cent."""
+    """Score of a method that was judged, and its standard error or the reason; shares in per cent.
+
+    Where all images, or all parts, score alike, they show no spread to tell an error by: that is no error of 0.
+    """
     if "why" in each:
         return f"{100 * each['score']:.0f} %", str(each["why"])
     share = is_share(str(each["metric"]).replace(" ", "_"))
-    return tuple(f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
+    score, error = (f"{100 * each[key]:.1f} %" if share else f"{each[key]:.3f}" for key in ("score", "error"))
+    return score, error if each["error"] > ROUNDING else "not known: all alike"
 
 
 def licences(info: RunInfo, unknown: str = "features from a file") -> TableSection:

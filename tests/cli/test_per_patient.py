@@ -74,6 +74,18 @@ def test_predict_gives_one_row_per_patient(vladapt, fitted):
     assert "patient" in shown.splitlines()[1] and "images" in shown.splitlines()[1]
 
 
+@pytest.mark.parametrize(("patients", "answers"), [("AAA", 1), ("AAB", 2), ("ABC", 3)])
+def test_a_table_beside_few_images_says_whose_they_are(vladapt, fitted, tmp_path, patients, answers):
+    """One patient's images, as a clinic sends them, or one image of each."""
+    run, new = fitted
+    for n in range(3):
+        shutil.copy(new / "images" / f"0-{n}.png", tmp_path / f"{n}.png")
+    (tmp_path / "who.csv").write_text("\n".join(["image,patient", *(f"{n}.png,{of}" for n, of in enumerate(patients))]))
+    rows = vladapt("predict", run, tmp_path, "--per-patient", "mean", "--json").json["predictions"]
+    assert sorted(len(row["images"]) for row in rows) == sorted(map(patients.count, set(patients)))
+    assert len(rows) == answers
+
+
 def test_the_operating_point_is_chosen_again_among_patients(vladapt, fitted):
     run, new = fitted
     finding = json.loads((run / "metrics.json").read_text())["findings"]["finding"]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.data import file_hashes, verify
+from vladapt.core.data import file_hashes, nearest, verify
 from vladapt.core.data import near_copies as module
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.file_hashes import FileHashes
@@ -55,6 +55,14 @@ def saved(image, form, **options):
 
 def marked(image):
     ImageDraw.Draw(image).text((40, 60), "LEFT 042", fill=(255, 255, 0), font=ImageFont.load_default(16))
+    return image
+
+
+def covered(image):
+    """By two lines of letters, which touch most parts of the upper half; the lower one is as it was."""
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(image.height / 9)
+    for y in (0.05, 0.3):
+        draw.text((4, y * image.height), "PROOF 19 OF 74", fill=(255, 255, 255), font=font)
     return image
 
 
@@ -104,6 +112,16 @@ def test_copies_are_found_and_nothing_else(tmp_path, change, draw):
     assert len(found & true) >= 0.95 * BASES and found <= true
 
 
+def test_marks_on_many_parts_leave_the_others_the_very_same(tmp_path, monkeypatch):
+    bases = [drawn(number) for number in range(BASES)]
+    images, true = [*bases, *map(covered, map(Image.Image.copy, bases))], {(n, BASES + n) for n in range(BASES)}
+    found = pairs_among(tmp_path, images)
+    assert len(found) >= 0.9 * BASES and found <= true
+    monkeypatch.setattr(module, "LEAST_AGREEMENT", (*module.LEAST_AGREEMENT[:3], 99.0))
+    monkeypatch.setattr(module, "MOST_ASKED", (*module.MOST_ASKED[:3], 99.0))
+    assert len(pairs_among(tmp_path, images)) < 0.7 * BASES
+
+
 def test_a_fine_texture_is_recognised_with_its_edges_cut(tmp_path):
     """As crowns of trees from above: thumbnails are interpolated at the scale of all that they show."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
@@ -127,6 +145,46 @@ def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_col
     found = pairs_among(tmp_path, [*bases, *copies])
     true = {(number, count + number) for number in range(count)}
     assert len(found & true) >= 0.95 * count and found <= true
+
+
+def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_path, monkeypatch):
+    """By views: of all images cut in like ways, and of halves that are not marked."""
+    generator, count = np.random.default_rng(0), 1500
+    spectra = np.fft.fft2(generator.normal(size=(count, 64, 64)))
+    grey = np.fft.ifft2(spectra / np.maximum(np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(64)])), 1e-2) ** 1.3).real
+    grey = 128 + 40 * grey / grey.std(axis=(1, 2), keepdims=True)
+    bases = [Image.fromarray(each.clip(0, 255).astype(np.uint8)) for each in grey]
+    changes = [lambda image: image.crop((0, 0, 61, 61)), lambda image: image.crop((3, 3, 61, 61)), COPIES["mirrored"]]
+    changes.append(lambda image: covered(image.convert("RGB")))
+    copies = [changes[number % 4](image) for number, image in enumerate(bases[:400])]
+    true = {(number, count + number) for number in range(400)}
+    for of in (module, nearest):
+        monkeypatch.setattr(of, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(nearest, "POINTS_A_CELL", 20)
+    monkeypatch.setattr(nearest, "CELLS_SEARCHED", 1)
+    monkeypatch.setattr(nearest, "MOST_CELLS_SEARCHED", 0)
+
+    def recalls():
+        pairs = pairs_among(tmp_path, [*bases, *copies])
+        assert pairs <= true
+        return [sum(number % 4 == change for number, _ in pairs) / 100 for change in range(4)]
+
+    cut, trimmed, mirrored, marked = recalls()
+    assert cut >= 0.95 and trimmed >= 0.9 and mirrored == 1 and marked >= 0.9
+    monkeypatch.setattr(module, "VIEWS", ())
+    without_cuts = recalls()
+    assert without_cuts[0] < cut - 0.08
+    monkeypatch.setattr(module, "half_view", lambda low, lower: low)
+    assert recalls()[3] < without_cuts[3] - 0.02
+
+
+def test_pairs_are_registered_up_to_a_number_and_the_nearest_first(tmp_path, monkeypatch):
+    images = [looking_alike(number) for number in range(60)]
+    images += [COPIES["cut at a corner"](image) for image in images[:4]]
+    monkeypatch.setattr(module, "MOST_DOUBTFUL", 0)
+    assert pairs_among(tmp_path, images) == {(number, 60 + number) for number in range(4)}
+    monkeypatch.setattr(module, "MOST_COMPARED", 3)
+    assert len(pairs_among(tmp_path, images)) in (1, 2, 3)
 
 
 @pytest.mark.parametrize("draw", [drawn, looking_alike])

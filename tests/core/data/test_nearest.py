@@ -61,6 +61,7 @@ def test_among_many_points_those_of_near_cells_are_compared(monkeypatch):
     whole = nearest_points(rows, 4)
     monkeypatch.setattr(nearest_module, "SEARCHED_WHOLE", 1000)
     monkeypatch.setattr(nearest_module, "POINTS_A_CELL", 50)
+    monkeypatch.setattr(nearest_module, "MOST_CELLS_SEARCHED", 0)
     shares = []
     for cells in (80, 20, 1):
         monkeypatch.setattr(nearest_module, "CELLS_SEARCHED", cells)
@@ -70,3 +71,16 @@ def test_among_many_points_those_of_near_cells_are_compared(monkeypatch):
         assert ((some - torch.arange(4000)[:, None]).abs() == 2000).any(dim=1).double().mean() > 0.9
     assert nearest_points(torch.ones(1100, 6), 4).shape == (1100, 4)  # a single cell has all
     assert shares[0] == 1 and 0.97 < shares[1] < 1 and shares[2] < shares[1]
+    monkeypatch.setattr(nearest_module, "MOST_CELLS_SEARCHED", 80 * 4000)  # CELLS_SEARCHED is 1
+    assert torch.equal(nearest_points(rows, 4).sort().values, whole.sort().values)
+
+
+def test_cells_give_distances_of_other_points_too():
+    rows, queries = points(500), points(40, seed=1)
+    distances, index = nearest_module.PointCells(rows).nearest(3, queries)  # few cells: all are searched
+    expected = torch.cdist(queries, rows).topk(3, dim=1, largest=False)
+    order = distances.argsort(dim=1)
+    assert torch.allclose(distances.gather(1, order).sqrt(), expected.values, atol=1e-3)
+    assert torch.equal(index.gather(1, order), expected.indices)
+    distances, _ = nearest_module.PointCells(rows[:2]).nearest(3)
+    assert torch.isinf(distances[:, 2]).all() and torch.isfinite(distances[:, :2]).all()

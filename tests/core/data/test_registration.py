@@ -7,14 +7,18 @@ from PIL import Image
 from vladapt.core.data.thumbnails import (
     NO_AGREEMENT,
     SYMMETRIES,
+    VIEWS,
     Pictures,
     PreparedThumbnails,
     agreements,
+    cut_view,
+    half_view,
     low_spectra,
     shows_enough,
     spectral_likeness,
     thumbnail,
     turned,
+    turned_spectra,
 )
 
 
@@ -30,7 +34,7 @@ def pictures(*images):
 
 
 def agree(one, other):
-    """(3, N) of pictures as they lie."""
+    """(4, N) of pictures as they lie."""
     likeness = (low_spectra(one.grey) * low_spectra(other.grey)).sum(axis=(1, 2))
     return agreements(PreparedThumbnails.of(one), PreparedThumbnails.of(other), likeness)
 
@@ -44,8 +48,32 @@ def test_each_symmetry_is_told_by_its_number(symmetry):
     images = pictures(*(drawn(number) for number in range(5)))
     moved = turned(images.grey, np.full(5, symmetry))
     likeness = spectral_likeness(low_spectra(images.grey), low_spectra(moved))
+    spectra = turned_spectra(low_spectra(images.grey), np.full(5, symmetry))
+    np.testing.assert_allclose(spectra, low_spectra(moved), atol=1e-5)
     assert (likeness.argmax(axis=0) == symmetry).all() and likeness[symmetry] == pytest.approx(1, abs=1e-5)
     assert np.array_equal(np.sort(moved.reshape(5, -1)), np.sort(images.grey.reshape(5, -1)))
+
+
+def test_views_are_told_from_low_spectra_as_from_pictures_that_are_cut():
+    low = low_spectra(pictures(drawn(0, 240)).grey)
+    boxes = [slice(0, 228), slice(12, 240), slice(12, 228)]  # 95 % from either end, and 90 %
+    cuts = [drawn(0, 240)[rows, columns] for rows in boxes[:2] for columns in boxes[:2]]
+    for view, cut in zip(
+        [cut_view(low, *view) for view in VIEWS], [*cuts, drawn(0, 240)[boxes[2], boxes[2]]], strict=True
+    ):
+        own = low_spectra(pictures(cut).grey)
+        assert 1 - (view * own).sum() < 0.4 * (1 - (low * own).sum())  # the places of VIEWS are a little further inside
+
+
+def test_a_half_is_told_whatever_covers_the_other():
+    image, other = drawn(0), drawn(1)
+    for lower, rows in enumerate((slice(0, 96), slice(160, 256))):  # kept
+        covered = other.copy()
+        covered[rows] = image[rows]
+        first, second = (half_view(low_spectra(pictures(each).grey), lower) for each in (image, covered))
+        assert (first * second).sum() > 0.7
+    flipped, own = (low_spectra(pictures(each).grey) for each in (image[::-1], image))
+    np.testing.assert_allclose(half_view(flipped, True), half_view(own, False), atol=1e-4)
 
 
 @pytest.mark.parametrize("symmetry", range(SYMMETRIES))
@@ -73,7 +101,7 @@ def test_different_pictures_do_not_agree():
 @pytest.mark.parametrize("backwards", [False, True])
 def test_what_is_cut_agrees_once_registered(cut, backwards):
     pair = (drawn(2), drawn(2)[cut])
-    in_place, registered, _ = agreement(*pair[::-1] if backwards else pair)
+    in_place, registered, *_ = agreement(*pair[::-1] if backwards else pair)
     assert registered > 1.5 > in_place
 
 

@@ -113,3 +113,10 @@ def test_average_precision_has_an_interval_from_two_units_with_the_label_on():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert precision_interval(1 - 1e-9, truth) == [0.0, 1.0]
+
+
+def test_macro_f1_of_answers_that_are_all_right_is_not_certain():
+    """As of AUROC: what the smallest class leaves open."""
+    labels = torch.tensor([0] * 200 + [1] * 12)
+    low, high = answer_intervals(labels, labels, {"macro_f1": 1.0})["macro_f1"]
+    assert high == 1 and 0.6 < low < 0.025 ** (1 / 12)  # Student’s t makes it wider

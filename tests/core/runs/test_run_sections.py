@@ -6,7 +6,7 @@ import pytest
 
 from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.forgetting.score import Forgotten
-from vladapt.core.runs.run_sections import facts, licences, options, skipped, small_test_set
+from vladapt.core.runs.run_sections import facts, judged_texts, licences, options, skipped, small_test_set
 
 
 def forgotten(gained: int | None, lost: int | None, p_value: float | None, **changes) -> Forgotten:
@@ -103,3 +103,14 @@ def test_a_small_test_set_is_told_once():
         "The test set has 1 image, fewer than 100: read the intervals, not the single numbers."
     ]
     assert small_test_set(100, []) == [] and small_test_set(5, ["It has fewer than 100 images."]) == []
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "spread"), [("accuracy", "100.0 %", "1.3 %"), ("macro AUROC", "1.000", "0.013")]
+)
+def test_a_method_that_is_right_everywhere_has_no_standard_error_of_nothing(metric, score, spread):
+    """Of 40 images that are all right the true share may well be 93 %; as computed, the error is 0 or a rounding."""
+    for error in (0.0, 3e-17):
+        shown = judged_texts({"method": "ridge", "score": 1.0, "error": error, "metric": metric, "taken": True})
+        assert shown == (score, "not known: all alike")
+    assert judged_texts({"score": 1.0, "error": 0.0129, "metric": metric}) == (score, spread)
