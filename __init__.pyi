@@ -82,7 +82,6 @@ def export(
     int8: bool | None = ...,
     opset: int | None = ...,
 ) -> Exported: ...
-
 def push(
     run: str | Path,
     repo: str,
@@ -95,7 +94,6 @@ def push(
     data_licence: str | None = ...,
     dataset: str | None = ...,
 ) -> Pushed: ...
-
 def fit(
     recipe: Recipe | None = ...,
     *,
@@ -109,7 +107,7 @@ def fit(
     adapter: str | Path | Mapping[str, Any] | None = ...,
     adapters: Mapping[str, Any] | None = ...,
     shots: int | str | None = ...,
-    val_shots: int | Literal['all'] | str | None = ...,
+    val_shots: int | Literal["all"] | str | None = ...,
     refit: bool | None = ...,
     judge: bool | None = ...,
     judge_views: int | None = ...,
@@ -296,7 +294,6 @@ def fit(
     windows: Sequence[float] = ...,
     wise_alpha: float | None = ...,
 ) -> FitResult | None: ...
-
 def evaluate(
     run: str | Path,
     *,
@@ -331,7 +328,6 @@ def evaluate(
     unlike: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
-
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -370,7 +366,6 @@ def predict(
     max_error: float | None = ...,
     set_method: str | None = ...,
 ) -> Predicted: ...
-
 def compare(
     recipe: Recipe,
     adapters: Sequence[str] | None = ...,

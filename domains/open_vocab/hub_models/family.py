@@ -265,8 +265,8 @@ def large_enough(model_type: str) -> Iterator[None]:
             raise
         raise ConfigError(
             f"{model_type}: a map of these images has one pixel, which its norms cannot learn from or judge by; give "
-            "larger images (fit --set plan.model.processor.size=\"{'height': 640, 'width': 640}\", with --epochs 0 for a run "
-            "that only predicts), or a wider model"
+            "larger images (fit --set plan.model.processor.size=\"{'height': 640, 'width': 640}\", with --epochs 0 for "
+            "a run that only predicts), or a wider model"
         ) from error
 
 

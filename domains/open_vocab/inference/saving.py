@@ -27,13 +27,21 @@ PICTURES, MASKS, CLASSES = "pictures", "masks", "classes.json"
 
 
 def save_boxes(
-    rows: list[dict[str, Any]], data: DomainData, class_names: Sequence[str], folder: Path, drawn_from: float = UNSURE
+    rows: list[dict[str, Any]],
+    data: DomainData,
+    class_names: Sequence[str],
+    folder: Path,
+    drawn_from: float | None = None,
 ) -> list[Path]:
     """One picture per image with its boxes from a score on, and all of them as one COCO file, with scores.
+
+    Args:
+        drawn_from: the score; None for `UNSURE`.
 
     Returns:
         The files.
     """
+    drawn_from = UNSURE if drawn_from is None else drawn_from
     by_id = whole_pictures(data)
     files, images, annotations = [], [], []
     for number, (row, name) in enumerate(zip(rows, file_names([row["id"] for row in rows])), start=1):

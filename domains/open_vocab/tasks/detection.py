@@ -68,6 +68,8 @@ class DetectionByNames(ByNames):
     gives: ClassVar = frozenset({OutputKind.ROWS, OutputKind.BOXES})
     at_prediction: ClassVar = ByNames.at_prediction | {"threshold", "prompts", "masks_by"}
     options: ClassVar = DetectionOptions
+    _drawn_from: float | None = None
+    """Score of the boxes of an answer that are drawn; None for the usual one."""
 
     def filled(self, recipe: Recipe) -> Recipe:
         """With the names to remember in place of a file of them."""
@@ -211,10 +213,9 @@ class DetectionByNames(ByNames):
     def answer(self, use: Use, model, data: DomainData, backbone, progress) -> list[dict[str, Any]]:
         """Of what is shown, where something is; with outlines of the boxes, where a model for them is named."""
         from ..inference.outlining import segmenter_of, with_outlines, with_prompts
-        from ..inference.predictions import UNSURE
         from ..inference.running import outlines_alone
 
-        self._drawn_from = 0.0 if outlines_alone(model) else UNSURE if use.threshold is None else use.threshold
+        self._drawn_from = 0.0 if outlines_alone(model) else use.threshold
         data = with_prompts(model, data, use.prompts)
         segmenter = None if use.masks_by is None else segmenter_of(use.masks_by, backbone.device)
         rows = self.look(model, data, backbone, progress)

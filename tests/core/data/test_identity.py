@@ -150,7 +150,8 @@ def test_two_processes_write_one_memory(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
     code = (
-        "import sys; from vladapt.core.data.file_hashes import FileHashes; h = FileHashes(sys.argv[1]);"
+        "import sys; from pathlib import Path; from vladapt.core.data.file_hashes import FileHashes;"
+        "h = FileHashes(Path(sys.argv[1]));"
         "from vladapt.core.runtime import reading; reading.SETTLED_NS = -1;"
         "[h.sha256(p) for p in sys.argv[2:]]"
     )
