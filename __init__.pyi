@@ -82,6 +82,7 @@ def export(
     int8: bool | None = ...,
     opset: int | None = ...,
 ) -> Exported: ...
+
 def push(
     run: str | Path,
     repo: str,
@@ -94,6 +95,7 @@ def push(
     data_licence: str | None = ...,
     dataset: str | None = ...,
 ) -> Pushed: ...
+
 def fit(
     recipe: Recipe | None = ...,
     *,
@@ -107,7 +109,7 @@ def fit(
     adapter: str | Path | Mapping[str, Any] | None = ...,
     adapters: Mapping[str, Any] | None = ...,
     shots: int | str | None = ...,
-    val_shots: int | Literal["all"] | str | None = ...,
+    val_shots: int | Literal['all'] | str | None = ...,
     refit: bool | None = ...,
     judge: bool | None = ...,
     judge_views: int | None = ...,
@@ -294,6 +296,7 @@ def fit(
     windows: Sequence[float] = ...,
     wise_alpha: float | None = ...,
 ) -> FitResult | None: ...
+
 def evaluate(
     run: str | Path,
     *,
@@ -328,6 +331,7 @@ def evaluate(
     unlike: str | None = ...,
     vocabulary_steps: int | None = ...,
 ) -> dict[str, Any]: ...
+
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -366,6 +370,7 @@ def predict(
     max_error: float | None = ...,
     set_method: str | None = ...,
 ) -> Predicted: ...
+
 def compare(
     recipe: Recipe,
     adapters: Sequence[str] | None = ...,

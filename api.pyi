@@ -168,6 +168,7 @@ def run_stage(
     shard_size: int | None = ...,
     shard: str | None = ...,
 ) -> Summary: ...
+
 def search(
     index: str | Path,
     text: str | None = ...,
