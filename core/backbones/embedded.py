@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from ..contracts.families import FAMILIES
 from ..contracts.images import ImageSize, height_and_width
 from ..errors import ConfigError, DataError, UnknownNameError
-from ..runtime.files import cache_folder
+from ..runtime.process import cache_folder
 from . import packaged
 from .checkpoints import file_digests, fit_weights, read_checkpoint
 from .preprocessing import Preprocess

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import CapabilityError, ConfigError, DataError
-from ..runtime.files import cache_folder, read_tensors, write_tensors
+from ..runtime.files import read_tensors, write_tensors
+from ..runtime.process import cache_folder
 from .embedded import CONSE_TEMPERATURE, Alignment, fit_alignment
 from .shared_spaces import LexicalSpace
 from .text_towers import TextSide

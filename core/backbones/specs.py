@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue
+from ..runtime.process import cache_folder
 
 if TYPE_CHECKING:
     from .spec_options import SpecOption
@@ -333,8 +334,6 @@ def alias_of(spec: str) -> str | None:
 
 def models_folder() -> Path:
     """Where models that are not on the hub are unpacked: `models` in $VLADAPT_CACHE, or in ~/.cache/vladapt."""
-    from ..runtime.files import cache_folder  # its file imports torch
-
     return cache_folder("models")
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..runtime.files import cache_folder, cache_refused
+from ..runtime.files import cache_refused
+from ..runtime.process import cache_folder
 from ..runtime.reading import is_settled, sha256_of, version_of, why_not_regular
 
 MEMORIES = 256
@@ -40,7 +41,7 @@ class FileHashes:
         seen: file as it was named -> its digest when it was last asked for, which the same command may go by.
     """
 
-    root: Path = field(default_factory=cache_folder)
+    root: str | Path = field(default_factory=cache_folder)
     seen: dict[str, str] = field(default_factory=dict, init=False, repr=False)
     _memories: dict[Path, dict[FileKey, str]] = field(default_factory=dict, init=False, repr=False)
     # threads that read a memory each for itself would forget what others add
@@ -49,7 +50,7 @@ class FileHashes:
     @property
     def path(self) -> Path:
         """The folder of the memories."""
-        return self.root / "file-hashes"
+        return Path(self.root) / "file-hashes"
 
     def sha256(self, path: str | Path, status: os.stat_result | None = None) -> str:
         """Hex digest of a file's bytes.

@@ -119,7 +119,7 @@ def _has_images_alone(path: str) -> bool:
     """Whether it is a tar in which images lack captions: read as pairs, these would be left out."""
     if not path.lower().endswith(".tar") or not os.path.isfile(path):
         return False
-    return bool(shard_index(Path(path), FileHashes().root).skipped)
+    return bool(shard_index(Path(path), Path(FileHashes().root)).skipped)
 
 
 def _is_shard(path: str) -> bool:

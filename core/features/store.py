@@ -20,8 +20,8 @@ from ..contracts.items import ClassLabel, DomainData, Item
 from ..data.file_hashes import FileHashes
 from ..errors import CapabilityError, DataError, shortened
 from ..runtime.distributed import all_gather_json, rank, run_on_all, world_size
-from ..runtime.files import cache_folder, filled_once, write_cached
-from ..runtime.process import keeps
+from ..runtime.files import filled_once, write_cached
+from ..runtime.process import cache_folder, keeps
 from ..runtime.progress import part
 from ..runtime.shards import NoShards, ShardFolder, ShardWriter
 from .extract import CPU_SIZES, GPU_SIZES, BatchSizeTuner, Encoded, UnreadableKeys, encoder, extract, renderer

@@ -100,8 +100,9 @@ class Gloria(RowLoss):
 
     def local_similarities(self, patches: Tensor, words: Tensor, are_words: Tensor) -> Tensor:
         """(n, P, T), (N, L, T), (N, L) -> (n, N), in blocks of images that are computed again in the backward pass."""
-        places = are_words.any(dim=0)  # padding of all texts, to 77 tokens in a CLIP, is most of their length
-        words, are_words = words[:, places], are_words[:, places]
+        if is_at_hand(are_words):  # padding of all texts, to 77 tokens in a CLIP, is most of their length
+            places = are_words.any(dim=0)
+            words, are_words = words[:, places], are_words[:, places]
         rows = max(1, BLOCK // (patches.shape[1] * words.shape[0] * words.shape[1]))
         if rows >= len(patches):
             return self._similarities(patches, words, are_words)
@@ -152,6 +153,11 @@ class Gloria(RowLoss):
         attended = attended[0, 0, inner]  # (L, P)
         cosines = F.cosine_similarity(tokens[inner], attended @ mapped[0], dim=-1)
         return (self.words * cosines).softmax(dim=0) @ attended
+
+
+def is_at_hand(values: Tensor) -> bool:
+    """Whether nothing waits for a device where values are looked at."""
+    return values.device.type == "cpu"
 
 
 def without_ends(mask: Tensor) -> Tensor:

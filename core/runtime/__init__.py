@@ -5,9 +5,9 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "files": "WorkFolder cache_folder caching file_stem filled_once replacing write_cached write_whole",
+        "files": "WorkFolder caching file_stem filled_once replacing write_cached write_whole",
         "local_page": "LocalPage",
-        "process": "installed_version",
+        "process": "cache_folder installed_version",
         "progress": "Reporter",
         "ranks": "Ranks",
         "reading": (

@@ -46,11 +46,6 @@ KEPT_DAYS = 7
 """How long checkpoints of a killed training wait for a `--resume` while others end well beside them."""
 
 
-def cache_folder(name: str = "") -> Path:
-    """$VLADAPT_CACHE, or ~/.cache/vladapt, or a folder in it."""
-    return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / name
-
-
 def sync_folder(folder: Path) -> None:
     """Have the system write the names in a folder to the disk, where the file system can."""
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What this process may use and how it ends: threads, packages, the search for garbage, signals.
+"""What this process may use and how it ends: threads, packages, the cache's folder, the search for garbage, signals.
 
 SIGTERM and SIGHUP end a command as Ctrl-C does: schedulers send the one, a closing terminal the other.
 """
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, lru_cache, partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import CapabilityError
@@ -34,6 +35,11 @@ WAIT_S = 0.5
 
 _KEPT: ContextVar[dict[str, str] | None] = ContextVar("kept", default=None)
 """Of the command that runs, if one does."""
+
+
+def cache_folder(name: str = "") -> Path:
+    """$VLADAPT_CACHE, or ~/.cache/vladapt, or a folder in it."""
+    return Path(os.environ.get("VLADAPT_CACHE") or Path.home() / ".cache" / "vladapt") / name
 
 
 class Stops:

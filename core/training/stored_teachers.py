@@ -28,7 +28,8 @@ from torch import Tensor
 from ..contracts.backbone import Backbone
 from ..errors import ConfigError, DataError
 from ..features.table import transform_spec, view_seed
-from ..runtime.files import cache_folder, write_whole
+from ..runtime.files import write_whole
+from ..runtime.process import cache_folder
 from ..runtime.reading import json_text, read_json
 from .sources import MixedSource, PairSource, StreamedSource, TrainingSource
 

@@ -52,7 +52,7 @@ def read_shards(
     Raises:
         DataError: a shard cannot be read or is not a plain tar file, an unknown split, or no sample can be used.
     """
-    cache = (hashes or FileHashes()).root
+    cache = Path((hashes or FileHashes()).root)
     indices = []
     for path in paths:
         index = shard_index(path, cache, columns)

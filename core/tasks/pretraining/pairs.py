@@ -326,7 +326,7 @@ def _read_in_a_row(
         path,
         HeldOut(reading.val_samples, reading.test_samples, reading.val_shards, reading.test_shards),
         seed=reading.seed,
-        cache=FileHashes().root,
+        cache=Path(FileHashes().root),
         columns=columns,
         say=say,
         max_pixels=reading.max_pixels,
