@@ -55,7 +55,7 @@ def witnessed(data: DomainData, candidates: Sequence[Sequence[str | None]], hash
         contents = [each if isinstance(each, str) else "" for each in contents_of(items, hashes, pool)]
     content_of = dict(zip(places, contents, strict=True))
     kept = [_Rows(data, groups, some, content_of) for groups, some in zip(candidates, looked_at, strict=True)]
-    thumbnails = Thumbnails(Path(hashes.root))
+    thumbnails = Thumbnails(hashes.root)
     digest = hashlib.sha256(f"groups {VERSION}\n".encode() + "\n".join(rows.text for rows in kept).encode())
     file = thumbnails.root / "groups" / f"{digest.hexdigest()}.json"
     p_values = _kept(file, len(kept))

@@ -109,7 +109,7 @@ class Thumbnails:
         root: folder of the cache.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: str | Path):
         self.root = Path(root)
         self._folder = ShardFolder(self.root / "thumbnails", SPACE)
         self._writer = ShardWriter(self._folder, FLUSH_ROWS, FLUSH_SECONDS)

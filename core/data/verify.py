@@ -58,7 +58,7 @@ def drop_unreadable(
     Raises:
         DataError: as `check_tolerated`, or the cache cannot be written.
     """
-    thumbnails, threads = Thumbnails(Path(hashes.root)), workers or os.cpu_count() or 1
+    thumbnails, threads = Thumbnails(hashes.root), workers or os.cpu_count() or 1
     if len(data.items) <= DomainData.VERIFIED_UP_TO:
         reasons = _Verdicts(hashes, thumbnails).of(data, threads, progress)
         bad = [(str(item.id), reason) for item, reason in zip(data.items, reasons) if reason]
