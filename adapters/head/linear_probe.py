@@ -199,10 +199,12 @@ def _one_vs_rest(features, labels, num_classes: int, c: float, max_iter: int) ->
 
 
 def _solve(features, target, c: float, max_iter: int, weights: np.ndarray | None = None):
+    from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    with warnings.catch_warnings():
+    # Options and features were checked before; scikit-learn's own checks take a tenth of a small fit.
+    with warnings.catch_warnings(), config_context(assume_finite=True, skip_parameter_validation=True):
         # At the search's largest C separable shots have no finite optimum; the last iterate is scored, as published.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # one shot is meant
