@@ -14,12 +14,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vladapt.core.features import FeatureStore
 from vladapt.domains.open_vocab.shapes import COLOURS, COUNTS, NAMES, SIDE, Outline, outline_of
 
 VERSION = 1
 SIZES = (26, 48)
 MOST = 4
 TRIES = 20
+
+
+def plain_shapes_folder() -> Path:
+    """Their folder in the cache; it is made at the first call."""
+    return FeatureStore.filled(f"samples/plain-shapes-{VERSION}", write_plain_shapes)
 
 
 def write_plain_shapes(folder: Path) -> None:
