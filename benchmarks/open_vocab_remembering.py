@@ -91,9 +91,7 @@ class Case:
 
 
 CASES = {
-    "shapes": Case(
-        None, [name for name in NAMES if name not in HELD_OUT], HELD_OUT, (8, 2), "open-vocab/retinanet"
-    ),
+    "shapes": Case(None, [name for name in NAMES if name not in HELD_OUT], HELD_OUT, (8, 2), "open-vocab/retinanet"),
     "coco_val128": Case(  # the names that four or more training images show
         str(DATA / "detection_seg/coco_val128"),
         ["person", "backpack", "car", "tie", "truck"],
