@@ -2,12 +2,11 @@
 
     python benchmarks/auto_labelling.py [--seeds 1,2,3] [--scenes 40,200,60] [--images-seen 640] [--store DIR]
 
-Scenes are those of `vladapt.domains.open_vocab.shapes`, with things of 16 names. Of each seed: the labels that the
-first detector draws in the pool beside the true ones (right: of the true name, at an overlap of 50 % or more, once;
-missed; false), and AP and AP50, on the same test scenes, of three detectors that see equally many images in training:
-of the annotated scenes alone, of these and the drawn labels, of these and true labels. Nobody reviews any. The tower
-is frozen, and sees each image once. Times are of
-the CPU. Runs and labels are kept in `--store`.
+Scenes are those of `plain_shapes.py`, with things of 16 names. Of each seed: the labels that the first detector draws
+in the pool beside the true ones (right: of the true name, at an overlap of 50 % or more, once; missed; false), and AP
+and AP50, on the same test scenes, of three detectors that see equally many images in training: of the annotated scenes
+alone, of these and the drawn labels, of these and true labels. Nobody reviews any. The tower is frozen, and sees each
+image once. Times are of the CPU. Runs and labels are kept in `--store`.
 """
 
 from __future__ import annotations
@@ -22,13 +21,14 @@ import numpy as np
 import torch
 from open_vocab_remembering import keep_maps
 from PIL import Image
+from plain_shapes import draw_shapes
 
 from vladapt.core.engine.fit import fit, predict
 from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runs.folder import Run
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.inference.predictions import OVERLAP, box_overlaps
-from vladapt.domains.open_vocab.shapes import NAMES, SIDE, draw_shapes
+from vladapt.domains.open_vocab.shapes import NAMES, SIDE
 
 RECIPE, BATCH = "open-vocab/retinanet", 4
 NARROW = {

@@ -33,8 +33,7 @@ PLAIN = {"num_denoising": 0}
 def prepare(kind: str, folder: Path, side: int) -> None:
     """The model's folder, and images with their boxes as one COCO file."""
     from PIL import Image
-
-    from vladapt.domains.open_vocab.shapes import draw_shapes
+    from plain_shapes import draw_shapes
 
     tiny = tiny_models()
     model, processor = getattr(tiny, kind)(COLOURS, **(PLAIN if kind.startswith("rt_detr") else {}))

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from plain_shapes import plain_shapes_folder
 
 import vladapt
 from vladapt.domains.open_vocab.data import read_segmentation, write_items
@@ -42,20 +43,31 @@ class Row:
         path: of the data in $VLADAPT_DATA; None is the sample.
         options: further flags of `vladapt fit`, by their name in Python.
         folds: fitted once per fold, all test pixels counted together.
+        plain: the plain scenes of `plain_shapes.py` in place of the sample.
     """
 
     task: str
     path: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     folds: bool = False
+    plain: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Of the data, or of what is drawn in their place."""
+        if self.path is not None:
+            return DATA / self.path
+        return plain_shapes_folder() if self.plain else shapes_folder()
 
     @property
     def data(self) -> str:
-        return "sample" if self.path is None else str(DATA / self.path)
+        """As `fit` is given it."""
+        return "sample" if self.path is None and not self.plain else str(self.folder)
 
     def command(self) -> str:
         """As one types it."""
-        named = "sample" if self.path is None else f"$VLADAPT_DATA/{self.path}"
+        drawn = "PLAIN" if self.plain else "sample"
+        named = drawn if self.path is None else f"$VLADAPT_DATA/{self.path}"
         options = {"data": "FOLD.json" if self.folds else named, **self.options}
         sets = {key: options.pop(key) for key in SETS & options.keys()}
         flags = " ".join(f"--{key} {_quoted(value)}" for key, value in options.items())
@@ -65,7 +77,7 @@ class Row:
 
 NOVEL = ",".join(HELD_OUT)
 NOT_SHOWN = {"novel": NOVEL, "epochs": 16, "novel_images": "drop"}
-"""Half of the training images show no novel class: as many steps as 8 epochs of all of them."""
+"""Half of the plain scenes show no novel class: as many steps as 8 epochs of all of them."""
 ROWS = {
     "raccoon": Row("detection", "detection_seg/raccoon"),
     "bccd_detection": Row("detection", "medical/bccd_detection"),
@@ -74,8 +86,8 @@ ROWS = {
     "shapes_boxes": Row("detection", None, {"novel": NOVEL}),
     "shapes_masks": Row("segmentation", None, {"novel": NOVEL}),
     "shapes_yolo_world": Row("detection", None, {"recipe": "open-vocab/yolo-world", "novel": NOVEL, "epochs": 8}),
-    "shapes_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", **NOT_SHOWN}),
-    "shapes_panoptic": Row("detection", None, {"recipe": "open-vocab/mask2former-panoptic", **NOT_SHOWN}),
+    "plain_mask2former": Row("segmentation", None, {"recipe": "open-vocab/mask2former", **NOT_SHOWN}, plain=True),
+    "plain_panoptic": Row("detection", None, {"recipe": "open-vocab/mask2former-panoptic", **NOT_SHOWN}, plain=True),
     "coco_val128_masks": Row("segmentation", "detection_seg/coco_val128", {"recipe": "open-vocab/maskclip"}),
     "coco_val128_boxes": Row("detection", "detection_seg/coco_val128", {"recipe": "open-vocab/regionclip"}),
 }
@@ -167,7 +179,7 @@ def best_constant(pixels: np.ndarray) -> float:
 
 def _constant_of_test(row: Row, run: Path) -> float:
     """Of the run's own test images."""
-    data = read_segmentation(shapes_folder() if row.path is None else row.data)
+    data = read_segmentation(row.folder)
     tested = set(json.loads((run / "run.json").read_text())["splits"]["test"])
     counts = np.zeros(len(data.class_names) + 1, dtype=np.int64)
     for item in data.items:

@@ -21,6 +21,7 @@ from hashlib import sha1
 from pathlib import Path
 
 import torch
+from plain_shapes import plain_shapes_folder
 from torch import Tensor
 
 from vladapt.core.engine.fit import fit
@@ -66,7 +67,7 @@ class Case:
     """A set with its old and its new names.
 
     Args:
-        path: of the data.
+        path: of the data; None is the plain scenes of `plain_shapes.py`.
         epochs: of the first training, and of each after it.
         lr: of the first training; None is the recipe's, as in those after it.
         splits: whose images are scored.
@@ -74,7 +75,7 @@ class Case:
         scale: longer and shorter side of the images at most; None is the recipe's.
     """
 
-    path: str
+    path: str | None
     old: Sequence[str]
     new: Sequence[str]
     epochs: tuple[int, int]
@@ -84,11 +85,13 @@ class Case:
     scale: tuple[int, int] | None = None
     lr: float | None = None
 
+    @property
+    def data(self) -> str:
+        return str(plain_shapes_folder()) if self.path is None else self.path
+
 
 CASES = {
-    "shapes": Case(
-        "sample", [name for name in NAMES if name not in HELD_OUT], HELD_OUT, (8, 2), "open-vocab/retinanet"
-    ),
+    "shapes": Case(None, [name for name in NAMES if name not in HELD_OUT], HELD_OUT, (8, 2), "open-vocab/retinanet"),
     "coco_val128": Case(  # the names that four or more training images show
         str(DATA / "detection_seg/coco_val128"),
         ["person", "backpack", "car", "tie", "truck"],
@@ -149,7 +152,7 @@ def _rows(
 def _fitted(case: Case, classes: Sequence[str], stage: int, **flags):
     flags = {
         **FLAGS,
-        "data.path": case.path,
+        "data.path": case.data,
         "classes": ",".join(classes),
         "adapter.epochs": case.epochs[stage],
         **flags,
@@ -194,7 +197,7 @@ def _scores(case: Case, run: Path | str, split: str, learned: Sequence[str]) -> 
     Args:
         run: of a detector, which is asked for the old names and for `learned`.
     """
-    recipe = resolve(flags={**FLAGS, "data.path": case.path})
+    recipe = resolve(flags={**FLAGS, "data.path": case.data})
     quiet = Reporter(quiet=True)
     data = split_samples(read_data(recipe, load_domain("open-vocab"), "detection"), quiet, 0, recipe.split_seed)
     items = [item.with_(split="test") for item in data.split(split)]

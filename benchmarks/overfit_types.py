@@ -93,8 +93,7 @@ def drawn_set(folder: Path) -> Path:
 def _coco(folder: Path, numbers) -> dict:
     import numpy as np
     from PIL import Image
-
-    from vladapt.domains.open_vocab.shapes import draw_shapes
+    from plain_shapes import draw_shapes
 
     listed, annotations = [], []
     for number in numbers:

@@ -90,7 +90,7 @@ class OpenVocab(Domain):
         return outlines_as_masks(data, background)
 
     def sample(self, task: str) -> DomainData:
-        """Drawn shapes of 16 kinds, every colour with every shape; no download."""
+        """A crowd of drawn shapes: 16 names, every colour with every shape, and some shapes without; no download."""
         from .shapes import shapes_folder
 
         data = self.read(shapes_folder(), task)

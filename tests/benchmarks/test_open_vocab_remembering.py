@@ -10,6 +10,8 @@ import torch
 
 pytest.importorskip("mmdet", reason="extra open-vocab is not installed")
 
+from vladapt.domains.open_vocab.data import read_detection
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -24,6 +26,21 @@ def bench(monkeypatch):
 def test_no_name_is_old_and_new(bench):
     for case in bench.CASES.values():
         assert case.old and case.new and not set(case.old) & set(case.new)
+
+
+def test_shapes_are_the_plain_scenes_that_no_fit_of_the_sample_reads(bench, monkeypatch, tmp_path):
+    import open_vocab
+    import plain_shapes
+
+    monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path))
+    monkeypatch.setattr(plain_shapes, "COUNTS", {"train": 3, "test": 1})
+    data = read_detection(bench.CASES["shapes"].data)
+    assert sorted(item.split for item in data.items) == ["test", "train", "train", "train"]
+    assert set(data.class_names) == set(bench.NAMES)
+    rows = {name: row for name, row in open_vocab.ROWS.items() if row.path is None}
+    assert {name for name, row in rows.items() if row.data == bench.CASES["shapes"].data} == {
+        name for name in rows if name.startswith("plain_")
+    }
 
 
 def test_images_get_another_size_and_the_plan_that_was_given_keeps_its_own(bench):

@@ -91,7 +91,8 @@ def trained_and_asked(model, inputs: dict, names: str, loss: str) -> object:
     return model.eval().test_step(inputs)[0]
 
 
-def test_the_results_are_of_the_commands_they_show():
+def test_the_results_are_of_the_commands_they_show(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     path = ROOT / "benchmarks" / "open_vocab.py"
     benchmark = module_from_spec(spec := spec_from_file_location("open_vocab_benchmark", path))
     sys.modules[spec.name] = benchmark
