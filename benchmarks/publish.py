@@ -165,7 +165,7 @@ build:
   script: ${{{{ PYTHON }}}} -m pip install . -vv --no-deps --no-build-isolation
   python:
     entry_points:
-      - vladapt = vladapt.cli:main
+      - vladapt = vladapt.__main__:main
 requirements:
   host:
     - python ${{{{ python_min }}}}.*

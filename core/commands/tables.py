@@ -435,7 +435,8 @@ def echo_notes(notes: Iterable[str], words: Mapping[str, str] | None = None) -> 
     from ..runs.sections import worded
 
     for note in notes:
-        echo(worded(f"Note: {note[0].upper()}{note[1:].rstrip('.')}.", words or {}))
+        kind = "" if note.startswith("Warning: ") else "Note: "
+        echo(worded(f"{kind}{note[0].upper()}{note[1:].rstrip('.')}.", words or {}))
 
 
 def echo_skipped(pairs: Iterable[tuple[str, str]]) -> None:

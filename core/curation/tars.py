@@ -21,6 +21,7 @@ from ..data.pairs.shard_index import TEXT_EXTENSIONS
 from ..data.pairs.shard_list import SIZES
 from ..data.pairs.shard_reader import members_of
 from ..errors import ConfigError, DataError
+from ..runtime.process import keeps
 from ..runtime.remote import printed_name
 from ..shards import ShardPlace
 from ..shards.place import STATE
@@ -77,6 +78,8 @@ def write_tars(
     mine, before = list(enumerate(sizes))[part[0] :: part[1]], 0
     for done, (number, name) in enumerate(mine):
         progress(done, len(mine))
+        if done:
+            keeps("finished tars", out)
         if out.exists(name):
             before += 1
             continue

@@ -70,9 +70,10 @@ class Candidate:
         return len(pairs) > len({label for _, label in pairs})
 
     def repeats(self, classes: Sequence[tuple[int, ...]]) -> bool:
-        """Whether a group has two images of one class."""
-        pairs = [pair for pair in zip(self.groups, classes, strict=True) if pair[0] is not None]
-        return len(set(pairs)) < len(pairs)
+        """Whether a group has two images of one class, but not all of it: those of "traffic-light-0" are no group."""
+        pairs = Counter(pair for pair in zip(self.groups, classes, strict=True) if pair[0] is not None)
+        of_class = Counter(classes)
+        return any(1 < size < of_class[label] for (_, label), size in pairs.items())
 
 
 def settle_groups(data: DomainData, hashes: FileHashes, kept: Mapping[str, Any] | None = None) -> DomainData:

@@ -39,7 +39,7 @@ from ..registry import build_curator, curator_class
 from ..registry.catalogue import curators
 from ..runtime.distributed import world_size
 from ..runtime.files import replacing
-from ..runtime.process import need_package
+from ..runtime.process import keeps, need_package
 from ..runtime.progress import Reporter
 from ..runtime.remote import is_url
 from ..shards import Job, Manifest, ShardPlace
@@ -259,7 +259,9 @@ def _table(reading: _Reading, needed: NeededColumns, sources: Sequence[str | Pat
     further = [each.digest for each in needed.further]
     name = settings_hash({"table": [FORMAT, *made_of, features and features.digest, *further]})
     folder = Path(reading.place.root) / TABLES / name
-    return build_table(folder, facts, features, reading.reporter.info, needed.further), name
+    table = build_table(folder, facts, features, reading.reporter.info, needed.further)
+    keeps("the table of pairs", reading.place.root)
+    return table, name
 
 
 def _with_measured(reading: _Reading, needed: NeededColumns, peers: Sequence[PeerFiles]) -> NeededColumns:
@@ -320,6 +322,7 @@ def _decide(
     with reporter.task(f"Looking at all pairs ({made.curator})", unit="pairs") as progress:
         # curators count their own steps: pairs, passes, clusters
         survey = survey_pairs(made, Path(made.survey), lambda done, total: progress(done * count // total, count))
+    keeps("the survey of all pairs", place.root)
     job = _job(made, place)
     run_job(job, asked.executor("cpu", reporter.info), 1.0, reporter, f"Deciding ({made.curator})")
     return Path(job.work.place.root), survey.notes

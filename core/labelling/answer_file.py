@@ -13,6 +13,7 @@ from ..contracts.recipe import SAMPLE
 from ..data.label_files import ANSWERS, Answer, TableSource, Todo, labels_text, read_answers
 from ..errors import ConfigError, DataError, did_you_mean, shortened
 from ..runtime.files import claimed, place_of, write_whole
+from ..runtime.process import keeps
 
 
 class AnswerFile:
@@ -50,6 +51,8 @@ class AnswerFile:
         except BaseException:
             self.close()
             raise
+        if self._rows:
+            keeps("labels", path)
 
     def answers(self) -> list[Answer | None]:
         """One per image of the list, None where there is none yet."""

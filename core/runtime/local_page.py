@@ -31,7 +31,7 @@ from PIL import Image
 
 from ..errors import ConfigError, DataError, VladaptError, shortened
 from .files import claimed
-from .process import need_package
+from .process import keeps, need_package
 from .reading import json_values, read_bytes
 from .web_page import FILES, WebPage
 
@@ -147,6 +147,8 @@ class DecisionFile:
         except BaseException:
             self.close()
             raise
+        if self._of_image:
+            keeps("decisions", path)
 
     def decisions(self) -> dict[str, dict[str, Any]]:
         """Image -> what was decided last, the latest decision last."""

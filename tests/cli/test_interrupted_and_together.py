@@ -6,6 +6,8 @@ import json
 import os
 import shlex
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -88,6 +90,17 @@ with stops_like_ctrl_c() as stops:
     except KeyboardInterrupt:
         print("stopped", stops.arrived)
 """
+WHILE_IMPORTING = """
+import importlib, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+module, function = sys.argv.pop(1).split(":")
+getattr(importlib.import_module(module), function)()
+"""
+"""The command of that entry point, stopped while its modules are read."""
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
@@ -185,6 +198,16 @@ def test_a_command_that_was_stopped_before_it_kept_anything_says_so(many, small_
     out, err = process.communicate()
     assert process.returncode == INTERRUPTED and out == "", err
     assert err.strip().splitlines()[-1] == "vladapt: stopped; nothing is kept yet; the same command starts anew"
+
+
+def test_a_stop_while_modules_are_read_is_one_line():
+    tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
+    file = Path(__file__).resolve().parents[2] / "pyproject.toml"
+    scripts = tomllib.loads(file.read_text())["project"]["scripts"]
+    command = [sys.executable, "-c", WHILE_IMPORTING, scripts["vladapt"], "list", "adapters"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stdout) == (INTERRUPTED, "")
+    assert done.stderr == "vladapt: stopped; nothing is kept yet; the same command starts anew\n"
 
 
 def test_finished_shards_are_named_where_they_lie(many, small_clip_spec, tmp_path, environment):

@@ -18,6 +18,7 @@ from vladapt.core.data.pairs.pair_set import StoredImages
 from vladapt.core.data.pairs.reading import read_pairs
 from vladapt.core.data.pairs.shard_reader import members_of
 from vladapt.core.errors import ConfigError, DataError
+from vladapt.core.runtime.process import stops_like_ctrl_c
 from vladapt.core.shards import Manifest, ShardPlace
 
 
@@ -128,8 +129,9 @@ def test_tars_go_on_where_they_were_stopped_and_are_not_mixed(tmp_path, tars, mo
     write_list(KeptPairs.of([decided(tmp_path / "decisions", weights)]), sources, out)
     original = ShardPlace.publish
     monkeypatch.setattr(ShardPlace, "publish", lambda *a: 1 / 0 if a[2] == "00001.tar" else original(*a))
-    with pytest.raises(ZeroDivisionError):
+    with stops_like_ctrl_c() as stops, pytest.raises(ZeroDivisionError):
         write_tars(listed, out, samples=5)
+    assert stops.kept == {"finished tars": str(tmp_path / "out")}
     assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == ["00000.tar"]
     monkeypatch.undo()
     stamp = (tmp_path / "out" / "00000.tar").stat().st_mtime_ns

@@ -220,6 +220,10 @@ def test_numbers_that_run_within_classes_warn_only_where_the_pixels_are_sure(has
     """As those of most photos do: one user in twenty would be warned of nothing."""
     monkeypatch.setattr(group_candidates, "witnessed", lambda data, candidates, hashes: [0.03] * len(candidates))
 
+    class TwoWords(str):
+        def format(self, *values):
+            return f"{values[2] % 2}/{('ab', 'traffic-light')[values[2] % 2]}-{values[1]}.png"
+
     def settled(form):
         data = data_of(form)
         numbers = {label: iter(range(len(OF))) for label in range(2)}
@@ -228,5 +232,6 @@ def test_numbers_that_run_within_classes_warn_only_where_the_pixels_are_sure(has
         return settle_groups(replace(data, items=items), hashes)
 
     assert settled("{2}/ab-{1}.png").notes[-1] == NOTHING
+    assert settled(TwoWords()).notes[-1] == NOTHING  # "light" is a word of one class, not a number twice in it
     assert settled("{2}/case-{1}.png").possible_groups.used  # called as a subject
     assert settle_groups(data_of("ab-{0}_{1}"), hashes).notes[-1].startswith("Warning: ")  # two of a class

@@ -14,6 +14,7 @@ from vladapt.core.curation.recipes import DECONTAMINATE, CuratorStage
 from vladapt.core.engine.curate import curate
 from vladapt.core.engine.curate_run import run_curation
 from vladapt.core.errors import CapabilityError, ConfigError, DataError
+from vladapt.core.runtime.process import stops_like_ctrl_c
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.testing.curation import drawn_file, write_features
 
@@ -25,6 +26,17 @@ def pairs(tmp_path):
     path = tmp_path / "pairs.parquet"
     pq.write_table(pa.table({"id": [f"p{n}" for n in range(10)], "text": [f"text {n}" for n in range(10)]}), path)
     return path
+
+
+def test_a_stop_says_that_the_table_and_the_survey_are_kept(pairs, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vladapt.core.engine.curate.tally", stopped)
+    with stops_like_ctrl_c() as stops, pytest.raises(KeyboardInterrupt):
+        curate("random", [pairs], tmp_path / "out")
+    out = str(tmp_path / "out")
+    assert (stops.kept["the table of pairs"], stops.kept["the survey of all pairs"]) == (out, out)
 
 
 def test_a_stage_after_others_is_another_folder_though_these_kept_all(pairs, tmp_path):

@@ -8,6 +8,7 @@ from vladapt.core.data.label_files import read_answers, read_todo
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.labelling.agreement import compare_labels
 from vladapt.core.labelling.answer_file import AnswerFile
+from vladapt.core.runtime.process import stops_like_ctrl_c
 
 
 @pytest.fixture
@@ -46,6 +47,16 @@ def test_another_answer_takes_the_place_and_undo_takes_back_the_latest(opened):
     assert [row and row.labels for row in file.answers()[:2]] == [("owl",), ("dog",)]
     assert [file.undo(), file.undo(), file.undo()] == [0, 1, None]
     assert not file.path.exists()
+
+
+def test_a_stop_says_that_labels_of_before_are_kept(opened):
+    with stops_like_ctrl_c() as stops:
+        first = opened()
+        assert stops.kept == {}
+        first.answer(1, ["owl"])
+        first.close()
+        again = opened()
+    assert stops.kept == {"labels": str(again.path)}
 
 
 def test_a_file_is_gone_on_with_and_earlier_rounds_stay(opened, todo):

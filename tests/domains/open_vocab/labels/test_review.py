@@ -21,6 +21,7 @@ from vladapt.core.contracts.items import Item
 from vladapt.core.data.crops import Box, ListedImage
 from vladapt.core.errors import ConfigError, DataError
 from vladapt.core.runtime.local_page import app_of
+from vladapt.core.runtime.process import stops_like_ctrl_c
 from vladapt.domains.open_vocab.data import read_detection
 from vladapt.domains.open_vocab.data.outlines import encode
 from vladapt.domains.open_vocab.labels.label_set import LabelSet
@@ -194,7 +195,9 @@ def test_applied_twice_is_the_same_and_an_empty_image_is_reviewed_too(folder, cl
     review.apply()
     once = (folder / "instances.json").read_bytes()
     review.close()
-    again = Review(folder)
+    with stops_like_ctrl_c() as stops:
+        again = Review(folder)
+    assert stops.kept == {"decisions": str(folder / DECISIONS)}
     assert again.apply()["images"] == 1 and (folder / "instances.json").read_bytes() == once
     again.close()
     assert _read(folder)["2.png"] == ([], False)
