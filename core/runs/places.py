@@ -62,7 +62,8 @@ def hub_run_folder(place: str) -> Path:
     repo, at, revision = rest.partition("@")
     if not REPOSITORY.fullmatch(repo) or repo.startswith(".") or (at and not REVISION.fullmatch(revision)):
         raise DataError(
-            f"{place}: not the name of a run; write hf:OWNER/NAME, or hf:OWNER/NAME@REVISION, or {LOCAL_WAY}"
+            f"{place}: no such folder, and not the name of a run or model of the hub; write hf:OWNER/NAME, "
+            "hf:OWNER/NAME@REVISION or hf:FOLDER"
         )
     folder = cached_revision(repo, NEEDED, revision or None)
     folder = folder or hub_snapshot(repo, FILES, revision or None, LOCAL_WAY)

@@ -176,7 +176,7 @@ def test_among_the_methods_of_a_comparison(vladapt, on_the_hub, spec, class_fold
 @pytest.mark.parametrize(
     "place, words",
     [
-        ("hf:me", "not the name of a run"),
+        ("hf:me", "no such folder, and not the name of a run or model of the hub"),
         ("hf:../../etc/passwd", "not the name of a run"),
         ("hf:me/colours@../../x", "not the name of a run"),
         ("hf:you/other", "HF_HUB_OFFLINE"),

@@ -50,10 +50,10 @@ def class_positions(wanted: Sequence[str], names: Sequence[str]) -> list[int]:
     exact, loose = _index(names, str), _index(names, alike)
     missing = [name for name in wanted if name not in exact and alike(name) not in loose]
     if missing:
-        first = did_you_mean(missing[0], names)
+        near = did_you_mean(missing[0], names)
         raise ConfigError(
-            f"classes: the data have no '{missing[0]}', {first} Asked for ({_listed(wanted)}), in the data "
-            f"({_listed(names)}); write names as the data have them"
+            f"classes: the data have no '{missing[0]}', {near if near.endswith('?') else f'{near}.'} Asked for "
+            f"({_listed(wanted)}), in the data ({_listed(names)}); write names as the data have them"
         )
     positions = [exact[name] if name in exact else loose[alike(name)] for name in wanted]
     if len(set(positions)) < len(positions):

@@ -68,6 +68,10 @@ class BoxForm(Form):
 
     def check(self) -> None:
         name, head = type(self.model).__name__, getattr(self.detector, "bbox_head", None)
+        if getattr(self.model, "takes_prompts", False):
+            raise CapabilityError(
+                "a SAM answers what it is shown, which is not a fixed graph; predict or serve with it"
+            )
         if isinstance(self.detector, TwoStageDetector):
             raise CapabilityError(
                 f"{name} has a second stage over regions that it chooses, which is not a fixed graph; fit with "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....core.export import Graph, boxes
 from ..data.outlines import coco_masks
 from ..hub_models.boxes import BoxRanking
+from ..hub_models.family import large_enough
 from ..hub_models.mask_queries import MaskQueries
 from ..inference.detection import believed_from, rivals
 from ..inference.predictions import PredictedBoxes
@@ -34,7 +35,8 @@ class QueryGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         mask = torch.ones_like(pixels[:, 0], dtype=torch.long)  # not of a number of images that a trace would keep
-        outputs = self.model.model(**self.model.family.inputs(pixels, mask))
+        with large_enough(self.model.family.config["model_type"]):
+            outputs = self.model.model(**self.model.family.inputs(pixels, mask))
         return tuple(self.model.family.raw(outputs).values())
 
 

@@ -286,8 +286,8 @@ def family_class(model_type: Any, where: str) -> type[Family]:
     """
     name = str(model_type).replace("-", "_")
     if name not in model_types():
-        shown, types = str(model_type)[:60], ", ".join(model_types())
-        raise DataError(f"{where} names a model of type '{shown}', which is not supported; there are: {types}")
+        shown = f"a model of type '{str(model_type)[:60]}', which is not supported" if model_type else "no model_type"
+        raise DataError(f"{where} names {shown}; there are: {', '.join(model_types())}")
     return import_module(f"{__package__}.families.{name}").Model
 
 

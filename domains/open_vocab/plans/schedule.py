@@ -155,7 +155,14 @@ def _whole(option: str, value: Any) -> int:
 
 def first_backbone(model: Node) -> str | None:
     """The spec of the first part of a model that names one; None where no part does."""
-    return next((node["backbone"] for node in nodes(model) if isinstance(node.get("backbone"), str)), None)
+    return next((node["backbone"] for node in _on_backbones(model)), None)
+
+
+def _on_backbones(model: Node) -> list[Node]:
+    """The parts of a model that name a backbone; what configurations of transformers name is built by transformers."""
+    from ..hub_models.source import is_hub_node
+
+    return [] if is_hub_node(model) else [node for node in nodes(model) if isinstance(node.get("backbone"), str)]
 
 
 def put_on_backbone(plan: Node, spec: str, bands: InputChannels | None = None) -> None:
@@ -167,9 +174,8 @@ def put_on_backbone(plan: Node, spec: str, bands: InputChannels | None = None) -
     from ..modules.backbones.image_part import pixel_cfg
 
     model = plan["model"]
-    for node in nodes(model):
-        if isinstance(node.get("backbone"), str):
-            node["backbone"] = spec
+    for node in _on_backbones(model):
+        node["backbone"] = spec
     given = model.get("data_preprocessor")
     if isinstance(given, dict):
         given.update(pixel_cfg(spec, bands))

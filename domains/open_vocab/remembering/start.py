@@ -16,6 +16,8 @@ from torch import nn
 from ....core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ....core.runs import Run
 from ....core.tasks import KeptModel, build_model, quiet_mm
+from ..hub_models.family import family_class
+from ..hub_models.prompted import PROMPTS
 from ..hub_models.source import HubModel, is_hub_node, is_hub_place
 from ..hub_models.starting import PRETRAINED, source_at
 from ..plans.classes import takes_names, with_classes
@@ -117,8 +119,12 @@ def check_known(names: Sequence[str], start: Start, model: Mapping[str, Any]) ->
         model: of the config with the start's model in it.
 
     Raises:
-        ConfigError: a name that the start was not trained on. CapabilityError: its classes are no texts.
+        ConfigError: a name that the start was not trained on. CapabilityError: its classes are no texts, or it has none.
     """
+    if is_hub_node(model) and family_class(model["config"]["model_type"], start.place).asked_by == PROMPTS:
+        raise CapabilityError(
+            f"--remember: the model of {start.place} outlines what it is shown and knows no names; omit it"
+        )
     if not takes_names(dict(model)) and not is_hub_node(model):
         raise CapabilityError(
             f"--remember: the classes of the model of {start.place} are fixed, so none can be added; train one with a "

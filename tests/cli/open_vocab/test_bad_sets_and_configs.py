@@ -102,7 +102,7 @@ def test_a_config_of_the_other_task_says_which_task_it_is_of(fit):
         (
             ["--classes", "red square, purple square"],
             2,
-            "Asked for (red square, purple square), in the data (red square, green square, blue square)",
+            "? Asked for (red square, purple square), in the data (red square, green square, blue square)",
         ),
         (["--classes", "nowhere.json"], 1, "nowhere.json: cannot be read (No such file or directory)"),
         (["--classes", "red square, Red_square"], 2, "'red square' and 'Red_square' are the same class"),

@@ -246,6 +246,8 @@ def test_a_choice_of_classes_ignores_the_pixels_of_others(write_masks):
     assert masks_of(data)[0].tolist() == [[1, 255, 0, 0], [1, 255, 0, 255], [1, 1, 0, 0]]
     with pytest.raises(ConfigError, match=r"no 'snd', did you mean .*sand.*Asked for \(snd\), in the data \(sky, sea"):
         read_segmentation(folder, class_names=["snd"])
+    with pytest.raises(ConfigError, match=r"no 'x', there are: sand, sea, sky\. Asked for \(x\)"):
+        read_segmentation(folder, class_names=["x"])
 
 
 @pytest.mark.parametrize(

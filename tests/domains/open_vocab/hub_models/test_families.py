@@ -17,6 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.structures import InstanceData
 
 from vladapt.core.errors import ConfigError
+from vladapt.domains.open_vocab.exporting.queries import QueryGraph
 from vladapt.domains.open_vocab.hub_models.family import Family, family_class, model_types, plain_config
 from vladapt.domains.open_vocab.hub_models.growing import grown
 from vladapt.domains.open_vocab.hub_models.processor import image_processor
@@ -293,6 +294,10 @@ def test_a_map_of_one_pixel_is_told_with_what_helps(pairs):
         if isinstance(part, torch.nn.GroupNorm):
             part.num_groups = part.num_channels
     sample = pairs("deformable_detr").samples((1,), [(16, 16)])
-    for ask in (lambda: model.loss(pixels, sample), lambda: model.predict(pixels, sample)):
+    for ask in (
+        lambda: model.loss(pixels, sample),
+        lambda: model.predict(pixels, sample),
+        lambda: QueryGraph(model)(pixels),
+    ):
         with pytest.raises(ConfigError, match=r"deformable_detr: a map of these images has one pixel.*processor.size"):
             ask()

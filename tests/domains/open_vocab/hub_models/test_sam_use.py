@@ -158,6 +158,9 @@ def test_what_cannot_be_used_is_told_in_one_line(run, place, data, tmp_path):
     (tmp_path / "prompts.json").write_text('{"0.png": [{"box": [5, 6, 30]}]}')
     line = told("predict", run["run"], data, "--prompts", tmp_path / "prompts.json")
     assert "'0.png', object 1: its box is not 4 numbers" in line
+    assert "a SAM answers what it is shown" in told("export", place, "--out", tmp_path / "exported")
+    sam = ("--domain", "open-vocab", "--task", "detection", "--data", data, "--start", place)
+    assert "--remember: the model of" in (line := told("fit", *sam, "--remember", "dog")) and "knows no names" in line
     sam3 = saved_sam3(tmp_path / "sam3", *tiny_sam3())
     chosen = ("--domain", "open-vocab", "--task", "detection", "--data", data / "boxes.json", "--start", sam3)
     assert "sam3 is not trained here (its training code is under a licence" in told("fit", *chosen)

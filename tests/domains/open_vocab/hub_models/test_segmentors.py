@@ -144,6 +144,16 @@ def test_a_segmentor_is_fitted_kept_scored_and_asked_for_some_of_its_names(folde
     assert "does not know 'cat'" in vladapt("predict", run, image, "--classes", "cat", code=1)
 
 
+def test_a_backbone_that_a_configuration_names_is_transformers_own(folders, tmp_path):
+    data = tiny_maps.scenes(tmp_path / "data", 2)
+    stated = json.loads((folders("maskformer") / "config.json").read_text())
+    assert stated["decoder_config"]["backbone_config"]["backbone"] == "resnet50"  # which is not built
+    start = ("--domain", "open-vocab", "--task", "detection", "--data", data, "--start", f"hf:{folders('maskformer')}")
+    run = vladapt("fit", *start, "--epochs", 1, "--batch-size", 2, "--workers", 0, "--json", "--out", tmp_path)["run"]
+    kept = json.loads((Path(run) / "run.json").read_text())["plan"]["model"]["config"]
+    assert kept["decoder_config"]["backbone_config"]["backbone"] == "resnet50"
+
+
 def test_a_segmentor_is_used_as_it_is(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("VLADAPT_CACHE", str(tmp_path / "cache"))
     image = tiny_maps.scenes(tmp_path / "data", 1) / "test_0.png"

@@ -146,6 +146,7 @@ def test_names_that_an_untrained_head_lacks_are_refused(source, data, tmp_path):
             {"model_type": "llama"},
             "names a model of type 'llama', which is not supported; there are: clipseg",
         ),
+        ({"model_type": None}, "config.json names no model_type; there are: clipseg"),
         ({"auto_map": {"AutoModel": "a.py--B"}}, None),
         ({"backbone": "hf-hub:timm/x", "use_timm_backbone": True}, "its backbone would be downloaded"),
     ],
