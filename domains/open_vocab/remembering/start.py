@@ -119,7 +119,7 @@ def check_known(names: Sequence[str], start: Start, model: Mapping[str, Any]) ->
         model: of the config with the start's model in it.
 
     Raises:
-        ConfigError: a name that the start was not trained on. CapabilityError: its classes are no texts, or it has none.
+        ConfigError: a name that the start was not trained on. CapabilityError: its classes are no texts, or none.
     """
     if is_hub_node(model) and family_class(model["config"]["model_type"], start.place).asked_by == PROMPTS:
         raise CapabilityError(
