@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
+from usage import print_help
 
 from vladapt.core.features import FeatureStore
 from vladapt.domains.open_vocab.shapes import COLOURS, COUNTS, NAMES, SIDE, Outline, outline_of
@@ -103,5 +104,6 @@ def _area(outline: Outline) -> float:
 
 
 if __name__ == "__main__":
+    print_help(__doc__, words=1)
     Path(sys.argv[1]).mkdir(parents=True)
     write_plain_shapes(Path(sys.argv[1]))
