@@ -67,6 +67,7 @@ class Graph:
                 model, most = self._noted_down(opset) if self.sizes else self._proved(opset)
             except Exception as error:  # tracing raises what the module's own code makes of symbols, and much else
                 reason = (str(error.__cause__ or error).strip() or type(error).__name__).splitlines()[0]
+                reason = reason.partition(". Please")[0]  # to ask torch's developers for it
                 raise CapabilityError(f"{UNSAID} ({reason}); predict with the run") from error
         if most < FEWEST_ROWS:
             raise CapabilityError(f"{UNSAID} for more than {most} rows at once; predict with the run")

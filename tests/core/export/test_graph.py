@@ -108,6 +108,9 @@ def test_what_onnx_cannot_say_is_one_line(tmp_path, capsys):
     with pytest.raises(CapabilityError, match=r"^ONNX cannot express this model.*; predict with the run$"):
         Graph(ByContent(), {"rows": torch.ones(2, 1)}, ["some"]).write(tmp_path / "m.onnx", 18, {})
     assert capsys.readouterr() == ("", "") and not list(tmp_path.iterdir())
+    pooled = Graph(nn.AdaptiveAvgPool2d(3), {"maps": torch.ones(1, 1, 4, 4)}, ["some"], {"maps": (2, 3)})
+    with pytest.raises(CapabilityError, match=r"export of operator adaptive_avg_pool2d[^.]*\); predict with the run$"):
+        pooled.write(tmp_path / "m.onnx", 18, {})
 
 
 class FirstBlock(nn.Module):
