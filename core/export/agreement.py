@@ -87,7 +87,8 @@ def agreement_sentence(facts: Mapping[str, Any]) -> str:
     """The facts of an agreement in a sentence without its end."""
     values, share = next((name[3:-6], share) for name, share in facts.items() if name.startswith("of_"))
     answers, same = next((name[5:], same) for name, same in facts.items() if name.startswith("same_"))
-    text = f"on {facts['images']} images the largest difference is {share:.1e} of the range of the {values}s, "
+    images = "one image" if facts["images"] == 1 else f"{facts['images']} images"
+    text = f"on {images} the largest difference is {share:.1e} of the range of the {values}s, "
     text += f"{same:.1%} of the {answers} are the same"
     if right := facts.get("accuracy"):
         text += f"; {right['model']:.1%} are right with the model, {right['graph']:.1%} with the graph"

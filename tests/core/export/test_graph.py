@@ -169,6 +169,8 @@ def test_an_agreement_by_hand():
     assert found.same == pytest.approx(2 / 3) and found.accuracy == pytest.approx((2 / 3, 1 / 3))
     assert found.words == agreement_sentence(found.facts)
     assert "66.7% of the answers are the same; 66.7% are right with the model, 33.3% with the graph" in found.words
+    assert found.words.startswith("on 3 images the largest difference is 1.2e-01 of the range")
+    assert Agreement.of(model[:1], graph[:1], None).words.startswith("on one image the largest difference is 0.0e+00")
 
 
 def test_several_labels_are_answers_of_their_own():
