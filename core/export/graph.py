@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper
 
 from ..errors import CapabilityError, ConfigError
 from ..runtime.files import replacing
@@ -90,7 +91,7 @@ class Graph:
         axes = {name: {0: rows[name], **{axis: f"{name}_{axis}" for axis in of}} for name, of in self.sizes.items()}
         names = {"input_names": list(self.inputs), "output_names": list(self.outputs), "dynamic_axes": axes}
         file = BytesIO()
-        with _linspace_in_floats():
+        with _own_operators():
             torch.onnx.export(
                 self.module, tuple(self.inputs.values()), file, **names, opset_version=opset, dynamo=False
             )
@@ -98,22 +99,52 @@ class Graph:
 
 
 @contextmanager
-def _linspace_in_floats() -> Iterator[None]:
-    """torch's older exporter counts the steps of `linspace` as integers, and so loses a start such as 0.5."""
-
-    def linspace(g, start, end, steps, *others):
-        one, zero = (g.op("Constant", value_t=torch.tensor(value)) for value in (1, 0))
-        start, end = (g.op("Cast", each, to_i=FLOAT) for each in (start, end))
-        gaps = g.op("Cast", g.op("Max", g.op("Sub", steps, one), one), to_i=FLOAT)
-        step = g.op("Div", g.op("Sub", end, start), gaps)
-        places = g.op("Cast", g.op("Range", zero, steps, one), to_i=FLOAT)
-        return g.op("Add", g.op("Mul", places, step), start)
-
-    torch.onnx.register_custom_op_symbolic("aten::linspace", linspace, OLDEST_OPSET)
+def _own_operators() -> Iterator[None]:
+    """How torch's older exporter writes what it cannot, or writes wrongly."""
+    written = {"aten::linspace": _linspace, "aten::adaptive_avg_pool2d": _adaptive_mean}
+    for name, operator in written.items():
+        torch.onnx.register_custom_op_symbolic(name, operator, OLDEST_OPSET)
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::linspace", OLDEST_OPSET)
+        for name in written:
+            torch.onnx.unregister_custom_op_symbolic(name, OLDEST_OPSET)
+
+
+def _linspace(g, start, end, steps, *others):
+    """The exporter's own counts the steps as integers, and so loses a start such as 0.5."""
+    one, zero = _constant(g, 1), _constant(g, 0)
+    start, end = (g.op("Cast", each, to_i=FLOAT) for each in (start, end))
+    gaps = g.op("Cast", g.op("Max", g.op("Sub", steps, one), one), to_i=FLOAT)
+    step = g.op("Div", g.op("Sub", end, start), gaps)
+    places = g.op("Cast", g.op("Range", zero, steps, one), to_i=FLOAT)
+    return g.op("Add", g.op("Mul", places, step), start)
+
+
+@symbolic_helper.parse_args("v", "is")
+def _adaptive_mean(g, maps, sides):
+    """Of maps of any size; the exporter's own only pools to sizes that divide it. A product with a matrix per axis."""
+    if sides == [1, 1]:
+        return g.op("GlobalAveragePool", maps)
+    down, across = (
+        _shares(g, g.op("Shape", maps, start_i=axis, end_i=axis + 1), side) for axis, side in zip((2, 3), sides)
+    )
+    return g.op("MatMul", down, g.op("MatMul", maps, g.op("Transpose", across, perm_i=[1, 0])))
+
+
+def _shares(g, length, side: int):
+    """(side, length): what each place is of each mean; mean i of m is of floor(i n / m) to ceil((i + 1) n / m)."""
+    pooled = torch.arange(side)[:, None]
+    first = g.op("Div", g.op("Mul", _constant(g, pooled), length), _constant(g, side))
+    ends = g.op("Add", g.op("Mul", _constant(g, pooled + 1), length), _constant(g, side - 1))
+    end = g.op("Div", ends, _constant(g, side))
+    places = g.op("Range", _constant(g, 0), g.op("Squeeze", length), _constant(g, 1))
+    inside = g.op("And", g.op("GreaterOrEqual", places, first), g.op("Less", places, end))
+    return g.op("Div", *(g.op("Cast", each, to_i=FLOAT) for each in (inside, g.op("Sub", end, first))))
+
+
+def _constant(g, value):
+    return g.op("Constant", value_t=torch.as_tensor(value))
 
 
 def _most_rows(traced: torch.export.ExportedProgram):

@@ -162,11 +162,12 @@ def test_a_segmentor_is_used_as_it_is(folders, tmp_path, monkeypatch):
 
 
 @pytest.mark.thorough
-def test_a_segmentor_is_exported_with_the_answers_of_its_run(folders, tmp_path):
+@pytest.mark.parametrize("name", ["segformer", "upernet"])
+def test_a_segmentor_is_exported_with_the_answers_of_its_run(folders, tmp_path, name):
     pytest.importorskip("onnxruntime")
     data = tiny_maps.scenes(tmp_path / "data", 1)
     classes = ("--classes", "background,red disc,blue square")
-    start = ("--start", f"hf:{folders('segformer')}", "--epochs", 0, *classes, "--out", tmp_path, "--json")
+    start = ("--start", f"hf:{folders(name)}", "--epochs", 0, *classes, "--out", tmp_path, "--json")
     run = vladapt("fit", "--domain", "open-vocab", "--task", "segmentation", "--data", data, *start)["run"]
     vladapt("export", run, "--out", tmp_path / "export", "--json")
     facts = json.loads((tmp_path / "export" / "export.json").read_text())
