@@ -7,6 +7,7 @@ from typing import Any
 
 from ....core.contracts import DomainData, Use
 from ....core.errors import ConfigError, did_you_mean
+from ....core.runs import plural
 from ..inference.predictions import UNSURE
 from ..inference.running import known_names
 from .label_set import LabelSet, labels_of_rows
@@ -43,7 +44,7 @@ def labels_of_detector(
     if use.threshold is not None:
         why = "--threshold"
     elif chosen:
-        why = f"the best F1 on {chosen['images']} val images, {chosen['f1']:.2f}; --threshold gives another"
+        why = f"the best F1 on {plural(chosen['images'], 'val image')}, {chosen['f1']:.2f}; --threshold gives another"
     else:
         why = "no score was chosen on val images; --threshold gives another"
     labels = _labels(model, rows, data, use, own, least)
@@ -61,10 +62,10 @@ def labels_of_segmentor(
 def _labels(model, rows, data, use: Use, own: DomainData | None, least: float = 0.0) -> LabelSet:
     labels = labels_of_rows(rows, data, known_names(model), least=least, masks=bool(use.masks), own=own)
     made = [image for image in labels.images if image.unreviewed]
-    boxes = sum(len(image.boxes) for image in made)
+    objects = plural(sum(len(image.boxes) for image in made), "object")
     empty = sum(not image.boxes for image in made)
     labels.notes.append(
-        f"{len(made)} images with {boxes} objects that the model found ({empty} images without one) and nobody has "
+        f"{plural(len(made), 'image')} with {objects} that the model found ({empty} without one) and nobody has "
         f"reviewed: fit trains on them, and never tests. Review them: vladapt review {use.out}"
     )
     if own is not None:
