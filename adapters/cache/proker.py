@@ -28,6 +28,11 @@ MOST_ROWS, MOST_SEARCHED, NO_LIMIT = 1024, 2048, 0
 """Rows with which a fit, and our own search, take seconds, not minutes; `most_rows` as published."""
 MOST_DOUBLE, MOST_SINGLE = 4096, 1_000_000
 """Rows up to which A is solved in double precision; rows over lambda up to which single precision does for more."""
+MOST_EXACT, RESIDUAL, MOST_STEPS = 8192, 0.03, 3
+"""Rows up to which A is always exact; what conjugate gradients leave of more, as a share; steps that take less than a
+factor of the whole matrix."""
+LANDMARKS, PROBES, COLUMNS, STRIP, TINY = 768, 32, 256, 1024, 1e-5
+"""Rows, and columns of A, that tell how to solve for all; columns solved at once; what keeps a factor positive."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -50,7 +55,9 @@ class ProKeR(CacheModel):
 
     Of more than 4,096 rows A is solved in the place of the kernel and in single precision, as a note says: that takes
     4 N^2 bytes, and coefficients differ by some 1e-5 of their size. Where lambda is less than a millionth of N, double
-    precision is kept.
+    precision is kept. Of more than 8,192 rows, unless there is a preset or a protocol, conjugate gradients go on until
+    3 % of the right side is left, where few steps do that; a note says so. What is added to zero-shot then differs by
+    some 1 %.
 
     A class without images keeps its zero-shot score, which the regression would move towards 0 near every image of the
     support.
@@ -135,8 +142,10 @@ class ProKeR(CacheModel):
         chosen, words, score = choose(self._axes(support), selection, self._search(selection, taken, rows))
         self.beta_ = chosen["beta"]
         problem = self._problem(support, taken, rows)
-        self.rows, self.coefficients = problem.rows, problem.solved(self.beta_, chosen["penalty"])
-        notes = [*(notes or self._notes(support, taken)), *problem.notes(chosen["penalty"])]
+        exact = self.most_rows == NO_LIMIT
+        self.rows = problem.rows
+        self.coefficients, how = problem.solved(self.beta_, chosen["penalty"], exact)
+        notes = [*(notes or self._notes(support, taken)), *how]
         return FitReport(self.name, chosen, words, score, notes=notes)
 
     def _selection(self, support: FeatureSet, val: FeatureSet | None, taken: int, seed: int) -> Selection:
@@ -229,34 +238,61 @@ class Problem:
             return cls(rows, residual, roots[:, None])
         return cls(rows, residual.double(), roots[:, None].double())
 
-    def solved(self, beta: float, penalty: float) -> Tensor:
-        """(N, C) float32 coefficients A."""
+    def solved(self, beta: float, penalty: float, exact: bool = True) -> tuple[Tensor, list[str]]:
+        """(N, C) float32 coefficients A, and what is to be said of how they were solved.
+
+        Args:
+            exact: whatever the time it takes; else many rows are solved to `RESIDUAL`.
+        """
         if len(self.rows) > MOST_DOUBLE:
-            return self._solved_in_place(beta, penalty)
+            return self._solved_in_place(beta, penalty, exact or len(self.rows) <= MOST_EXACT)
         matrix = self._weighted_kernel(beta) / penalty
         matrix.diagonal().add_(1.0)
         factor = torch.linalg.cholesky(matrix)
-        return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float()
+        return (self.roots * torch.cholesky_solve(self.roots * self.residual, factor)).float(), []
 
-    def _solved_in_place(self, beta: float, penalty: float) -> Tensor:
-        """As `solved`, with memory for one (N, N) matrix."""
-        rows, roots = self.rows.to(self._precision(penalty)), self.roots.to(self._precision(penalty))
-        matrix = rows @ rows.T
-        matrix.sub_(1).mul_(beta).exp_().div_(penalty).mul_(roots).mul_(roots.T)
+    def _solved_in_place(self, beta: float, penalty: float, exact: bool) -> tuple[Tensor, list[str]]:
+        """As `solved`, with memory for one (N, N) matrix. Errors of a factor grow with the largest eigenvalue, which is
+        N / lambda at most; the least is 1."""
+        single, count = len(self.rows) <= MOST_SINGLE * penalty, f"{len(self.rows):,} rows"
+        rows, roots = (each.float() if single else each.double() for each in (self.rows, self.roots))
+        matrix, target = rows.new_empty(len(rows), len(rows)), roots * self.residual.to(roots)
+        for start in range(0, len(rows), STRIP):  # half of a symmetric matrix, and the other half from it
+            own, upto = slice(start, start + STRIP), slice(start + STRIP)
+            strip = torch.mm(rows[own], rows[upto].T, out=matrix[own, upto])
+            strip.sub_(1).mul_(beta).exp_().div_(penalty).mul_(roots[own]).mul_(roots[upto].T)
+            matrix[:start, own] = strip[:, :start].T
+        inner = None if exact or not single else self._nearly_solved(matrix, target, beta, penalty)
+        if inner is not None:
+            return (roots * inner).float(), [f"{count} are solved by conjugate gradients, to 3 % of the right side"]
         matrix.diagonal().add_(1.0)
         factor = torch.linalg.cholesky(matrix.mT, out=matrix.mT)  # columns lie one after the other: nothing is copied
-        inner = torch.linalg.solve_triangular(factor, roots * self.residual.to(roots), upper=False)
-        return (roots * torch.linalg.solve_triangular(factor.mT, inner, upper=True)).float()
+        inner = torch.linalg.solve_triangular(factor, target, upper=False)
+        how = [f"{count} are solved in single precision, to some 1e-5 of the coefficients"] if single else []
+        return (roots * torch.linalg.solve_triangular(factor.mT, inner, upper=True)).float(), how
 
-    def _precision(self, penalty: float) -> torch.dtype:
-        """Errors of a factor grow with the largest eigenvalue, which is N / lambda at most; the least is 1."""
-        return torch.float32 if MOST_DOUBLE < len(self.rows) <= MOST_SINGLE * penalty else torch.float64
+    def _nearly_solved(self, matrix: Tensor, target: Tensor, beta: float, penalty: float) -> Tensor | None:
+        try:
+            return nearly_solved(matrix, self._likeness(matrix, beta, penalty), target)
+        except torch.linalg.LinAlgError:  # rounding, where nearly all rows are alike
+            return None
 
-    def notes(self, penalty: float) -> list[str]:
-        """What is to be said of how A was solved."""
-        if self._precision(penalty) == torch.float64:
-            return []
-        return [f"{len(self.rows):,} rows are solved in single precision, to some 1e-5 of the coefficients"]
+    def _likeness(self, matrix: Tensor, beta: float, penalty: float) -> Likeness:
+        """Of diag(r) K diag(r) / lambda, the matrix: of e^z, with z the inner product around the mean row, it has
+        1 + z, and of the rest what some rows know of it (Nystroem)."""
+        mean = self.rows.mean(dim=0)
+        scale = self.roots * (beta * (self.rows @ mean - (mean @ mean + 1) / 2)).exp()[:, None] / penalty**0.5
+        wide = scale.new_empty(len(self.rows), 1 + self.rows.shape[1] + LANDMARKS)
+        plain, further = wide.tensor_split([1 + self.rows.shape[1]], dim=1)
+        torch.mul(scale, self.rows - mean, out=plain[:, 1:]).mul_(beta**0.5)
+        plain[:, :1] = scale
+        some = torch.arange(LANDMARKS, device=mean.device) * len(self.rows) // LANDMARKS
+        rest = torch.addmm(matrix[:, some], plain, plain[some].T, alpha=-1)
+        corner = rest[some].double()
+        corner.diagonal().add_(TINY * float(matrix.diagonal().max()))
+        factor = torch.linalg.cholesky(corner).float()
+        further.copy_(torch.linalg.solve_triangular(factor.mT, rest, upper=True, left=False))  # (N, landmarks)
+        return Likeness.of(wide, matrix.diagonal())
 
     def scores(
         self,
@@ -283,3 +319,67 @@ class Problem:
         """(N, N) float64."""
         roots = self.roots.double()
         return roots * torch.exp(-beta * (1 - (self.rows @ self.rows.T).double())) * roots.T
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """U U^T + diag(d), which is like a matrix plus 1 and quickly inverted."""
+
+    wide: Tensor
+    diagonal: Tensor
+    factor: Tensor
+
+    @classmethod
+    def of(cls, wide: Tensor, diagonal: Tensor) -> Likeness:
+        """Args: wide (N, R) U, diagonal (N,) of the matrix, which is kept."""
+        left = 1 + (diagonal - wide.square().sum(dim=1)).clamp(min=0)[:, None]
+        inner = (wide.T @ (wide / left)).double()
+        inner.diagonal().add_(1.0)
+        return cls(wide, left, torch.linalg.cholesky(inner).float())
+
+    def solved(self, target: Tensor) -> Tensor:
+        """(N, C) -> (N, C), by Woodbury's identity."""
+        scaled = target / self.diagonal
+        return scaled - self.wide @ torch.cholesky_solve(self.wide.T @ scaled, self.factor) / self.diagonal
+
+
+def nearly_solved(matrix: Tensor, likeness: Likeness, target: Tensor) -> Tensor | None:
+    """(matrix + I)^-1 target (N, C) by conjugate gradients from the likeness's own answer on, to `RESIDUAL`; None where
+    that takes too many steps.
+
+    The steps are those of some columns together, which cost little; all columns then take the same ones.
+    """
+    steps = _steps(matrix, likeness, target[:, :: max(1, target.shape[1] // PROBES)])
+    if steps is None:
+        return None
+    return torch.cat([_stepped(matrix, likeness, some, steps) for some in target.split(COLUMNS, dim=1)], dim=1)
+
+
+def _steps(matrix: Tensor, likeness: Likeness, target: Tensor) -> list[tuple[float, float]] | None:
+    """(length, share of the direction before) of each step."""
+    solution = likeness.solved(target)
+    left, direction = target - torch.addmm(solution, matrix, solution), torch.zeros_like(target)
+    steps, before = [], 0.0
+    while float(left.norm()) > RESIDUAL * float(target.norm()):
+        if len(steps) == MOST_STEPS:
+            return None
+        nearer = likeness.solved(left)
+        slope = float((left * nearer).sum())
+        share = slope / before if before else 0.0
+        direction = nearer + share * direction
+        change = torch.addmm(direction, matrix, direction)
+        length, before = slope / float((direction * change).sum()), slope
+        left -= length * change
+        steps.append((length, share))
+    return steps
+
+
+def _stepped(matrix: Tensor, likeness: Likeness, target: Tensor, steps: Sequence[tuple[float, float]]) -> Tensor:
+    """What the steps make of a target (N, c)."""
+    solution = change = likeness.solved(target)
+    left, taken, direction = target, 1.0, torch.zeros_like(target)
+    for length, share in steps:
+        left = left - taken * torch.addmm(change, matrix, change)
+        direction = change = likeness.solved(left) + share * direction
+        solution, taken = solution + length * direction, length
+    return solution

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core.contracts import Batch, FitReport, option, require
 from ...core.errors import ConfigError
-from ...core.prompts import PHOTO, build_classifier, check_templates
+from ...core.prompts import build_classifier, check_templates
 from ..text_pools import encode_sentences
 from ._crops import Box, CropAdapter, cut
 
@@ -79,7 +79,7 @@ class Wca(CropAdapter):
     image_scale: float = option(math.exp(4), "a, sharpness of the weights of crops; 0 weighs them alike", low=0)
     text_scale: float = option(math.exp(2), "b, sharpness of the weights of sentences; 0 weighs them alike", low=0)
     templates: tuple[str, ...] = option(
-        PHOTO,
+        ("a photo of a {}.",),
         "texts with {} for the class; its sentences are weighted by their likeness to them",
         parse=check_templates,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.contracts import TextClassifier
 from ...core.errors import CapabilityError, DataError
-from ...core.prompts import PHOTO, build_classifier
+from ...core.prompts import build_classifier
 
 NAMED = 8  # classes in a note; of more only the number
 
@@ -69,8 +69,8 @@ def texts_of_synonyms(synonyms, backbone, templates: Sequence[str] | None, devic
         synonyms: C tuples of (name, count).
         templates: texts with `{}`; "a photo of a {}." where there are none.
     """
-    everything = build_classifier(backbone, [name for names in synonyms for name, _ in names], templates or PHOTO)
-    everything = everything.to(device)
+    names = [name for names in synonyms for name, _ in names]
+    everything = build_classifier(backbone, names, templates or ("a photo of a {}.",)).to(device)
     sizes = [len(names) for names in synonyms]
     frequent = [sum(sizes[:i]) + _most_frequent(names) for i, names in enumerate(synonyms)]
     spoken = everything.select(frequent)

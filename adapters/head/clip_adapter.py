@@ -18,8 +18,8 @@ from torch import Tensor
 from ...core.contracts import Adapter, Batch, ClassWeighting, FeatureSet, FitReport, Ties, TrainingViews, has, option
 from ...core.data import Selection, selection_split
 from ...core.metrics import best_setting
-from ...core.training import dassl_epochs, label_loss, views_of_training
-from ..dassl_options import dassl_batch_size, dassl_warmup
+from ...core.training import label_loss, views_of_training
+from ..dassl_options import dassl_batch_size, dassl_epochs, dassl_warmup
 from ._text_rows import Frame, frame_of
 
 RATIO = 0.2

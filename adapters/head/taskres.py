@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ...core.contracts import Adapter, Batch, ClassWeighting, FitReport, TrainingViews, has, option
-from ...core.training import dassl_epochs, label_loss, views_of_training
-from ..dassl_options import dassl_batch_size, dassl_warmup
+from ...core.training import label_loss, views_of_training
+from ..dassl_options import dassl_batch_size, dassl_epochs, dassl_warmup
 from ..published_sets import SETS, preset_option
 from ._text_rows import Frame, frame_of, normalised_rows, text_base
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ...core.contracts import Adapter, Backbone, FeatureSet, FitReport
 from ...core.errors import CapabilityError, ConfigError
 from ...core.prompts import PromptLearner
-from ...core.training import dassl_epochs, views_of_training
+from ...core.training import views_of_training
+from ..dassl_options import dassl_epochs
 
 COST_OPTIONS = ("trim", "class_chunk", "checkpointing")
 """Options that change speed and memory alone."""

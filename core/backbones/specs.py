@@ -17,8 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError, safe_open
-
 from ..contracts.families import FAMILIES, OFFERED
 from ..errors import CapabilityError, ConfigError, DataError, UnknownNameError, did_you_mean
 from ..registry import catalogue
@@ -162,6 +160,8 @@ def _wrote(path: Path) -> bool:
     """Whether a file of weights in a folder is a training's; a folder as transformers publishes it has one, too."""
     if not any((path.parent / name).is_file() for name in ("config.json", "open_clip_config.json")):
         return True
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(str(path), framework="numpy") as f:
             return "vladapt" in (f.metadata() or {})

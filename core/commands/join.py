@@ -40,10 +40,12 @@ def join(
 
     made = engine_join(given.recipe(), image, text, out, reporter=reporter(), **how)
     if as_json:
-        return print_json({**vars(made), "choices": [vars(each) for each in made.choices]})
+        return print_json(
+            {**vars(made), "metrics": dict(made.metrics), "choices": [vars(each) for each in made.choices]}
+        )
     if made.choices:
         show_table(_choices(made.choices))
-    if "image_to_text" in made.metrics:
+    if made.metrics.image_to_text:
         from ..tasks.retrieval.tables import retrieval_table
 
         show_table(retrieval_table(made.metrics))

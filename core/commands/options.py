@@ -568,7 +568,7 @@ def with_optional_values(arguments: Sequence[str]) -> list[str]:
     for place, argument in enumerate(arguments):
         completed.append(argument)
         following = arguments[place + 1] if place + 1 < len(arguments) else "-"
-        if not argument.startswith("--") or not following.startswith("-"):
+        if not argument.startswith("--") or not following.startswith("-") or argument in HELP:
             continue
         if argument in OPTIONAL_VALUES:
             completed.append(OPTIONAL_VALUES[argument])

@@ -142,8 +142,8 @@ def _show(result, words: Mapping[str, str]) -> None:
         echo("This training had already finished; these are its results.")
     if result.metrics.get("adapted"):
         show_table(retrieval_table(result.metrics), words)
-    if result.metrics.get("remembered"):
-        show_table(SetsRemembered.from_json(result.metrics["remembered"]).table(), words)
+    if remembered := result.metrics.get("remembered"):
+        show_table(SetsRemembered.from_json(remembered).table(), words)
     if (sources := source_table(result.metrics.get(SOURCES, ()))) is not None:
         show_table(sources, words)
     for note in result.notes:

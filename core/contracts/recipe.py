@@ -9,7 +9,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from zipfile import ZipFile, is_zipfile
 
 from ..errors import ConfigError, DataError, UnknownNameError, did_you_mean
 from .images import as_image_size
@@ -455,7 +454,11 @@ def holds_features(path: str | Path) -> bool:
     if path.is_dir():
         states = [path / "_state", *path.glob("*/_state")]
         return any(state.is_dir() and any(state.parent.glob("part-*.parquet")) for state in states)
-    if path.suffix.lower() == ".npz" and is_zipfile(path):
+    if path.suffix.lower() == ".npz":
+        from zipfile import ZipFile, is_zipfile
+
+        if not is_zipfile(path):
+            return False
         with ZipFile(path) as file:
             return not {"image_features.npy", "image_parts.npy"}.isdisjoint(file.namelist())
     return path.suffix.lower() == ".safetensors"

@@ -113,6 +113,7 @@ class FitInfo(JsonObject):
     chosen_on: str = ""
     val_score: float | None = None
     judged: Sequence[Mapping[str, Any]] = ()
+    history: Sequence[Mapping[str, float]] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +141,7 @@ class RunInfo(JsonObject):
         not_calibrated: why there is no calibration.
         origin: the working directory of the fit, from the run folder.
         sha256: file of the run -> its digest when the run was written.
+        words: what stands in reports in place of words of ours, where the run says so itself.
         seconds: of the fit.
         versions: of packages.
         recipe: of `Recipe.to_dict`.
@@ -177,6 +179,7 @@ class RunInfo(JsonObject):
     not_calibrated: str = ""
     origin: str | None = None
     sha256: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, str] | None = None
     seconds: float | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)

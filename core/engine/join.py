@@ -38,7 +38,7 @@ from ..runtime.reading import read_text
 from ..tasks.retrieval.encoding import PairEncoding, features_of
 from ..tasks.retrieval.fitting import RetrievalData
 from ..tasks.retrieval.scoring import evaluate_retrieval
-from .joined_card import LEXICAL, LINEAR, TEXTS, UNTRAINED, Joined, joined_card
+from .joined_card import LEXICAL, LINEAR, TEXTS, UNTRAINED, HeldOut, Joined, joined_card
 from .options import JoinOptions
 
 LEAST_SENTENCES = 13
@@ -135,7 +135,7 @@ def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, repor
         tolerate=recipe.tolerate,
     )
     notes = [*data.notes, *_on_numbers(len(np.unique(groups)), "images", source.shape[1])]
-    metrics = dict(scores.metrics.json)
+    metrics = HeldOut.from_json(scores.metrics.json)
     chance = {"r1": 1 / max(1, scores.metrics.images), "median_rank": (scores.metrics.images + 1) / 2}
     return Joined(out, LINEAR, fitted.in_words, choices, scale, metrics, chance, len(source), notes), backbone
 
@@ -160,7 +160,8 @@ def _by_sentences(towers, side, asked: JoinOptions, out: Path):
     mapped = LinearSpace.of_texts(fitted).text(source[left].float())
     share_found = nearest_share(mapped.double(), target[left].double())
     backbone = JoinedBackbone(towers, side, LinearSpace.of_texts(fitted), float(towers.logit_scale), str(out))
-    metrics, chance = {"sentences": len(left), "found": share_found}, {"found": 1 / len(np.unique(groups[left]))}
+    metrics = HeldOut.from_json({"sentences": len(left), "found": share_found})
+    chance = {"found": 1 / len(np.unique(groups[left]))}
     notes = _on_numbers(len(np.unique(groups[taught])), "sentences", source.shape[1])
     scale = float(towers.logit_scale)
     return Joined(out, TEXTS, fitted.in_words, choices, scale, metrics, chance, len(taught), notes), backbone
@@ -209,7 +210,7 @@ def _by_names(towers, side, asked: JoinOptions, out: Path):
     phi = {} if asked.keep_image is None else {"phi": asked.keep_image}
     space, about = lexical_space(towers, side, names, **phi)
     backbone = JoinedBackbone(towers, side, space, about["scale"], str(out))
-    metrics = {"names": about["held_out"], "found": about["found"]}
+    metrics = HeldOut.from_json({"names": about["held_out"], "found": about["found"]})
     fitted_on, chance = len(space.alignment.names), {"found": 1 / about["held_out"]}
     return Joined(out, LEXICAL, OF_NAMES, [], about["scale"], metrics, chance, fitted_on, []), backbone
 
@@ -226,7 +227,7 @@ def _untrained(towers, side, asked: JoinOptions, out: Path):
     own = asked.untrained != PROJECTIONS and towers.has_text
     scale = float(towers.logit_scale) if own else FIRST_SCALE
     backbone = JoinedBackbone(towers, side, space, scale, str(out))
-    return Joined(out, UNTRAINED, asked.untrained, [], scale, {}, {}, 0, []), backbone
+    return Joined(out, UNTRAINED, asked.untrained, [], scale, HeldOut(), {}, 0, []), backbone
 
 
 def _read_names(file: Path) -> list[str]:

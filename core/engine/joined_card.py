@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..contracts.run_info import JsonObject
 
 if TYPE_CHECKING:
     from ..backbones.join import JoinedBackbone
@@ -15,6 +17,26 @@ LINEAR, LEXICAL, TEXTS, UNTRAINED = "linear", "lexical", "texts", "untrained"
 """How a space is made: of pairs, of names, of sentences, or of nothing yet."""
 TO_USE = "Use: `vladapt fit --backbone FOLDER`, `vladapt index IMAGES --backbone FOLDER`"
 TO_TRAIN = "Train: `vladapt pretrain --backbone FOLDER --recipe m-clip --data SENTENCES`, or `--recipe lit` with pairs"
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut(JsonObject):
+    """How well towers fit together where the space was not made.
+
+    Attributes:
+        images, image_to_text, text_to_image, accuracy, intervals: of pairs, as `RetrievalScores` has them.
+        names, sentences: how many of one of them were left out.
+        found: the share of these that is found.
+    """
+
+    images: int = 0
+    image_to_text: Mapping[str, float] = field(default_factory=dict)
+    text_to_image: Mapping[str, float] = field(default_factory=dict)
+    accuracy: float | None = None
+    intervals: Mapping[str, Any] = field(default_factory=dict)
+    names: int = 0
+    sentences: int = 0
+    found: float = 0.0
 
 
 @dataclass
@@ -27,7 +49,7 @@ class Joined:
         map: the kind of the map, and its penalty where it has one.
         choices: what cross-validation said of each candidate, the best first; none where the map was named.
         scale: the logit scale.
-        metrics: of held-out pairs, as `RetrievalScores` has them, or of held-out names or sentences.
+        metrics: of held-out pairs, names or sentences.
         chance: what guessing would score there, by the name of a metric.
         fitted_on: pairs, names or sentences that the space was made of.
         notes: sentences for the user.
@@ -38,7 +60,7 @@ class Joined:
     map: str
     choices: list[Choice]
     scale: float
-    metrics: Mapping[str, Any]
+    metrics: HeldOut
     chance: Mapping[str, float]
     fitted_on: int
     notes: list[str]
@@ -88,24 +110,22 @@ def measured(made: Joined) -> str:
     """How well it works where it was not fitted."""
     if made.kind == UNTRAINED:
         return "Until then texts and images are not comparable, so nothing was measured."
+    held_out = made.metrics
     if made.kind == LEXICAL:
-        right, chance, names = made.metrics["found"], made.chance["found"], made.metrics["names"]
         return (
-            f"Of {names} names that were left out for it, {right:.1%} are found by what they look like to the image "
-            f"tower (guessing: {chance:.1%})."
+            f"Of {held_out.names} names that were left out for it, {held_out.found:.1%} are found by what they look "
+            f"like to the image tower (guessing: {made.chance['found']:.1%})."
         )
     if made.kind == TEXTS:
-        sentences, guessing = made.metrics["sentences"], f"{made.chance['found']:.1%}"
         return (
-            f"Of {sentences} translations that were left out, {made.metrics['found']:.1%} are nearest to what the "
-            f"image tower's own texts make of their sentence (guessing: {guessing})."
+            f"Of {held_out.sentences} translations that were left out, {held_out.found:.1%} are nearest to what the "
+            f"image tower's own texts make of their sentence (guessing: {made.chance['found']:.1%})."
         )
-    both = {"images to texts": made.metrics["image_to_text"], "texts to images": made.metrics["text_to_image"]}
+    both = {"images to texts": held_out.image_to_text, "texts to images": held_out.text_to_image}
     shown = "; ".join(f"{side} R@1 {of['r1']:.1%}, median rank {of['median_rank']:g}" for side, of in both.items())
-    images = made.metrics["images"]
     guessing = f"{made.chance['r1']:.1%}, rank {made.chance['median_rank']:g}"
     named = ""
-    if (accuracy := made.metrics.get("accuracy")) is not None:
-        low, high = made.metrics["intervals"]["accuracy"]
-        named = f" Captions name the class of {accuracy:.1%} of the images ({low:.0%} to {high:.0%})."
-    return f"On {images} held-out images: {shown} (guessing: {guessing}).{named}"
+    if held_out.accuracy is not None:
+        low, high = held_out.intervals["accuracy"]
+        named = f" Captions name the class of {held_out.accuracy:.1%} of the images ({low:.0%} to {high:.0%})."
+    return f"On {held_out.images} held-out images: {shown} (guessing: {guessing}).{named}"

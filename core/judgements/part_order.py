@@ -135,8 +135,8 @@ def _of_joint_towers(fit: JudgedClassifier, moved: PreparedData) -> OrderRelianc
 
     if moved.backbone.joint.parts < 2:
         return None
-    adapter, test, metrics = fit.adapter, fit.test, fit.metrics
-    key, count = deciding_of(metrics), min(len(test), MOST_SAMPLES)
+    adapter, test = fit.adapter, fit.test
+    key, count = deciding_of(fit.metrics), min(len(test), MOST_SAMPLES)
     rows = torch.linspace(0, len(test) - 1, count, dtype=torch.float64).round().long()
     some = test.select(rows).without_parts()
 
@@ -160,7 +160,7 @@ def _of_joint_towers(fit: JudgedClassifier, moved: PreparedData) -> OrderRelianc
         for order in orders:
             scores.append(score(order))
             progress(len(scores), len(orders))
-    in_order = scores[ORDERS + 1] if count < len(test) else metrics["adapted"][key]
+    in_order = scores[ORDERS + 1] if count < len(test) else fit.scores.adapted[key]
     return OrderReliance.of_scores(key, scores[:ORDERS], scores[ORDERS], in_order)
 
 

@@ -5,7 +5,7 @@ from ..lazy import lazy_exports
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "classifier": "TokenLayout PHOTO POSITIONS build_classifier check_templates encoded_classes fill",
+        "classifier": "TokenLayout POSITIONS build_classifier check_templates encoded_classes fill",
         "context": "PromptLearner",
         "languages": "ClassWords",
     },

@@ -215,13 +215,6 @@ def before(position: str, n_ctx: int) -> int:
     return {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
 
 
-# Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, arXiv 2103.00020
-# (prompt ensembling).
-
-PHOTO: tuple[str, ...] = ("a photo of a {}.",)
-"""What CLIP is asked where nothing is known of the domain."""
-
-
 def fill(templates: Iterable[str], class_name: str) -> list[str]:
     """One text per template, with the class's name in place of every `{}`.
 

@@ -529,8 +529,8 @@ def words_of_task(task: Any, reading: Mapping[str, Any]) -> Mapping[str, str]:
 def words_of_run(info: RunInfo) -> Mapping[str, str]:
     """`words_in` of a run, where it has none of its own; none of a domain of the caller's own, or one that is not
     installed here."""
-    if (own := info.get("words")) is not None:
-        return own
+    if info.words is not None:
+        return info.words
     with suppress(UnknownNameError):
         return words_in(info.domain, info.task, info.recipe.get("data") or {})
     return {}

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from ..errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from rich.text import Text
 
 T = TypeVar("T")
 PLAIN_EVERY_S = 10.0
@@ -153,17 +155,19 @@ def with_progress(items: Iterable[T], unit: str = "epochs", total: int | None = 
     return iter(items) if watch is None or total is None else watch.followed(items, unit, total)
 
 
-class _Rate(ProgressColumn):
-    def render(self, task) -> Text:
-        return Text(_rate(1 / task.speed, task.fields["unit"]) if task.speed else "")
-
-
 def _bars(console: Console) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task) -> Text:
+            return Text(_rate(1 / task.speed, task.fields["unit"]) if task.speed else "")
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        _Rate(),
+        Rate(),
         TimeRemainingColumn(),
         console=console,
         transient=True,

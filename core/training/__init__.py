@@ -17,7 +17,7 @@ __getattr__, __dir__ = lazy_exports(
         "schedules": "LearningRates by_epoch cosine_rates",
         "settings": "TrainingSettings",
         "similarity_objective": "SimilarityObjective",
-        "small_heads": "Epoch dassl_epochs keep_best label_loss train_epochs training_features",
+        "small_heads": "Epoch keep_best label_loss train_epochs training_features",
         "sources": "ImageSource LabelledSource Remembered TrainingSource",
         "tower_adapter": "ClassTowerAdapter TowerAdapter",
         "tower_passes": "MaskedWords image_features",

@@ -20,9 +20,8 @@ from ..contracts.loss import Loss
 from ..losses.binary_cross_entropy import BinaryCrossEntropy
 from ..losses.cross_entropy import CrossEntropy
 from ..runtime.progress import with_progress
-from .batches import epoch_batches
 from .epoch_views import EpochViews
-from .schedules import LearningRates, set_learning_rate
+from .schedules import set_learning_rate
 
 
 @dataclass(frozen=True)
@@ -82,39 +81,6 @@ def train_epochs(
                 torch.nn.utils.clip_grad_norm_(parameters, clip_grad)
             optimizer.step()
         yield Epoch(epoch, rates_of_epoch, torch.stack(losses))
-
-
-def dassl_epochs(
-    optimizer: torch.optim.Optimizer,
-    support: FeatureSet,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    epochs: int,
-    seed: int,
-    *,
-    batch_size: int,
-    warmup: str | None,
-    views: int | EpochViews,
-    order: Tensor | None,
-) -> Iterator[Epoch]:
-    """`train_epochs` as Dassl does it: one rate per epoch, a warm-up and then a cosine from the optimiser's own rate;
-    an incomplete last batch is dropped where there is a full one.
-
-    Args:
-        support: N labelled images.
-        loss_of: (unit features (B, D), labels) -> loss.
-        warmup: as in `LearningRates.dassl`.
-        views: as in `training_features`.
-        order: (epochs, N) int64 overriding the shuffle.
-    """
-    device = support.features.device
-    batches = epoch_batches(len(support), batch_size, seed, order=order, drop_last=True, device=device)
-    of_epochs = LearningRates.dassl(optimizer.defaults["lr"], epochs, warmup=warmup)
-    rates = [[rate] * len(batches(0)) for rate in of_epochs]
-
-    def loss_of_step(epoch: int, index: Tensor) -> Tensor:
-        return loss_of(training_features(support, index, views, epoch), support.targets[index])
-
-    return train_epochs(optimizer, rates, batches, loss_of_step)
 
 
 def keep_best(

@@ -25,7 +25,7 @@ from ...core.backbones import load_backbone
 from ...core.contracts import Backbone, spoken
 from ...core.errors import CapabilityError, ConfigError, DataError, did_you_mean
 from ...core.features import FeatureStore
-from ...core.prompts import PHOTO, check_templates, fill
+from ...core.prompts import check_templates, fill
 from ...core.runtime import read_json, read_text
 
 SETS = ("name", "photo", "imagenet-7", "imagenet-80")
@@ -141,7 +141,7 @@ def named_templates(templates: str | Sequence[str]) -> list[str]:
         raise ConfigError(f"templates '{templates}': give a text with {{}}, or a set; {did_you_mean(templates, SETS)}")
     if templates == "imagenet-80":
         return _eighty()
-    return list({"name": ("{}",), "photo": PHOTO, "imagenet-7": IMAGENET_SEVEN}[templates])
+    return list({"name": ("{}",), "photo": ("a photo of a {}.",), "imagenet-7": IMAGENET_SEVEN}[templates])
 
 
 @contextmanager

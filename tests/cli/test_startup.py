@@ -59,6 +59,11 @@ def test_a_second_fit_and_a_prediction_import_only_what_they_use(colours, tmp_pa
     assert besides_torch(modules) <= PREDICT_MODULES
 
 
+def test_help_imports_nothing_that_works_on_data(tmp_path):
+    of_work = {"torch", "numpy", "safetensors", "PIL", "rich.progress", "zipfile"}
+    assert sorted(imported(tmp_path, ("--help",)) & of_work) == []
+
+
 def test_timing_shows_the_parts_of_a_fit(fit, colours):
     parts = (
         *("start and imports", "reading the data", "features", "fit", "judging", "explanations", "run and report"),

@@ -50,7 +50,7 @@ def regression_report(
     scores = ", ".join(f"{MEASURES[name].name} {result.texts(name)[-1][0]}" for name in ("rmse", "mae", "r2"))
     lead = f"{scores} on {result.test_images} test images that it never saw."
     cautions = small_test_set(result.test_images, info.notes) + few_groups(result.test_groups, result.test_images)
-    history = [] if info.adapter in HEADS else info.get("fit", {}).get("history") or ()
+    history = [] if info.adapter in HEADS else info.fit.history
     data = info.data
     counts = ", ".join(f"{count} {split}" for split, count in data.splits.items())
     of_task = {

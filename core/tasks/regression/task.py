@@ -427,8 +427,8 @@ class Regression(Task):
             if folder is not None:
                 keep_logs(folder, run.path)
             run.write(info, metrics)
-            run.log("\n".join([*info.notes, info.verdict, f"adapted: {metrics['adapted']}"]))
             result = NumberComparison.from_json(run.metrics)
+            run.log("\n".join([*info.notes, info.verdict, f"adapted: {result.adapted}"]))
             write_report(run.path, self._report(run.path, info, result, answers, prepared, hidden))
         return run
 

@@ -353,9 +353,9 @@ class TowerTraining(Task):
         with Run.create(recipe.out, recipe.domain or self.name, recipe.adapter_name) as run:
             model = saved_model(done, run)
             run.write(info, done.metrics)
-            run.log("\n".join([*info.notes, info.verdict, f"adapted: {done.metrics['adapted']}"]))
-            keep_logs(folder, run.path)
             compared = self.comparison.from_json(done.metrics)
+            run.log("\n".join([*info.notes, info.verdict, f"adapted: {compared.adapted}"]))
+            keep_logs(folder, run.path)
             shown = (compared, done.report.history, read_log(run.path / FILE))
             report = self.report(run.path, info.with_(model=str(model)), shown, done, data, hidden)
             others = [place for place in Place if place not in self.places]

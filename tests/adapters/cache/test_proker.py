@@ -225,3 +225,64 @@ def test_a_tiny_lambda_keeps_double_precision(make_task, monkeypatch):
     for_many = fitted(task, beta=2.0, penalty=1e-5)
     torch.testing.assert_close(for_many.coefficients, exact.coefficients, rtol=1e-5, atol=1e-7)
     assert not any("precision" in note for note in for_many.report.notes)
+
+
+def problem_of_many(rows, width, classes, unequal=False):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(rows) % classes
+    if unequal:
+        labels[: rows // 2] = 0
+    centres = torch.randn(classes, width, generator=generator)
+    unit = F.normalize(centres[labels] + 2 * torch.randn(rows, width, generator=generator) + 1, dim=1)
+    counts = torch.bincount(labels, minlength=classes)
+    weights = counts.sum() / (classes * counts) if unequal else None
+    return proker_file.Problem.of(unit, labels, unit @ F.normalize(centres, dim=1).T, weights)
+
+
+@pytest.mark.parametrize("unequal", [False, True])
+def test_conjugate_gradients_leave_three_hundredths_of_the_right_side(monkeypatch, unequal):
+    for name, value in {"MOST_DOUBLE": 0, "LANDMARKS": 100, "COLUMNS": 32}.items():
+        monkeypatch.setattr(proker_file, name, value)
+    problem = problem_of_many(600, 96, 70, unequal)
+    exact, how = problem.solved(1.7, 0.1, exact=False)
+    assert how == ["600 rows are solved in single precision, to some 1e-5 of the coefficients"]
+    monkeypatch.setattr(proker_file, "MOST_EXACT", 0)
+    near, how = problem.solved(1.7, 0.1, exact=False)
+    assert how == ["600 rows are solved by conjugate gradients, to 3 % of the right side"]
+    assert torch.equal(problem.solved(1.7, 0.1)[0], exact)
+    monkeypatch.setattr(proker_file, "RESIDUAL", 1e-3)
+    nearer = problem.solved(1.7, 0.1, exact=False)[0]
+    monkeypatch.setattr(proker_file, "MOST_STEPS", 0)
+    assert "single precision" in problem.solved(1.7, 0.1, exact=False)[1][0]  # so the last one took steps
+
+    target, matrix = problem.roots * problem.residual, problem._weighted_kernel(1.7) / 0.1 + torch.eye(600)
+    shares = []
+    for coefficients in (near, nearer, exact):
+        left = target - matrix @ (coefficients.double() / problem.roots)
+        shares.append(float(left.norm() / target.norm()))
+    assert 0.04 > shares[0] > 2e-3 > shares[1] > 1e-5 > shares[2]
+
+
+@pytest.mark.parametrize("settings", [{"beta": 1.7, "penalty": 0.001}, {"beta": 0.0, "penalty": 0.01}])
+def test_where_few_steps_do_not_suffice_many_rows_are_solved_exactly(monkeypatch, settings):
+    exact = problem_of_many(600, 24, 70).solved(**settings)[0]
+    for name, value in {"MOST_DOUBLE": 0, "MOST_EXACT": 0, "LANDMARKS": 8, "MOST_STEPS": 1, "RESIDUAL": 1e-9}.items():
+        monkeypatch.setattr(proker_file, name, value)
+    again, (how,) = problem_of_many(600, 24, 70).solved(**settings, exact=False)
+    assert "single precision" in how
+    torch.testing.assert_close(again, exact, rtol=1e-3, atol=1e-3 * float(exact.abs().max()))
+
+
+def test_a_matrix_that_rounding_spoils_is_solved_exactly(monkeypatch):
+    for name, value in {"MOST_DOUBLE": 0, "MOST_EXACT": 0, "LANDMARKS": 8, "TINY": -1.0}.items():
+        monkeypatch.setattr(proker_file, name, value)
+    assert "single precision" in problem_of_many(600, 24, 70).solved(1.7, 0.1, exact=False)[1][0]
+
+
+def test_only_fits_without_a_preset_stop_early(make_task, monkeypatch):
+    task = make_task(shots=12, classes=5)
+    for name, value in {"MOST_DOUBLE": 0, "MOST_EXACT": 0, "LANDMARKS": 8}.items():
+        monkeypatch.setattr(proker_file, name, value)
+    words = f"{len(task.support)} rows are solved by conjugate gradients, to 3 % of the right side"
+    assert words in fitted(task, beta=1.7, penalty=0.5).report.notes
+    assert words not in fitted(task, beta=1.7, penalty=0.5, preset="dtd").report.notes

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from vladapt.core.contracts.items import spoken
 from vladapt.core.errors import ConfigError
-from vladapt.core.prompts.classifier import PHOTO, ensemble, fill
+from vladapt.core.prompts.classifier import ensemble, fill
 
 
 def test_fill_puts_the_name_with_spaces_for_underscores():
-    assert fill(PHOTO, "annual_crop_land") == ["a photo of a annual crop land."]
+    assert fill(["a photo of a {}."], "annual_crop_land") == ["a photo of a annual crop land."]
 
 
 def test_a_name_with_braces_is_text_not_a_format():
