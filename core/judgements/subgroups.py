@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SHARE = Measure("")
 ACCURACY = "Accuracy"
 INTERVALS = "The 95 % intervals of all values of a column hold together."
+SHRUNK = "The worst group's share is drawn towards the mean, since the worst of many equal groups looks bad by chance."
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class ByColumns(Record):
         before = [worst for each in self.columns for of in each.shares.values() for worst in _worst_of_zero_shot(of)]
         zero_shot = min(before, default=None)
         begins = "the lowest of the 95 % intervals"
-        return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins)}
+        return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins, SHRUNK)}
 
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
         rows = [(row, words) for each in self.columns for row, words in each.worst]

@@ -45,6 +45,7 @@ def test_a_fit_shows_where_it_does_worse(fit_rows):
 
     report = (Path(made["run"]) / "report.html").read_text()
     assert "Scores by site" in report and "the largest gap is between north" in report
+    assert report.count("share is drawn towards the mean") == 1  # so it is not that of the table
     assert "adjusted for 6 tests (Holm)" in report and "Left out: 1 value of fewer than 20 images." in report
     assert "north" not in (Path(made["run"]) / "log.txt").read_text()
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from shutil import get_terminal_size
 from typing import Any
 
@@ -53,8 +53,9 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
 def _image_names(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The images of each patient, named below the folder that holds them all; nothing of rows of images."""
     images = [row["images"] for row in rows if row.get("images") is not None]
-    shared = os.path.commonprefix([name for names in images for name in names]).rfind("/") + 1
-    return [[name[shared:] for name in names] for names in images]
+    folders = zip(*(name.split("/")[:-1] for names in images for name in names))
+    shared = len(list(takewhile(lambda step: len(set(step)) == 1, folders)))
+    return [["/".join(name.split("/")[shared:]) for name in names] for names in images]
 
 
 def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
