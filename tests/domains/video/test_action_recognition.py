@@ -69,7 +69,6 @@ def test_scores_are_told_as_papers_tell_them(fitted):
     page = (fitted.run / "report.html").read_text()
     assert all(word in page for word in ("Measures used in papers on actions", "Top-1", "Top-5", "Mean class accuracy"))
     assert "test clips" in page and "Clips in the data set" in page and "clip.mp4" in page
-    assert page.count("No heat map") == 1  # not beside each mistake
     text = re.sub(r"<[^>]+>", " ", re.sub(r"<(style|script|svg).*?</\1>", " ", page, flags=re.DOTALL))
     of_towers = r"image features|an image with its text|images? at \d+|image tower"
     assert not re.findall(r"\b(?:images?|patients?)\b", re.sub(of_towers, "", text), flags=re.IGNORECASE)
