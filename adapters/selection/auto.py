@@ -466,7 +466,7 @@ def _near(score: _Score, best: _Score) -> bool:
 
 def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
     """In a sentence."""
-    own = scores[name]
+    own, every = scores[name], scores
     reached = f"{own.metric} {own.text} in cross-validation"
     if rule == ONE_SE and ZERO_SHOT in scores:
         if name == ZERO_SHOT:
@@ -475,5 +475,6 @@ def _why(name: str, scores: Mapping[str, _Score], rule: str) -> str:
         scores = _better_than_zero_shot(scores)
     best = max(scores, key=lambda each: scores[each].mean)
     if name == best:
-        return f"{reached}, and none of the {len(scores)} does better"
+        alone = all(score.mean <= own.mean for score in every.values())
+        return f"{reached}, and no other {'' if alone else 'that is shown to beat zero-shot '}does better"
     return f"{reached}, within one standard error of the best ({best}, {scores[best].text}), and earlier in the list"

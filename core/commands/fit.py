@@ -208,7 +208,10 @@ def predict(
     run: RunPlace,
     images: Annotated[
         list[str],
-        typer.Argument(help="Image files or folders; with --as parquet also tars, Parquet files and URLs."),
+        typer.Argument(
+            help="Image files or folders; for a run that was made from a features file, another such file; with --as "
+            "parquet also tars, Parquet files and URLs."
+        ),
     ],
     how: Annotated[dict[str, Any], FromUse("predict")],
     shards: Annotated[dict[str, Any], FromOptions(ShardOptions)],

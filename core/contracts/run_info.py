@@ -295,6 +295,7 @@ class AxisScore:
         interval: [low, high] of it, with 95 %; None where there is none.
         zero_shot: the same of zero-shot, or None.
         begins: how `--fail-under` names the lower limit.
+        about: a sentence on how the score is made, where it is not a plain share.
     """
 
     title: str
@@ -302,6 +303,7 @@ class AxisScore:
     interval: Sequence[float] | None = None
     zero_shot: float | None = None
     begins: str = "its 95 % interval"
+    about: str = ""
 
 
 class Record(Keyed):

@@ -146,7 +146,8 @@ def predict(
 
     Args:
         run: a run folder, or hf:OWNER/NAME of the Hugging Face hub: a run, or a model that a domain can use as it is.
-        images: files or folders, of any kind the run's domain reads; as shards also tars, Parquet files, and URLs.
+        images: files or folders, of any kind the run's domain reads, or a features file, where the run was made from
+            one; as shards also tars, Parquet files, and URLs.
         out: places to write to: files of rows (.csv, .jsonl, .html), files of the domain's own (`Domain.own_files`),
             and a folder for pictures and files, for tasks that write them; of shards a folder, or a URL of one.
         outputs: kinds of output to write into the folder of `out`, by name: "dicom-sr", "worklist:urgent=mass", ...;
@@ -163,7 +164,7 @@ def predict(
 
     Raises:
         DataError: the run or all images cannot be read; or, once files are written, more images than are tolerated.
-        CapabilityError: the run was made from a features file.
+        CapabilityError: images are given to a run that was made from a features file.
     """
     opened = opened_run(run, backbone)
     if given.get("stream") and opened.place:

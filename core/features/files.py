@@ -102,6 +102,30 @@ def load_features(path: str | Path) -> FeatureFile:
     return FeatureFile(features, classifier, arrays.split(count), arrays.columns(count))
 
 
+def load_unlabelled(path: str | Path) -> FeatureSet:
+    """The features (N, D) of a file or folder as `load_features` reads it, of which `image_features` is enough; labels
+    are not read.
+
+    Raises:
+        DataError: no such file, not readable, no features, of a wrong shape or with unusable values.
+    """
+    path = located(path)
+    arrays = FileArrays(path, read_arrays(path), needed=("image_features",))
+    images, raw_norms, parts, mask = arrays.images_and_parts()
+    count = len(images)
+    return FeatureSet(
+        images,
+        None,
+        ids=arrays.ids(count),
+        groups=arrays.groups(count),
+        backbone=arrays.text("backbone"),
+        raw_norms=raw_norms,
+        parts=parts,
+        parts_mask=mask,
+        part_views=arrays.part_views(mask),
+    )
+
+
 def load_class_texts(path: str | Path, class_names: Sequence[str], width: int) -> TextClassifier:
     """The classifier of a file that holds text features (C, D) and the names of their classes; `logit_scale` and
     `text_prompts` as of `load_features`.

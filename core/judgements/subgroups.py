@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 SHARE = Measure("")
 ACCURACY = "Accuracy"
 INTERVALS = "The 95 % intervals of all values of a column hold together."
+SHRUNK = "The worst group's share is drawn towards the mean, since the worst of many equal groups looks bad by chance."
 
 
 @dataclass(frozen=True)
@@ -77,12 +78,12 @@ class ByColumn:
     @property
     def words(self) -> str:
         """What is shown, and what is left out."""
-        unit, left = "group" if self.grouped else "image", max(of.left_out for of in self.shares.values())
+        unit = "group" if self.grouped else "image"
         return " ".join(
             (
                 *self._differences(unit),
                 *((f"Numbers are cut at the {self.cuts} of the test images.",) if self.cut else ()),
-                *((f"Left out: {plural(left, 'value')} of fewer than {LEAST_UNITS} {unit}s.",) if left else ()),
+                *self._left_out(unit),
                 *((f"Without a value: {plural(self.without, 'image')}.",) if self.without else ()),
             )
         )
@@ -90,6 +91,15 @@ class ByColumn:
     @property
     def cuts(self) -> str:
         return "quantiles" if self.computed else "quartiles"
+
+    def _left_out(self, unit: str) -> Iterator[str]:
+        """How many values have too few images; where that depends on what is compared, of what."""
+        left = {name: of.left_out for name, of in self.shares.items()}
+        if len(set(left.values())) > 1:
+            of = ", ".join(f"{plural(count, 'value')} of {name}" for name, count in left.items() if count)
+            yield f"Left out, with fewer than {LEAST_UNITS} {unit}s: {of}."
+        elif count := next(iter(left.values())):
+            yield f"Left out: {plural(count, 'value')} of fewer than {LEAST_UNITS} {unit}s."
 
     def _differences(self, unit: str) -> Iterator[str]:
         tested = {name: p for name, of in self.shares.items() if (p := of.p_value) is not None}
@@ -139,7 +149,7 @@ class ByColumns(Record):
         before = [worst for each in self.columns for of in each.shares.values() for worst in _worst_of_zero_shot(of)]
         zero_shot = min(before, default=None)
         begins = "the lowest of the 95 % intervals"
-        return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins)}
+        return {"worst_group": AxisScore("Worst group", share, interval, zero_shot, begins, SHRUNK)}
 
     def pictured(self) -> tuple[str, list[tuple[int, str]]] | None:
         rows = [(row, words) for each in self.columns for row, words in each.worst]

@@ -115,7 +115,8 @@ def _value(value: Any) -> str:
 
 
 def notes(info: RunInfo) -> ListSection | None:
-    return ListSection("Notes of the run", list(info.notes)) if info.notes else None
+    sentences = [note if note.endswith((".", "!", "?")) else f"{note}." for note in info.notes]
+    return ListSection("Notes of the run", sentences) if sentences else None
 
 
 def warnings(sentences: Sequence[str]) -> ListSection | None:

@@ -28,7 +28,7 @@ FEW = 2**28
 """Multiplications of a matrix product up to which threads wait for one another longer than they compute."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 AGAIN_S = 0.02
-"""From when a destructor swallowed a stop until it is raised again; it is left by then, or swallows that too."""
+"""Between the times that a stop is raised again which a destructor swallowed, until it is heard."""
 WAIT_S = 0.5
 """A signal to all processes of a job may end one that loads samples before it is heard here."""
 
@@ -52,14 +52,14 @@ class Stops:
     def __init__(self):
         self.arrived, self.kept = False, dict[str, str]()
         self._process = os.getpid()
-        self._timer: threading.Timer | None = None
+        self._over, self._raising = threading.Event(), list[threading.Thread]()
 
     def __call__(self, number: int, frame: Any) -> None:
         if os.getpid() != self._process:
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
-        elif not self.arrived:
+        elif not self.arrived and not _in_hook(frame):
             self.arrived = True
             _hush_workers()
             sys.unraisablehook = partial(self._again, number)
@@ -69,13 +69,18 @@ class Stops:
         """Python drops what is raised in a destructor, such as that of a loader which waits for its workers."""
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
             self.arrived = False
-            self._timer = threading.Timer(AGAIN_S, signal.pthread_kill, [threading.main_thread().ident, number])
-            self._timer.start()
+            self._raising.append(threading.Thread(target=self._until_heard, args=(number,), daemon=True))
+            self._raising[-1].start()
+
+    def _until_heard(self, number: int) -> None:
+        while not self._over.wait(AGAIN_S) and not self.arrived:
+            signal.pthread_kill(threading.main_thread().ident, number)
 
     def end(self) -> None:
         """The command is over: no stop is raised again."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._over.set()
+        for thread in self._raising:
+            thread.join()
 
     def explain(self, error: BaseException) -> bool:
         """Whether an error is what a stop makes of processes that work together: one of them ended before."""
@@ -118,6 +123,13 @@ def keeps(what: str, place: object) -> None:
     """Note what the command leaves behind if it is stopped from now on, and goes on from: "features", in a folder."""
     if (kept := _KEPT.get()) is not None:
         kept[what] = str(place)
+
+
+def _in_hook(frame: Any) -> bool:
+    """Whether what is raised in a frame is dropped, too: in the hook for what destructors drop."""
+    while frame is not None and frame.f_code is not Stops._again.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _hush_workers() -> None:

@@ -14,6 +14,10 @@ from .vocabulary import named_templates
 
 READERS = {"detection": ("read_detection", ("class_names",)), "segmentation": ("read_segmentation", None)}
 """Task -> its reader in the package `data`, and the options of `OpenVocabReading` that it takes, None for all."""
+NOTE = (
+    "Drawn data: the sample's shapes are drawn by vladapt itself; pentagons and grey shapes have no name and are to be "
+    "left out. The numbers show that the pipeline works, nothing about photographs."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +99,7 @@ class OpenVocab(Domain):
 
         data = self.read(shapes_folder(), task)
         data.name, data.licence = "shapes", "CC0-1.0"
-        data.notes = [*data.notes, "These images are drawn, not photographs."]
+        data.notes = [*data.notes, NOTE]
         return data
 
     def templates(self, task: str) -> list[str]:

@@ -164,7 +164,50 @@ def test_a_run_of_features_predicts_no_images_and_says_what_it_can_do(vladapt, r
     run = vladapt("fit", "--features", rows_file, "--adapter", "nearest-mean", "--shots", 4, "--json").json["run"]
     outcome = vladapt("predict", run, colours / "red")
     assert outcome.code and "made from a features file" in outcome.err
-    assert "use `vladapt eval --features FILE`" in outcome.err  # predict takes no features
+    assert "`vladapt embed IMAGES --out new.safetensors`" in outcome.err
+
+
+def test_a_run_of_features_answers_features_without_labels_or_texts(vladapt, rows_file, tmp_path):
+    run = vladapt("fit", "--features", rows_file, "--adapter", "nearest-mean", "--shots", 4, "--json").json["run"]
+    held, new, grouped = dict(np.load(rows_file)), tmp_path / "new.npz", tmp_path / "grouped.npz"
+    names = [f"scan{row}.png" for row in range(len(held["labels"]))]
+    np.savez(new, image_features=held["image_features"], ids=names, patient=[name[:5] for name in names])
+    told = vladapt("predict", run, new, "--coverage", 0.9, "--json")
+    rows = told.json["predictions"]
+    right = [row["label"] == held["class_names"][label] for row, label in zip(rows, held["labels"])]
+    assert [row["id"] for row in rows] == names and all(row["set"] for row in rows)
+    scored = vladapt("eval", run, "--features", rows_file, "--split", "all", "--json").json
+    assert np.isclose(np.mean(right), scored["adapted"]["accuracy"])
+    assert "Least certain: scan" in vladapt("predict", run, new).out
+
+    np.savez(grouped, **held, patient=np.arange(400) // 6 * 3 + held["labels"])  # one label each
+    fitted = vladapt("fit", "--features", grouped, "--adapter", "nearest-mean", "--shots", "all", "--json").json["run"]
+    of_patients = vladapt("predict", fitted, new, "--per-patient", "mean", "--json").json["predictions"]
+    assert len(of_patients) == len({name[:5] for name in names})
+    for more, reason in (
+        (("--explain", "--out", "why"), "a features file holds none"),
+        ((new,), "answers one such file; give one"),
+    ):
+        assert reason in vladapt("predict", run, new, *more).err
+    np.savez(new, image_features=held["image_features"][:, :-1])
+    assert "was fitted on features of width" in vladapt("predict", run, new).err
+    np.savez(new, image_features=held["image_features"])
+    assert "add an array 'groups' (N,)" in vladapt("predict", fitted, new, "--per-patient", "mean").err
+
+
+def test_many_classes_of_few_images_are_counted_and_few_are_named(vladapt, tmp_path):
+    def note(classes):
+        labels, texts = np.arange(classes).repeat(10), np.random.default_rng(0).normal(size=(classes, 16))
+        names = [f"kind{number}" for number in range(classes)]
+        rows = texts[labels] + np.random.default_rng(1).normal(size=(len(labels), 16))
+        np.savez("few.npz", image_features=rows, labels=labels, text_features=texts, class_names=names)
+        made = vladapt("fit", "--features", "few.npz", "--adapter", "nearest-mean", "--shots", 16, "--json").json
+        return next(
+            note for note in json.loads(Path(made["run"], "run.json").read_text())["notes"] if "ewer than 16" in note
+        )
+
+    assert note(3) == "Fewer than 16 training images, all used: kind0 (5), kind1 (5), kind2 (5)."
+    assert note(30) == "30 of 30 classes have fewer than 16 training images (5), all used."
 
 
 def test_predictions_go_to_as_many_files_as_are_named(vladapt, run, colours, tmp_path):

@@ -90,6 +90,17 @@ with stops_like_ctrl_c() as stops:
     except KeyboardInterrupt:
         print("stopped", stops.arrived)
 """
+IN_A_SLOW_HOOK = (
+    """
+import threading, time
+start = threading.Thread.start
+def slowly(thread):  # as on a busy machine
+    start(thread)
+    time.sleep(0.3)
+threading.Thread.start = slowly
+"""
+    + IN_A_DESTRUCTOR
+)
 WHILE_IMPORTING = """
 import importlib, signal, sys
 class Stop:
@@ -280,9 +291,10 @@ def test_a_signal_to_all_processes_of_a_training_is_one_line_and_its_checkpoints
     assert list(tmp_path.rglob("step-*.pt"))
 
 
-def test_a_stop_in_a_destructor_is_not_lost():
+@pytest.mark.parametrize("commands", [IN_A_DESTRUCTOR, IN_A_SLOW_HOOK], ids=["soon", "while-the-hook-runs"])
+def test_a_stop_in_a_destructor_is_not_lost(commands):
     """Python drops it there, and a training of many short epochs spends much of its time in those of its loaders."""
-    process = start(["-c", IN_A_DESTRUCTOR])
+    process = start(["-c", commands])
     assert process.communicate() == ("stopped True\n", "") and process.returncode == 0
 
 

@@ -93,6 +93,10 @@ def test_the_operating_point_is_chosen_again_among_patients(vladapt, fitted):
     rows = vladapt("predict", run, new, "--per-patient", "mean", "--json").json["predictions"]
     at = rows[0]["threshold"]
     assert at != of_image
+    told = " ".join(vladapt("predict", run, new, "--per-patient", "mean", "--out", "rows.html").out.split())
+    assert "(the operating point of the run, chosen again for patients)" in told
+    assert "Patient by patient" in (page := Path("rows.html").read_text()) and "Predictions for 10 patients" in page
+    assert "(the operating point of the run)" in vladapt("predict", run, new).out
     for row in rows:
         probability = next(each["probability"] for each in row["top"] if each["class"] == finding)
         assert (row["label"] == finding) == (probability >= at)

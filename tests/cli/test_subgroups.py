@@ -45,6 +45,7 @@ def test_a_fit_shows_where_it_does_worse(fit_rows):
 
     report = (Path(made["run"]) / "report.html").read_text()
     assert "Scores by site" in report and "the largest gap is between north" in report
+    assert report.count("share is drawn towards the mean") == 1  # so it is not that of the table
     assert "adjusted for 6 tests (Holm)" in report and "Left out: 1 value of fewer than 20 images." in report
     assert "north" not in (Path(made["run"]) / "log.txt").read_text()
 
@@ -60,6 +61,17 @@ def test_eval_takes_the_columns_of_the_data_it_scores(vladapt, fit_rows, rows_fi
     assert list(shares(told, "sex", "Recall of sick")) == ["F"]
     gone = vladapt("eval", run, "--features", "elsewhere.npz", "--by", "scanner")
     assert gone.code == 2 and "--by scanner: elsewhere.npz has no such column" in gone.error
+
+
+def test_what_is_left_out_of_one_comparison_alone_is_said_of_it(vladapt, fit_rows, rows_file):
+    """Sites where nearly all images show one class have an accuracy, and no recall of the other."""
+    run = fit_rows("--json").json["run"]
+    rows = dict(np.load(rows_file))
+    sick_of_south = (rows["labels"] == 1) & (rows["site"] == "south") & (np.arange(600) > 60)
+    site = np.where(sick_of_south, "north", rows["site"])
+    np.savez("elsewhere.npz", **{**rows, "site": site})
+    out = " ".join(vladapt("eval", run, "--features", "elsewhere.npz", "--by", "site").out.split())
+    assert "Left out, with fewer than 20 images: 1 value of Recall of healthy, 1 value of Recall of sick." in out
 
 
 def test_many_numbers_are_cut_at_the_quartiles_and_that_is_said(fit_rows):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from shutil import get_terminal_size
 from typing import Any
 
@@ -28,13 +29,15 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
         columns: further keys that rows may have -> headings.
     """
     further = [key for key in columns if any(row.get(key) is not None for row in rows)]
+    names = _image_names(rows)
     headings = [
-        "patient" if "images" in further else "image",
+        "patient" if names else "image",
         *("prediction", "confidence", "next"),
         *(columns[key] for key in further),
     ]
     cells = []
-    for row in rows:
+    for place, row in enumerate(rows):
+        row = {**row, "images": names[place]} if names else row
         if "labels" in row:
             pairs = zip(row["labels"], row["confidences"])
             label, sure = ", ".join(f"{name} {value:.1%}" for name, value in pairs) or "none", ""
@@ -45,6 +48,14 @@ def predictions_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, s
         runners_up = ", ".join(f"{t['class']} {t['probability']:.1%}" for t in rest)
         cells.append([row["id"], label, sure, runners_up, *(_in_words(row.get(key)) for key in further)])
     return _table(headings, cells)
+
+
+def _image_names(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The images of each patient, named below the folder that holds them all; nothing of rows of images."""
+    images = [row["images"] for row in rows if row.get("images") is not None]
+    folders = zip(*(name.split("/")[:-1] for names in images for name in names))
+    shared = len(list(takewhile(lambda step: len(set(step)) == 1, folders)))
+    return [["/".join(name.split("/")[shared:]) for name in names] for names in images]
 
 
 def _table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:

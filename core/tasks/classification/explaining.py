@@ -259,7 +259,7 @@ class Explainer:
                 shown = shown[len(shown) // 2]
             reason.picture = as_seen(shown, self.towers)
         if self._several and not self.no_maps:
-            reason.no_map = "the sample has several parts"
+            reason.no_map = "samples have several parts"
         elif pixels is not None and not self.no_maps:
             self._with_map(reason, pixels, asked.target)
         return reason
@@ -352,6 +352,10 @@ def explained_mistakes(
             for row, target in asked
         ]
         reasons = explainer.reasons(images, prepared.reporter, BESIDE_A_MISTAKE)
+        if len(why := {each.no_map for each in reasons}) == 1 and "" not in why:  # said once, above them
+            explainer.no_maps = why.pop()
+            for each in reasons:
+                each.no_map = ""
         exact = any(each.examples_add is not None for each in reasons)
         return [each.shown() for each in reasons], explainer.note(exact)
 

@@ -21,7 +21,7 @@ from ...data.file_hashes import FileHashes
 from ...data.splits import assign_splits
 from ...errors import CapabilityError, DataError
 from ...features import packaged
-from ...features.files import FeatureFile, load_features
+from ...features.files import FeatureFile, load_features, load_unlabelled
 from ...recipes.asked_for import class_indices
 from ...runtime.progress import Reporter
 from .prepared import Prepared
@@ -202,6 +202,33 @@ def prepared_rows(
         given=given or {},
         all_class_names=every,
         had_splits=len(splits) > 1 or splits == {"test"},
+    )
+
+
+def rows_asked(
+    path: str, reporter: Reporter, *, class_names: Sequence[str], device: str = "auto", given: Mapping[str, Any]
+) -> PreparedFeatures:
+    """Read features that a run is asked about; what the file says of labels and texts is not read.
+
+    Args:
+        class_names: of the run.
+        given: resource name -> path.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
+    features = load_unlabelled(path)
+    classifier = TextClassifier.without_texts(class_names, features.dim, torch.device("cpu"))
+    file = FeatureFile(features, classifier)
+    data = DomainData(
+        items=_as_items(file, Path(path)),
+        class_names=tuple(class_names),
+        load=_no_pixels,
+        name=Path(path).stem,
+        has_images=False,
+    )
+    return PreparedFeatures(
+        path=path, file=file, data=data, reporter=reporter, wanted_device=device, given=given, had_splits=True
     )
 
 

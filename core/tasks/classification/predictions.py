@@ -142,11 +142,13 @@ class Predictions:
         placed = self.places[0] if self.places else ()
         cells = [[_in_cell(row[key], "{:g}" if key in placed else "{:.1%}", ", ") for key in header] for row in rows]
         names = [f"{key[0].upper()}{key[1:]}" for key in header]
-        sections = [TableSection("Image by image", names, cells, " ".join(f"{n}." for n in self.notes), text_columns=9)]
+        noun = "patient" if "images" in header else "image"
+        title, notes = f"{noun.capitalize()} by {noun}", " ".join(f"{n}." for n in self.notes)
+        sections = [TableSection(title, names, cells, notes, text_columns=9)]
         if self.skipped:
             sections.append(TableSection("Could not be read", ("Image", "Why"), self.skipped, text_columns=2))
-        images = plural(len(self.ids), "image")
-        return render_report(Report(kind="Predictions", title=f"Predictions for {images}", lead="", sections=sections))
+        counted = plural(len(self.ids), noun)
+        return render_report(Report(kind="Predictions", title=f"Predictions for {counted}", lead="", sections=sections))
 
 
 def _in_cell(value: Any, number: str = "{:.6f}", between: str = ";") -> str:
@@ -277,6 +279,7 @@ def predictions_of(
     """
     probabilities, answers = calibrated_probabilities(use, calibration, class_names, logits, multilabel), None
     check_scores(ids, probabilities)
+    again = ", chosen again for patients" if points is not None else ""
     points = thresholds_of(use.run) if points is None else points
     cut, columns = _Cut.of_run(use.run, class_names, multilabel, use.threshold, points), {}
     called = None if cut is None else cut.called(probabilities)
@@ -301,7 +304,7 @@ def predictions_of(
         called=called,
         calibration=calibration,
     )
-    notes = [*_cut_words(use, cut, class_names), *Findings({}).add(judgements, judged)]
+    notes = [*_cut_words(use, cut, class_names, again), *Findings({}).add(judgements, judged)]
     columns |= {key: values for key, values in judged.metrics.items() if key not in OWN}
     made = Predictions(class_names, ids, probabilities, skipped, notes=notes, columns=columns, top=use.top or TOP)
     made.answers, made.called, made.finding = judged.answers, called, finding_of(use.run)
@@ -345,10 +348,10 @@ def predictions_of_patients(
     return made
 
 
-def _cut_words(use: Use, cut: _Cut | None, class_names: Sequence[str]) -> list[str]:
+def _cut_words(use: Use, cut: _Cut | None, class_names: Sequence[str], again: str) -> list[str]:
     if cut is None:
         return []
-    why = "--threshold" if use.threshold is not None else "the operating point of the run"
+    why = "--threshold" if use.threshold is not None else f"the operating point of the run{again}"
     return [f"“{class_names[cut.finding]}” is answered from a probability of {cut.threshold:.3g} on ({why})"]
 
 

@@ -31,7 +31,7 @@ from ...contracts.use import HEAT_MAPS, Use
 from ...data.group_columns import AUTO as BY_USUAL_NAMES
 from ...data.group_columns import OPTION, group_images
 from ...data.unlabelled import images_of, readable
-from ...errors import CapabilityError, one_line
+from ...errors import CapabilityError, ConfigError, DataError, one_line
 from ...explanation.deciding_parts import deciding_parts
 from ...features.batches import PLAIN, logits_of
 from ...features.extract import encoder
@@ -46,6 +46,7 @@ from ...runs.folder import note_on_digests
 from ...runtime.progress import Reporter
 from .explained import MOST, explained, write_explanations
 from .explaining import AUTO, OF_TILES, Explainer
+from .feature_rows import rows_asked
 from .predictions import (
     DECIDED,
     Predictions,
@@ -101,8 +102,8 @@ class Predictor:
         info = use.run.info
         if not info.backbone:
             raise CapabilityError(
-                f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; use "
-                "`vladapt eval --features FILE`"
+                f"{use.run.shown}: made from a features file, so there is no backbone to encode images with; write "
+                "their features by `vladapt embed IMAGES --out new.safetensors`, and give that file"
             )
         recipe = recipe_again(use)
         backbone = backbone_of(recipe.with_(backbone=info.backbone.spec), task.domain, device=use.device)
@@ -115,6 +116,22 @@ class Predictor:
             base.check_is(info.base)
         calibration = Calibration.load(use.run.path)
         return cls(use.run, task, recipe, backbone, adapter, calibration, base)
+
+    @classmethod
+    def of_rows(cls, use: Use, task: Task) -> Predictor:
+        """The same of a run that was made from a features file, to be asked about features.
+
+        Raises:
+            DataError: the run is damaged. ConfigError: something is asked for that takes images.
+        """
+        if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
+            raise ConfigError("--explain, and --as of heat maps: take images, and a features file holds none; omit it")
+        adapter, recipe = fitted_adapter(use.run, None), recipe_again(use)
+        check_at_prediction(adapter, recipe.resources, use.resources)
+        check_wishes(use, task, adapter)
+        made = cls(use.run, task, recipe, None, adapter, Calibration.load(use.run.path))
+        adapter.to(made.device)
+        return made
 
     @classmethod
     def of_bags(cls, use: Use, task: Task) -> Predictor:
@@ -199,7 +216,9 @@ class Predictor:
         return self.predict_use(use, Reporter(quiet=True))
 
     def predict_use(self, use: Use, reporter: Reporter) -> Predictions:
-        """Classes of the images of a `Use`."""
+        """Classes of the images of a `Use`, or of features where the run was made from such a file."""
+        if self.backbone is None:
+            return self.predict_rows(use, reporter)
         data = readable(images_of(self.domain, use.images, self.recipe.reading))
         if use.per_patient is not None:
             self.patients(use.per_patient, use.threshold)  # which may be refused
@@ -207,6 +226,31 @@ class Predictor:
         for kind in use.outputs:
             kind.check_sources([member for item in data.items for member in _members(data, item)])
         return self.predict_data(use, data, reporter)
+
+    def predict_rows(self, use: Use, reporter: Reporter) -> Predictions:
+        """Classes of the rows of a features file, by a run that was made from one.
+
+        Raises:
+            DataError: the file cannot be used, or does not say which rows are of one patient. CapabilityError: its
+                features are of another backbone or width than those of the fit.
+        """
+        if len(use.images) != 1:
+            raise ConfigError(f"{use.run.shown}: made from a features file, and answers one such file; give one")
+        path, adapter = str(use.images[0]), self.adapter
+        how = {"class_names": adapter.class_names_, "device": self.recipe.device, "given": self.recipe.resources}
+        rows = rows_asked(path, reporter, **how)
+        check_same_backbone(adapter, rows.made_by, path)
+        items = rows.data.items
+        groups = [item.group or "" for item in items]
+        if use.per_patient is not None and not any(groups):
+            raise DataError(f"{path}: nothing says which rows belong together; add an array 'groups' (N,)")
+        for kind in use.outputs:
+            kind.check_sources(items)
+        features = rows.features(items)
+        logits = logits_of(adapter, rows.batches(adapter, features), len(features), stream=bool(use.stream))
+        made = self.predictions(use, features.ids, logits, features.features, [], [{} for _ in items], groups)
+        made.sources = _sources(made, {item.id: [item] for item in items})
+        return made
 
     def predict_data(
         self, use: Use, data: DomainData, reporter: Reporter, store: FeatureStore | None = None
@@ -325,6 +369,18 @@ class Predictor:
         made = predictions_of(use, judgements, self.calibration, names, list(ids), logits, features, several, skipped)
         made.places = places if any(places) else None
         return made
+
+
+def check_same_backbone(adapter: Adapter, made_by: str, path: str) -> None:
+    """Raise the CapabilityError of features by another backbone than that of the fit, where a file says which made
+    them.
+
+    Args:
+        made_by: the fingerprint of the backbone, or "".
+        path: of the file.
+    """
+    if made_by and adapter.backbone_ and made_by != adapter.backbone_:
+        raise CapabilityError(f"{path}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one")
 
 
 def _members(data: DomainData, item: Item) -> Sequence[Item]:

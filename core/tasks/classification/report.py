@@ -257,7 +257,8 @@ def _all_sides(results: ClassificationResults) -> BarsSection | None:
         f"The {measure.name.lower()} on the test images, and what the sections below explain. The line on a bar is its "
         "95 % interval, the thin bar below it zero-shot. Its section says on which images a side rests."
     )
-    return BarsSection("From all sides", bars, note, measure)
+    abouts = (side.about for side in sides if side.about)
+    return BarsSection("From all sides", bars, " ".join((note, *abouts)), measure)
 
 
 def _how(results: ClassificationResults) -> str:

@@ -40,6 +40,8 @@ from .scoring import PROBE_FILE, Fitted
 CLASS_FILES = (".txt", ".json")
 PREDICTIONS = "predictions.csv"
 """Of a run whose test rows have no labels."""
+MOST_NAMED = 8
+"""Classes of few images that a note names."""
 
 
 def recipe_again(use: Use) -> Recipe:
@@ -280,13 +282,22 @@ def notes_of(
         none = ", ".join(name for name, count in zip(prepared.class_names, counts) if not count)
         notes.append(f"Images drawn per class: {min(counts)} to {max(counts)}" + (f"; none of {none}" if none else ""))
     elif short:
-        listed = ", ".join(f"{prepared.class_names[c]} ({n})" for c, n in sorted(short.items()))
-        notes.append(f"Fewer than {shots} training images, all used: {listed}.")
+        notes.append(_of_few(short, prepared.class_names, shots))
     if shots and len(train) > 1.5 * len(drawn.support):
         notes.append(f"{len(drawn.support)} of {len(train)} labelled training images were used; --shots all uses all.")
     if drawn.test.labels is not None and len(drawn.test) < 100:
         notes.append(f"The test set has {len(drawn.test)} images; with fewer than 100 the interval is wide.")
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
+
+
+def _of_few(short: Mapping[int, int], class_names: Sequence[str], shots: int) -> str:
+    """Which classes have fewer images than shots; of many, the number."""
+    if len(short) <= MOST_NAMED:
+        listed = ", ".join(f"{class_names[c]} ({n})" for c, n in sorted(short.items()))
+        return f"Fewer than {shots} training images, all used: {listed}."
+    few, many = min(short.values()), max(short.values())
+    counts, classes = f"{few}" if few == many else f"{few} to {many}", f"{len(short)} of {len(class_names)} classes"
+    return f"{classes} have fewer than {shots} training images ({counts}), all used."
 
 
 def facts_of_model(prepared: PreparedData, adapter: Adapter, place: str) -> dict[str, Any]:

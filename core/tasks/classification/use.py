@@ -18,6 +18,7 @@ from ...contracts.features import FeatureSet
 from ...contracts.items import DomainData, Item, items_of
 from ...contracts.judgement import EVAL, Evaluated, Findings, OtherRun
 from ...contracts.prepared import PreparedData
+from ...contracts.recipe import holds_features
 from ...contracts.run_info import FittedRun
 from ...contracts.task import Task
 from ...contracts.use import Use
@@ -36,7 +37,7 @@ from ...runtime.progress import Reporter
 from .explaining import Explain, explained_mistakes
 from .feature_rows import rows_of_split
 from .predictions import Predictions, check_per_patient
-from .predictor import Predictor
+from .predictor import Predictor, check_same_backbone
 from .protocols import protocol_named
 from .report import ClassificationResults, classification_report
 from .resources import check_at_prediction
@@ -72,7 +73,8 @@ def evaluate_run(use: Use, task: Task, read: Callable[..., PreparedData], report
     if "base" in adapter.at_predict:
         prepared.base.check_is(use.run.info.base)
     rival = None if use.against is None else _rival(use, task, adapter, prepared.class_names)
-    _check_same_backbone(adapter, prepared, source)
+    if prepared.backbone is None:
+        check_same_backbone(adapter, prepared.made_by, f"--features {source}")
     chosen = rows_of_split(prepared, use.split, everything=bool(source))
     probe = _probe_of(use.run, prepared.backbone, prepared.device)
     if transfer is None or tuple(prepared.class_names) == tuple(adapter.class_names_):
@@ -184,7 +186,8 @@ def _scored_by(
     prepared = read(recipe, reporter, divided=False, fitted=None)
     adapter = fitted_adapter(rival, prepared.backbone).to(prepared.device)
     check_at_prediction(adapter, recipe.resources, use.resources)
-    _check_same_backbone(adapter, prepared, str(place))
+    if prepared.backbone is None:
+        check_same_backbone(adapter, prepared.made_by, f"--features {place}")
     if chosen.ids is None:
         seen = rows_of_split(prepared, use.split, everything=bool(use.data or use.features))
     else:
@@ -259,15 +262,17 @@ def _probe_of(run: FittedRun, backbone: Backbone | None, device: torch.device) -
 
 
 def predict_with_run(use: Use, task: Task, reporter: Reporter) -> Predictions:
-    """Classes of new images.
+    """Classes of new images, or of features where the run was made from a features file.
 
     Raises:
-        DataError: all images cannot be read. CapabilityError: the run was made from a features file.
+        DataError: all images cannot be read. CapabilityError: images are given to such a run.
     """
+    of_rows = not use.run.info.backbone and any(map(holds_features, use.images))
+    load = Predictor.of_rows if of_rows else Predictor.of_use
     if not use.stream:
-        return Predictor.of_use(use, task).predict_use(use, reporter)
+        return load(use, task).predict_use(use, reporter)
     with _alone(use.run):
-        predictor = Predictor.of_use(use, task)
+        predictor = load(use, task)
         predictor.check_streams()
         predicted = predictor.predict_use(use, reporter)
         use.run.replace_adapter(predictor.adapter.save)
@@ -294,15 +299,6 @@ def _alone(run: FittedRun) -> Iterator[None]:
     finally:
         (run.path / STREAMING).unlink(missing_ok=True)
         marker.close()
-
-
-def _check_same_backbone(adapter: Adapter, prepared: PreparedData, source: str) -> None:
-    """Features files may say which backbone made them."""
-    made_by = "" if prepared.backbone is not None else prepared.made_by
-    if made_by and adapter.backbone_ and made_by != adapter.backbone_:
-        raise CapabilityError(
-            f"--features {source}: made by backbone {made_by}, the run by {adapter.backbone_}; use that one"
-        )
 
 
 def _in_order_of(features: FeatureSet, have, want, source: str) -> FeatureSet:

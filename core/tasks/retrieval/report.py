@@ -234,7 +234,7 @@ def _facts(info: RunInfo) -> TableSection | None:
         "Teacher": [info.teacher],
         "Trained": [None if parameters is None else _parameters(parameters)],
         "Steps": [None if steps is None else f"{steps:,}", best and f"the weights of epoch {best} were kept"],
-        "Settings": [shared.options(info.settings)],
+        "Settings": [shared.options({name: value for name, value in info.settings.items() if value is not None})],
         "Model": [info.model],
     }
     return shared.facts("What was trained, and on what", info, of_task)

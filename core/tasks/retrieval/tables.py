@@ -87,4 +87,4 @@ def _number(name: str, value: float | None) -> str:
 
 def _change(name: str, value: float) -> str:
     change = round(value if name in RANKS else 100 * value, 1) + 0.0  # no -0.0
-    return f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points"
+    return (f"{change:+,.1f}" if name in RANKS else f"{change:+.1f} points").replace("-", "−")

@@ -232,7 +232,7 @@ def _pictures(data: DomainData, items: Sequence[Item], predicted: list[Predicted
         for i in chosen
     ]
     which = "Test images" if step == 1 else f"One test image in {step}"
-    note = f"{which}, with boxes that score {UNSURE} or more."
+    note = f"{which}, with boxes that score {UNSURE} or more; in brackets the best score."
     return PictureSection("What it finds", pictures, note)
 
 

@@ -114,6 +114,22 @@ def test_many_more_right_answers_show_it_whatever_the_likelihood():
     assert not unsure.shown_better(sure)
 
 
+def test_the_reason_counts_no_method_as_worse_that_scored_higher():
+    """Of methods that are not shown to beat zero-shot, one may have scored higher than the one that is taken."""
+
+    def score(right):
+        values = torch.tensor([1.0] * right + [0.0] * (20 - right), dtype=torch.float64)
+        return auto._Score("accuracy", values, values, torch.ones(20), torch.arange(20))
+
+    scores = {"zero-shot": score(8), "gda": score(18)}
+    assert auto._why("gda", scores, auto.ONE_SE).endswith("which it is shown to beat), and no other does better")
+    two_patients = (torch.arange(20) >= 8).long()
+    unsure = replace(score(19), values=score(19).values.flip(0), likelihood=score(0).likelihood, unit=two_patients)
+    assert unsure.mean > scores["gda"].mean and not unsure.shown_better(scores["zero-shot"])
+    said = auto._why("gda", {**scores, "ape": unsure}, auto.ONE_SE)
+    assert said.endswith("and no other that is shown to beat zero-shot does better")
+
+
 @pytest.mark.parametrize("shots", [1, 2, 3, 4, 6])
 def test_undecided_is_zero_shot_at_every_number_of_shots(make_task, shots):
     """Texts that are right: whatever is as accurate is not shown to be better."""

@@ -223,7 +223,7 @@ def test_the_table_shows_both_the_change_and_the_interval(scores):
     text = printed(retrieval_table(metrics))
     rows = {line.split("  ")[0].strip(): line for line in text.splitlines() if ": " in line}
     assert "25.0%" in rows["text to image: R@5 ↑"] and "+25.0 points" in rows["text to image: R@5 ↑"]
-    assert "1,234.5" in rows["image to text: mean rank ↓"] and "-1,227.2" in rows["image to text: mean rank ↓"]
+    assert "1,234.5" in rows["image to text: mean rank ↓"] and "−1,227.2" in rows["image to text: mean rank ↓"]
     for name, key in (("R@1", "r1"), ("R@10", "r10"), ("mAP", "map")):
         low, high = metrics["metric_intervals"]["adapted"][f"image_to_text/{key}"]
         assert rows[f"image to text: {name} ↑"].count(f"({100 * low:.0f}–{100 * high:.0f}%)") == 2

@@ -44,6 +44,15 @@ def test_patients_are_called_so():
     assert printed(predictions_summary(rows, {}))[0].strip() == "3 patients"
 
 
+def test_names_of_a_patients_images_are_not_broken_and_leave_out_the_folder_of_all(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    top, columns = [{"class": "normal", "probability": 0.2}], {"images": "images"}
+    names = [["new/a/scan0191.png", "new/a/scan0192.png", "new/a/scan0193.png"], ["new/b/scan0194.png"]]
+    rows = [{"id": "520add51910a6b54", **answer(0, top=top, images=of)} for of in names]
+    lines = "\n".join(printed(predictions_table(rows, columns)))
+    assert all(f" {name.removeprefix('new/')}" in lines for of in names for name in of) and "new/" not in lines
+
+
 def test_a_domain_has_its_own_word_for_images():
     rows = [answer(number, unlike=True) for number in range(3)]
     words = {"image": "clip", "images": "clips"}

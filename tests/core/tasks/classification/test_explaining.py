@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from vladapt.core.contracts.run_info import RunInfo
 from vladapt.core.explanation.evidence import LabelledImages
 from vladapt.core.runs.run_sections import Report, render_report
 from vladapt.core.runtime.progress import Reporter
-from vladapt.core.tasks.classification.explaining import CAUTION, ExplainedClass, Explainer
+from vladapt.core.tasks.classification import explaining
+from vladapt.core.tasks.classification.explaining import CAUTION, ExplainedClass, Explainer, Reason
 from vladapt.core.tasks.classification.report import ClassificationResults, mistakes_section
 
 NAMES = ("cat", "dog", "owl")
@@ -64,6 +66,26 @@ def test_a_run_of_features_has_no_heat_maps_and_says_so():
     made = explainer("linear-probe")
     assert made.reasons([ExplainedClass(None, 0, torch.ones(8))], QUIET)[0].heat is None
     assert "No heat maps: the run was made from a file of features" in made.note(False)
+
+
+def test_why_no_mistake_has_a_heat_map_is_said_once(monkeypatch):
+    def shown(*why):
+        class OfClips(Explainer):
+            def reasons(self, asked, reporter, count):
+                self.no_maps, self.method = "", "grad-cam"
+                return [Reason(no_map=each) for each in why]
+
+        monkeypatch.setattr(explaining, "Explainer", OfClips)
+        prepared = SimpleNamespace(backbone=None, reporter=QUIET)
+        made = explainer("linear-probe")
+        explain = explaining.explained_mistakes(prepared, made.adapter, None, torch.ones(2, 8), None, lambda each: None)
+        reasons, note = explain([(0, 1), (1, 2)])
+        return [each.words for each in reasons], note
+
+    parts = "samples have several parts"
+    reasons, note = shown(parts, parts)
+    assert reasons == ["", ""] and "No heat maps: samples have several parts." in note and "are made by" not in note
+    assert shown(parts, "")[0] == [f"No heat map: {parts}.", ""]
 
 
 def test_each_mistake_in_a_report_has_its_reasons():

@@ -241,7 +241,7 @@ def test_it_says_what_was_trained_on_what_and_how_to_use_it():
         "0123456789abcdef",
         "CC-BY-4.0",
         "Apache-2.0",
-        "epochs = 3, lr = 1e-05, lock = image, amp = none, checkpointing = no",
+        "epochs = 3, lr = 1e-05, lock = image, checkpointing = no",
         "Drawn, not photographed.",
         "1 sample could not be used",
         "bad.png zero bytes",
