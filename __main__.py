@@ -5,8 +5,8 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. Ctrl-C while Python still reads its code ends in one line, too; once the command is over, it
-    stops nothing: libraries that clean up at the end of a process fail, or abort it, where they are interrupted."""
+    """Run the command line. Ctrl-C while Python still reads its code ends in one line, too; once the command is over,
+    it stops nothing: libraries that are interrupted while they clean up fail, or abort the process."""
     try:
         from .cli import main as run
 
