@@ -31,8 +31,8 @@ TOLERATED = 0.05
 YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 NOTHING = ("none", "null", "")
 ABSENT = object()
-GIVEN = re.compile(r"^ {8}given: .*\n(?: {12}.*\n)*", re.MULTILINE)
-"""The line of `**given` in a docstring."""
+GIVEN = re.compile(r"^( +)given: .*\n(?:\1 {4}.*\n)*", re.MULTILINE)
+"""The line of `**given` in a docstring, from which Python 3.13 takes the indentation of its function."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,6 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
     """
 
     def named(function: Any) -> Any:
-        wrapped = textwrap.TextWrapper(120, 8 * " ", 12 * " ", break_on_hyphens=False)
         plain = inspect.signature(function)
         kept = [each for each in plain.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
         own = {each.name for each in kept}
@@ -168,6 +167,10 @@ def keywords(*classes: type, command: str = "") -> Callable[[Callable], Callable
         ]
         function.__signature__ = plain.replace(parameters=[*kept, *added])
         function.options = {each.name: each for each in listed}
+        line = GIVEN.search(function.__doc__)
+        assert line is not None, "a function with options has a line of `given` in its docstring"
+        indent = line[1]
+        wrapped = textwrap.TextWrapper(120, indent, f"{indent}    ", break_on_hyphens=False)
         lines = [wrapped.fill(f"{each.name}: {each.help}.") for each in listed]
         function.__doc__ = GIVEN.sub(lambda _: "\n".join([*lines, ""]), function.__doc__)
         return function

@@ -73,8 +73,9 @@ class Stops:
             self._raising[-1].start()
 
     def _until_heard(self, number: int) -> None:
-        while not self._over.wait(AGAIN_S) and not self.arrived:
-            signal.pthread_kill(threading.main_thread().ident, number)
+        main = threading.main_thread().ident
+        while main is not None and not self._over.wait(AGAIN_S) and not self.arrived:
+            signal.pthread_kill(main, number)
 
     def end(self) -> None:
         """The command is over: no stop is raised again."""

@@ -112,6 +112,13 @@ module, function = sys.argv.pop(1).split(":")
 getattr(importlib.import_module(module), function)()
 """
 """The command of that entry point, stopped while its modules are read."""
+AT_THE_END = """
+import atexit, importlib, signal, sys
+atexit.register(signal.raise_signal, signal.SIGINT)
+module, function = sys.argv.pop(1).split(":")
+getattr(importlib.import_module(module), function)()
+"""
+"""The same, with Ctrl-C while Python ends."""
 IN_A_SESSION = "import os, sys; from vladapt.cli import main; os.setsid(); main(sys.argv[1:])"
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 """It starts its ranks as Pythons of their own."""
@@ -211,14 +218,26 @@ def test_a_command_that_was_stopped_before_it_kept_anything_says_so(many, small_
     assert err.strip().splitlines()[-1] == "vladapt: stopped; nothing is kept yet; the same command starts anew"
 
 
-def test_a_stop_while_modules_are_read_is_one_line():
+@pytest.fixture
+def entry_point():
+    """Of the installed command: "module:function"."""
     tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
     file = Path(__file__).resolve().parents[2] / "pyproject.toml"
-    scripts = tomllib.loads(file.read_text())["project"]["scripts"]
-    command = [sys.executable, "-c", WHILE_IMPORTING, scripts["vladapt"], "list", "adapters"]
+    return tomllib.loads(file.read_text())["project"]["scripts"]["vladapt"]
+
+
+def test_a_stop_while_modules_are_read_is_one_line(entry_point):
+    command = [sys.executable, "-c", WHILE_IMPORTING, entry_point, "list", "adapters"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert (done.returncode, done.stdout) == (INTERRUPTED, "")
     assert done.stderr == "vladapt: stopped; nothing is kept yet; the same command starts anew\n"
+
+
+def test_ctrl_c_after_the_command_changes_nothing(entry_point):
+    """Libraries that are interrupted while they clean up print where, or abort the process."""
+    command = [sys.executable, "-c", AT_THE_END, entry_point, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("vladapt ")
 
 
 def test_finished_shards_are_named_where_they_lie(many, small_clip_spec, tmp_path, environment):

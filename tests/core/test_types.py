@@ -12,7 +12,7 @@ import type_errors
 import vladapt
 import vladapt.api
 from vladapt.core.commands.option_index import FILE, stub_text
-from vladapt.core.contracts.options import options_of
+from vladapt.core.contracts.options import keywords, options_of
 from vladapt.core.contracts.recipe import Recipe, Trained
 from vladapt.core.contracts.task import Axes
 from vladapt.core.contracts.use import ExportWishes, UseOptions
@@ -95,8 +95,21 @@ def test_each_option_is_a_keyword_and_stands_in_the_docstring(function, owners, 
     named = [each for of in owners for each in options_of(of)]
     taken = [each for each in named if not each.bounds.commands or not command or command in each.bounds.commands]
     assert taken and {each.name for each in taken} <= parameters.keys()
-    assert not [each.name for each in taken if f"        {each.name}: " not in called.__doc__]
-    assert "given" not in parameters and "        given:" not in called.__doc__
+    told = inspect.getdoc(called)
+    assert not [each.name for each in taken if f"\n    {each.name}: " not in told]
+    assert "given" not in parameters and "\n    given:" not in told
+
+
+def test_options_stand_in_a_docstring_that_python_has_taken_the_indentation_from():
+    """As Python 3.13 does when it compiles."""
+
+    def asked(**given):
+        pass
+
+    asked.__doc__ = "Do it.\n\nArgs:\n    given: options,\n        several.\n\nReturns:\n    Nothing.\n"
+    lines = keywords(ExportWishes)(asked).__doc__.splitlines()
+    assert lines[2] == "Args:" and lines[3].startswith("    format: ") and "several" not in str(lines)
+    assert lines[-2:] == ["Returns:", "    Nothing."]
 
 
 def test_a_keyword_that_no_option_has_is_refused():

@@ -126,11 +126,8 @@ class Predictor:
         """
         if use.explain is not None or any(kind.made_of == HEAT_MAPS for kind in use.outputs):
             raise ConfigError("--explain, and --as of heat maps: take images, and a features file holds none; omit it")
-        adapter, recipe = fitted_adapter(use.run, None), recipe_again(use)
-        check_at_prediction(adapter, recipe.resources, use.resources)
-        check_wishes(use, task, adapter)
-        made = cls(use.run, task, recipe, None, adapter, Calibration.load(use.run.path))
-        adapter.to(made.device)
+        made = cls.of_bags(use, task)
+        check_at_prediction(made.adapter, made.recipe.resources, use.resources)
         return made
 
     @classmethod
@@ -236,9 +233,9 @@ class Predictor:
         """
         if len(use.images) != 1:
             raise ConfigError(f"{use.run.shown}: made from a features file, and answers one such file; give one")
-        path, adapter = str(use.images[0]), self.adapter
-        how = {"class_names": adapter.class_names_, "device": self.recipe.device, "given": self.recipe.resources}
-        rows = rows_asked(path, reporter, **how)
+        path, adapter, recipe = str(use.images[0]), self.adapter, self.recipe
+        names, given = adapter.class_names_, recipe.resources
+        rows = rows_asked(path, reporter, class_names=names, device=recipe.device, given=given)
         check_same_backbone(adapter, rows.made_by, path)
         items = rows.data.items
         groups = [item.group or "" for item in items]
@@ -248,7 +245,9 @@ class Predictor:
             kind.check_sources(items)
         features = rows.features(items)
         logits = logits_of(adapter, rows.batches(adapter, features), len(features), stream=bool(use.stream))
-        made = self.predictions(use, features.ids, logits, features.features, [], [{} for _ in items], groups)
+        ids = [item.id for item in items]
+        places: list[dict[str, Any]] = [{} for _ in items]
+        made = self.predictions(use, ids, logits, features.features, [], places, groups)
         made.sources = _sources(made, {item.id: [item] for item in items})
         return made
 

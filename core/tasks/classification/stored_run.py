@@ -290,7 +290,7 @@ def notes_of(
     return list(dict.fromkeys(note[0].upper() + note[1:].rstrip(".") + "." for note in notes if note))
 
 
-def _of_few(short: Mapping[int, int], class_names: Sequence[str], shots: int) -> str:
+def _of_few(short: Mapping[int, int], class_names: Sequence[str], shots: int | None) -> str:
     """Which classes have fewer images than shots; of many, the number."""
     if len(short) <= MOST_NAMED:
         listed = ", ".join(f"{class_names[c]} ({n})" for c, n in sorted(short.items()))

@@ -66,8 +66,11 @@ def test_the_sample_is_drawn_and_says_so(domain, task, monkeypatch):
     monkeypatch.setattr(shapes, "COUNTS", {"train": 3, "val": 1, "test": 2})
     data = domain.sample(task)
     assert data.kind == {"detection": "boxes", "segmentation": "masks"}[task]
-    assert data.name == "shapes" and data.licence == "CC0-1.0"
-    assert "pentagons and grey shapes have no name" in data.notes[-1]
+    assert (
+        data.name == "shapes"
+        and data.licence == "CC0-1.0"
+        and "pentagons and grey shapes have no name" in data.notes[-1]
+    )
     assert len(data.split("test")) == 2 and set(shapes.NAMES) <= set(data.class_names)
     assert (data.load_mask is not None) == (task == "segmentation")
 

@@ -93,8 +93,9 @@ def test_the_report_has_a_table_curves_pictures_and_the_surest_mistakes(data, an
     sections = _sections(evaluate_detection(answering(answer, NAMES, notes=["said"]), data, _silent))
     assert sections["Class by class"].rows[1][0] == "dog" and sections["Class by class"].rows[1][-1] == 4
     assert set(sections["Precision over recall"].curves) == set(NAMES)
-    note = sections["What it finds"].note
-    assert note == "Test images, with boxes that score 0.3 or more; in brackets the best score."
+    assert (
+        sections["What it finds"].note == "Test images, with boxes that score 0.3 or more; in brackets the best score."
+    )
     assert sections["What it finds"].pictures[0][1] == "00.png: 1 cat (0.90), 1 dog (0.31)"
     mistakes = [caption for _, caption in sections["Its most confident mistakes"].pictures]
     assert mistakes == [f"{number:02d}.png: dog, {0.31 + number / 100:.2f}" for number in range(11, 5, -1)]
