@@ -359,7 +359,8 @@ def _steps(matrix: Tensor, likeness: Likeness, target: Tensor) -> list[tuple[flo
     """(length, share of the direction before) of each step."""
     solution = likeness.solved(target)
     left, direction = target - torch.addmm(solution, matrix, solution), torch.zeros_like(target)
-    steps, before = [], 0.0
+    steps: list[tuple[float, float]] = []
+    before = 0.0
     while float(left.norm()) > RESIDUAL * float(target.norm()):
         if len(steps) == MOST_STEPS:
             return None
