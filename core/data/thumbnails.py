@@ -232,26 +232,15 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
         yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
 
 
-VIEWS = (*((0.95, y, x) for y in (-0.0167, 0.0167) for x in (-0.0167, 0.0167)), (0.9, 0.0, 0.0))
-"""Cuts whose spectra are searched for: each copy whose edges are cut is near to one."""
-UPPER, LOWER = 0.3, 0.6
-"""Down to where the upper half of an image counts whole, and where no more."""
+TRIMMED = 0.9
+"""Cut whose spectra are searched for: each copy whose edges are cut is near to it, or to the image itself."""
 
 
-def cut_view(low: np.ndarray, scale: float, *shifts: float) -> np.ndarray:
-    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra; the cut as of `VIEWS`."""
+def cut_view(low: np.ndarray, scale: float) -> np.ndarray:
+    """(N, 8, 8) low spectra of images cut at all edges, from their own low spectra."""
     waves = _waves()
-    places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
-    down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
-    return _unit(down @ low @ across.T)
-
-
-def half_view(low: np.ndarray, lower: bool) -> np.ndarray:
-    """(N, 8, 8) low spectra of the upper halves of images, from their own; or of the lower halves, upside down."""
-    waves = _waves()
-    fading = np.clip((_places(GREY_SIDE) + 0.5 - UPPER) / (LOWER - UPPER), 0, 1)
-    upper = (waves * np.cos(np.pi / 2 * fading).astype(np.float32) ** 2) @ waves.T
-    return _unit(upper @ turned_spectra(low, np.full(len(low), 2 * lower)))
+    cut = waves @ _interpolation(scale * _places(GREY_SIDE), GREY_SIDE) @ waves.T
+    return _unit(cut @ low @ cut.T)
 
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:
