@@ -33,6 +33,7 @@ from .thumbnails import (
     agreements,
     cut_spectra,
     cut_view,
+    half_view,
     low_spectra,
     perceptual_hashes,
     same_colours,
@@ -50,9 +51,9 @@ SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
 SEARCHED_WHOLE, NEIGHBOURS = 20_000, 8
 """Images up to which each is compared with all others, and how many of these are candidates."""
-CELLS, CELLS_OF_VIEW, VISITS = 6, 3, 600_000
+CELLS, CELLS_OF_VIEW, VISITS = 6, 3, 300_000
 """Of more images, the cells in which candidates are looked for; and visits of a cell that are made in any case, so that
-smaller sets are searched more thoroughly in the same time."""
+smaller sets are searched more thoroughly in the same time, by halves too."""
 OF_CELL, OF_CELL_OF_VIEW = 3, 2
 """Candidates in one cell."""
 LEAST_LIKENESS = 0.7
@@ -102,14 +103,14 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    cuts = [low[sample], *cut_spectra(_pictures([keys[n] for n in place[sample]], thumbnails).grey)]
-    axes = _axes(_invariants(low[:: -(-len(low) // SEARCHED_WHOLE)]), cuts)
+    pictures = _pictures([keys[n] for n in place[sample]], thumbnails)
+    cuts = [low[sample], *cut_spectra(pictures.grey)]
+    axes = _axes(_invariants(low[:: -(-len(low) // SEARCHED_WHOLE)]), list(map(_invariants, cuts)))
     points = _in_parts(_points, low, axes)
-    some = sample[_as_pairs(_neighbours(points[sample]), apart[sample])]
-    turns, likeness = _turns(some, low)
-    agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
+    some = _as_pairs(_neighbours(points[sample]), apart[sample])
+    agreed = _agreements_of(some, *_turns(sample[some], low), pictures, of_sample=True)
     least = _least_agreements(agreed, len(place))
-    near = _candidates(points, axes, low) if len(points) > SEARCHED_WHOLE else _neighbours(points)
+    near = _candidates(points, axes, low, cuts) if len(points) > SEARCHED_WHOLE else _neighbours(points)
     return _copies_among(_as_pairs(near, apart), place, low, keys, thumbnails, least, _whitening(cuts))
 
 
@@ -138,9 +139,9 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     pictures = _pictures([keys[n] for n in sample], thumbnails)
     low = low_spectra(pictures.grey)
     cuts = [low, *cut_spectra(pictures.grey)]
-    points = _points(low, _axes(_invariants(low), cuts))
+    points = _points(low, _axes(_invariants(low), list(map(_invariants, cuts))))
     some = _as_pairs(_neighbours(points), apart[sample])
-    agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
+    agreed = _agreements_of(some, *_turns(some, low), pictures, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
     low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
     row_of = {keys[place]: row for row, place in enumerate(members)}
@@ -238,14 +239,16 @@ def _kept_pairs(path: Path, count: int) -> np.ndarray | None:
     return pairs if not pairs.size or (pairs.min() >= 0 and pairs.max() < count) else None
 
 
-def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray) -> Candidates:
-    """Rows of a large set, and others near to each: of the image, and of the image with its edges cut.
+def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Sequence[np.ndarray]) -> Candidates:
+    """Rows of a large set, and others near to each: to the image, to the image with its edges cut, and in sets that are
+    not too large to one of its halves, since a mark leaves the other as it was.
 
     What counts as near shrinks with the set, as the distance of the nearest different image does.
 
     Args:
         points, axes: (N, 24), and by which they are made of invariants.
         low: (N, 8, 8) spectra.
+        cuts: as of `_whitening`.
     """
     import torch  # slow to import, and kept pairs do without
 
@@ -256,6 +259,12 @@ def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray) -> Candid
     points = _in_parts(_points_of_cut, low, TRIMMED, axes)
     near = cells.near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, max(CELLS_OF_VIEW, visits), torch.from_numpy(points))
     yield near[0].numpy(), near[1].numpy()[:, None]
+    del cells
+    if visits > 1:
+        halves = _of_halves(low)
+        points = halves @ _axes(halves, list(map(_of_halves, cuts)))
+        near = PointCells(torch.from_numpy(points)).near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, visits // 2)
+        yield near[0].numpy() % len(low), near[1].numpy()[:, None] % len(low)
 
 
 def _neighbours(points: np.ndarray) -> Candidates:
@@ -297,6 +306,20 @@ def _points_of_cut(low: np.ndarray, scale: float, axes: np.ndarray) -> np.ndarra
     return _invariants(cut_view(low, scale)) @ axes
 
 
+def _of_halves(low: np.ndarray) -> np.ndarray:
+    """(2 N, 35) of the upper halves of images, then of the lower ones: what a mirror leaves of their low spectra."""
+    halves = np.zeros((2 * len(low), SEARCHED**2 - 1), dtype=np.float32)
+    for start, lower in ((0, False), (len(low), True)):
+        halves[start : start + len(low)] = _in_parts(_half_invariants, low, lower)
+    return halves
+
+
+def _half_invariants(low: np.ndarray, lower: bool) -> np.ndarray:
+    searched = half_view(low, lower)[:, :SEARCHED, :SEARCHED].copy()
+    searched[:, :, 1::2] = np.abs(searched[:, :, 1::2])
+    return searched.reshape(len(low), -1)[:, 1:]
+
+
 def _in_parts(of: Callable[..., np.ndarray], low: np.ndarray, *more: Any) -> np.ndarray:
     """A function of low spectra, of a few at a time."""
     starts = range(0, len(low), LIKENED_AT_ONCE)
@@ -309,12 +332,11 @@ def _axes(invariants: np.ndarray, cuts: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
         invariants: (N, 35) of the images, or of some.
-        cuts: (n, 8, 8) spectra of some of the images, then of these with their edges cut, in one way after the other.
+        cuts: (n, 35) of some of the images, then of these with their edges cut, in one way after the other.
     """
     from scipy.linalg import eigh  # SciPy is slow to import, and kept pairs do without
 
-    whole, *changed = map(_invariants, cuts)
-    change = np.concatenate([each - whole for each in changed]).astype(np.float64)
+    change = np.concatenate([cut - cuts[0] for cut in cuts[1:]]).astype(np.float64)
     within = change.T @ change / len(change)
     within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
     centre, total = invariants.mean(axis=0), np.zeros_like(within)
@@ -329,7 +351,7 @@ def _whitening(cuts: Sequence[np.ndarray]) -> np.ndarray:
     direction.
 
     Args:
-        cuts: as of `_axes`.
+        cuts: (n, 8, 8) spectra of some of the images, then of these with their edges cut, in one way after the other.
     """
     changes = np.concatenate([cut - cuts[0] for cut in cuts[1:]])
     each = [turned_spectra(changes, np.full(len(changes), turn)) for turn in range(SYMMETRIES)]
@@ -383,7 +405,9 @@ def _confirmed(
     agreeing = [pairs[:0]]
     for start in range(0, len(pairs), 64 * AT_ONCE):
         some = slice(start, start + 64 * AT_ONCE)
-        reached = _agreements_of(pairs[some], turns[some], likeness[some], keys, thumbnails)
+        places, rows = np.unique(pairs[some], return_inverse=True)
+        pictures = _pictures([keys[place] for place in places], thumbnails)
+        reached = _agreements_of(rows.reshape(-1, 2), turns[some], likeness[some], pictures)
         agreeing.append(pairs[some][(reached >= least[:, None]).any(axis=0)])
     return np.concatenate(agreeing)
 
@@ -392,23 +416,19 @@ def _agreements_of(
     pairs: np.ndarray,
     turns: np.ndarray,
     likeness: np.ndarray,
-    keys: Sequence[str],
-    thumbnails: ThumbnailStore,
+    every: Pictures,
     of_sample: bool = False,
 ) -> np.ndarray:
     """(4, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
     colours differ.
 
     Args:
+        pairs: (M, 2) rows of the pictures.
         of_sample: neither counts: of neighbours whose colours agree, those that are copies would be the most.
     """
-    if not len(pairs):
-        return np.zeros((4, 0))
-    places, rows = np.unique(pairs, return_inverse=True)
-    every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
     best = np.full((4, len(pairs)), -np.inf)
     for start in range(0, len(pairs), AT_ONCE):
-        used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
+        used, own = np.unique(pairs[start : start + AT_ONCE], return_inverse=True)
         prepared, own = PreparedThumbnails.of(every.take(used)), own.reshape(-1, 2)
         for turn in range(TURNS):
             some = np.flatnonzero(of_sample | (likeness[start : start + AT_ONCE, turn] >= LEAST_LIKENESS))

@@ -234,6 +234,8 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
 
 TRIMMED = 0.9
 """Cut whose spectra are searched for: each copy whose edges are cut is near to it, or to the image itself."""
+UPPER, LOWER = 0.3, 0.6
+"""Down to where the upper half of an image counts whole, and where no more."""
 
 
 def cut_view(low: np.ndarray, scale: float) -> np.ndarray:
@@ -241,6 +243,14 @@ def cut_view(low: np.ndarray, scale: float) -> np.ndarray:
     waves = _waves()
     cut = waves @ _interpolation(scale * _places(GREY_SIDE), GREY_SIDE) @ waves.T
     return _unit(cut @ low @ cut.T)
+
+
+def half_view(low: np.ndarray, lower: bool) -> np.ndarray:
+    """(N, 8, 8) low spectra of the upper halves of images, from their own; or of the lower halves, upside down."""
+    waves = _waves()
+    fading = np.clip((_places(GREY_SIDE) + 0.5 - UPPER) / (LOWER - UPPER), 0, 1)
+    upper = (waves * np.cos(np.pi / 2 * fading).astype(np.float32) ** 2) @ waves.T
+    return _unit(upper @ turned_spectra(low, np.full(len(low), 2 * lower)))
 
 
 def spectral_likeness(first: np.ndarray, second: np.ndarray) -> np.ndarray:

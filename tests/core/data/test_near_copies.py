@@ -148,7 +148,7 @@ def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_col
 
 
 def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_path, monkeypatch):
-    """By views: of all images cut in like ways, and of halves that are not marked."""
+    """In the cells nearest to each image, and to the image cut at all edges."""
     generator, count = np.random.default_rng(0), 1500
     spectra = np.fft.fft2(generator.normal(size=(count, 64, 64)))
     grey = np.fft.ifft2(spectra / np.maximum(np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(64)])), 1e-2) ** 1.3).real
@@ -158,11 +158,9 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
     changes.append(lambda image: covered(image.convert("RGB")))
     copies = [changes[number % 4](image) for number, image in enumerate(bases[:400])]
     true = {(number, count + number) for number in range(400)}
-    for of in (module, nearest):
-        monkeypatch.setattr(of, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(module, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(module, "VISITS", 0)
     monkeypatch.setattr(nearest, "POINTS_A_CELL", 20)
-    monkeypatch.setattr(nearest, "CELLS_SEARCHED", 1)
-    monkeypatch.setattr(nearest, "MOST_CELLS_SEARCHED", 0)
 
     def recalls():
         pairs = pairs_among(tmp_path, [*bases, *copies])
@@ -171,11 +169,11 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
 
     cut, trimmed, mirrored, marked = recalls()
     assert cut >= 0.95 and trimmed >= 0.9 and mirrored == 1 and marked >= 0.9
-    monkeypatch.setattr(module, "VIEWS", ())
-    without_cuts = recalls()
-    assert without_cuts[0] < cut - 0.08
-    monkeypatch.setattr(module, "half_view", lambda low, lower: low)
-    assert recalls()[3] < without_cuts[3] - 0.02
+    monkeypatch.setattr(module, "CELLS", 1)
+    fewer = recalls()
+    assert fewer[0] < cut - 0.05 and fewer[3] < marked - 0.05
+    monkeypatch.setattr(module, "TRIMMED", 1.0)
+    assert recalls()[1] < fewer[1] - 0.1
 
 
 def test_pairs_are_registered_up_to_a_number_and_the_nearest_first(tmp_path, monkeypatch):
