@@ -61,8 +61,9 @@ LEAST_LIKENESS = 0.7
 CHANGED, CHANGED_VIEW = 100.0, 50.0
 """Squared Mahalanobis distance of most copies, by how far cutting changes the images of a set; of most from an image
 that is cut in a like way."""
-MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
-"""Pairs that are registered, the nearest and the most alike ones, and how many more than are near by `CHANGED`."""
+MOST_COMPARED, MOST_DOUBTFUL, DOUBTFUL_IF_LARGE = 100_000, 10_000, 3_000
+"""Pairs that are registered, the nearest and the most alike ones; how many more than are near by `CHANGED`, which falls
+with the size of large sets; and how many more in the largest ones."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
 AT_ONCE, LIKENED_AT_ONCE = 256, 1024
@@ -194,7 +195,8 @@ def _copies_among(
     rank = np.full(len(pairs), len(pairs))
     for order in (np.argsort(distances, kind="stable"), np.argsort(-likeness[:, 0], kind="stable")):
         rank[order] = np.minimum(rank[order], np.arange(len(order)))
-    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + MOST_DOUBTFUL)
+    doubtful = min(MOST_DOUBTFUL, max(DOUBTFUL_IF_LARGE, MOST_DOUBTFUL * SEARCHED_WHOLE // len(low)))
+    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + doubtful)
     likely = np.sort(np.argsort(rank, kind="stable")[:most])
     likely = likely[np.isfinite(distances[likely])]
     return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)

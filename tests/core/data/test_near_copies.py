@@ -148,7 +148,7 @@ def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_col
 
 
 def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_path, monkeypatch):
-    """In the cells nearest to each image, and to the image cut at all edges."""
+    """In the cells nearest to each image and to the image cut at all edges, and by halves that are not marked."""
     generator, count = np.random.default_rng(0), 1500
     spectra = np.fft.fft2(generator.normal(size=(count, 64, 64)))
     grey = np.fft.ifft2(spectra / np.maximum(np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(64)])), 1e-2) ** 1.3).real
@@ -169,9 +169,14 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
 
     cut, trimmed, mirrored, marked = recalls()
     assert cut >= 0.95 and trimmed >= 0.9 and mirrored == 1 and marked >= 0.9
-    monkeypatch.setattr(module, "CELLS", 1)
+    for name in ("CELLS", "CELLS_OF_VIEW"):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(module, "CHANGED", 5.0)
     fewer = recalls()
-    assert fewer[0] < cut - 0.05 and fewer[3] < marked - 0.05
+    assert fewer[3] < marked - 0.05
+    monkeypatch.setattr(module, "VISITS", 4 * (count + len(copies)))  # by halves too
+    assert recalls()[3] > fewer[3] + 0.05
+    monkeypatch.setattr(module, "VISITS", 0)
     monkeypatch.setattr(module, "TRIMMED", 1.0)
     assert recalls()[1] < fewer[1] - 0.1
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
 from collections import Counter
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -69,14 +69,14 @@ def test_among_many_points_those_of_near_cells_are_compared(monkeypatch):
     near = torch.cdist(rows.double(), rows.double()).square().fill_diagonal_(torch.inf) <= most
     expected = {tuple(pair) for pair in near.nonzero().tolist()}
     shares = []
-    for searched in (80, 20, 2):
+    for searched in (80, 8, 1):
         found = found_in_cells(cells, most, 50, searched)
         assert found <= expected
-        assert len({one % 2000 for one, other in found if abs(one - other) == 2000}) > 0.99 * 2000
+        assert len({one % 2000 for one, other in found if abs(one - other) == 2000}) > 0.95 * 2000
         shares.append(len(found) / len(expected))
-    assert shares[0] > 0.99 and 0.97 < shares[1] <= shares[0] and shares[2] < 0.9 * shares[1]
-    few = found_in_cells(cells, most, 1, 2)
-    assert few < found and max(Counter(one for one, _ in few).values()) <= 2
+    assert shares[0] == 1 and 0.97 < shares[1] < 1 and shares[2] < 0.9 * shares[1]
+    few = found_in_cells(cells, most, 1, 1)
+    assert few < found and max(Counter(one for one, _ in few).values()) == 1
 
 
 def test_cells_are_asked_for_the_neighbours_of_other_points_too():
