@@ -44,7 +44,7 @@ from .thumbnails import (
 
 Candidates = Iterator[tuple[np.ndarray, np.ndarray]]
 """Rows (n,), and others (n, k) that are near to each."""
-VERSION = 8
+VERSION = 9
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1

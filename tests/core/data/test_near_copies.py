@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.data import file_hashes, nearest, verify
+from vladapt.core.data import file_hashes, nearest, thumbnails, verify
 from vladapt.core.data import near_copies as module
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.file_hashes import FileHashes
@@ -179,6 +179,21 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
     monkeypatch.setattr(module, "VISITS", 0)
     monkeypatch.setattr(module, "TRIMMED", 1.0)
     assert recalls()[1] < fewer[1] - 0.1
+
+
+def test_copies_so_bright_that_the_ground_is_white_are_found(tmp_path, monkeypatch):
+    """By the cell in the middle of a smear, where that shows enough."""
+    away = np.hypot(*(np.mgrid[:200, :200] - 99.5))
+    grey = [np.asarray(drawn(number).convert("L")) for number in range(BASES)]
+    bases = [
+        Image.fromarray(np.where(away < 70, 40 + level * 0.5, 190 + level * 0.2).astype(np.uint8)) for level in grey
+    ]
+    images = [*bases, *(image.point(lambda level: 1.4 * level) for image in bases)]
+    true = {(number, BASES + number) for number in range(BASES)}
+    found = pairs_among(tmp_path, images)
+    assert len(found) >= 0.5 * BASES and found <= true
+    monkeypatch.setattr(thumbnails, "WHITE", 256)
+    assert len(pairs_among(tmp_path, images)) < 0.2 * BASES
 
 
 def test_pairs_are_registered_up_to_a_number_and_the_nearest_first(tmp_path, monkeypatch):
