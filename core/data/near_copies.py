@@ -21,13 +21,13 @@ import numpy as np
 from ..contracts.items import ThumbnailStore
 from ..runtime.files import write_cached
 from .hamming import near_pairs
-from .nearest import SEARCHED_WHOLE, PointCells, nearest_points
+from .nearest import PointCells, nearest_points
 from .thumbnails import (
     COMPARED,
     NO_AGREEMENT,
     NO_HASH,
     SYMMETRIES,
-    VIEWS,
+    TRIMMED,
     Pictures,
     PreparedThumbnails,
     agreements,
@@ -44,19 +44,26 @@ from .thumbnails import (
 
 Candidates = Iterator[tuple[np.ndarray, np.ndarray]]
 """Rows (n,), and others (n, k) that are near to each."""
-VERSION = 8
+VERSION = 9
 """Of the pairs that are kept: another number has all found anew."""
 DIGEST_BYTES = 32
 SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
-NEIGHBOURS, NEIGHBOURS_OF_VIEW = 8, 3
+SEARCHED_WHOLE, NEIGHBOURS = 20_000, 8
+"""Images up to which each is compared with all others, and how many of these are candidates."""
+CELLS, CELLS_OF_VIEW, VISITS = 6, 3, 300_000
+"""Of more images, the cells in which candidates are looked for; and visits of a cell that are made in any case, so that
+smaller sets are searched more thoroughly in the same time, by halves too."""
+OF_CELL, OF_CELL_OF_VIEW = 3, 2
+"""Candidates in one cell."""
 LEAST_LIKENESS = 0.7
 """Cosine of the low spectra of a copy, its edges cut or marked, and the image itself."""
-CHANGED, CHANGED_VIEW = 100.0, 30.0
+CHANGED, CHANGED_VIEW = 100.0, 50.0
 """Squared Mahalanobis distance of most copies, by how far cutting changes the images of a set; of most from an image
-that is cut in a like way, or of halves that are not marked."""
-MOST_COMPARED, MOST_DOUBTFUL = 100_000, 10_000
-"""Pairs that are registered, the nearest and the most alike ones, and how many more than are near by `CHANGED`."""
+that is cut in a like way."""
+MOST_COMPARED, MOST_DOUBTFUL, DOUBTFUL_IF_LARGE = 100_000, 10_000, 3_000
+"""Pairs that are registered, the nearest and the most alike ones; how many more than are near by `CHANGED`, which falls
+with the size of large sets; and how many more in the largest ones."""
 TURNS = 2
 """Symmetries that are tried for a pair: that of a picture near its own mirror image is not certain."""
 AT_ONCE, LIKENED_AT_ONCE = 256, 1024
@@ -85,27 +92,24 @@ def near_copies(keys: Sequence[str], thumbnails: ThumbnailStore, apart: np.ndarr
         apart: (N,) numbers; images of the same number are not compared, since they belong together anyway.
     """
     position = {key: place for place, key in enumerate(keys)}
-    places, spectra = [np.zeros(0, dtype=np.int64)], [np.zeros((0, COMPARED, COMPARED), dtype=np.float32)]
+    low = np.zeros((len(keys), COMPARED, COMPARED), dtype=np.float32)
+    telling = np.zeros(len(keys), dtype=bool)
     for content_keys, pictures in thumbnails.find(keys):
-        telling = shows_enough(pictures.grey)
-        places.append(np.array([position[key] for key in content_keys], dtype=np.int64)[telling])
-        spectra.append(low_spectra(pictures.grey[telling]))
-    place, low = np.concatenate(places), np.concatenate(spectra)
-    del spectra
-    order = np.argsort(place)  # the order of the images, whatever the shards say
-    place, low = place[order], low[order]
+        places, tell = np.array([position[key] for key in content_keys], dtype=np.int64), shows_enough(pictures.grey)
+        telling[places[tell]] = True
+        low[places[tell]] = low_spectra(pictures.grey[tell])
+    place = np.flatnonzero(telling)
+    low = low if telling.all() else low[place]
     if len(place) < 2:
         return np.zeros((0, 2), dtype=np.int64)
     apart = np.arange(len(place)) if apart is None else np.asarray(apart)[place]
     sample = np.linspace(0, len(place) - 1, min(SAMPLE, len(place))).astype(int)
-    cuts = [low[sample], *cut_spectra(_pictures([keys[n] for n in place[sample]], thumbnails).grey)]
-    invariants = _in_parts(_invariants, low)
-    axes = _axes(invariants, [_invariants(cut) - invariants[sample] for cut in cuts[1:]])
-    points = invariants @ axes
-    del invariants
-    some = sample[_as_pairs(_neighbours(points[sample]), apart[sample])]
-    turns, likeness = _turns(some, low)
-    agreed = _agreements_of(place[some], turns, likeness, keys, thumbnails, of_sample=True)
+    pictures = _pictures([keys[n] for n in place[sample]], thumbnails)
+    cuts = [low[sample], *cut_spectra(pictures.grey)]
+    axes = _axes(_invariants(low[:: -(-len(low) // SEARCHED_WHOLE)]), list(map(_invariants, cuts)))
+    points = _in_parts(_points, low, axes)
+    some = _as_pairs(_neighbours(points[sample]), apart[sample])
+    agreed = _agreements_of(some, *_turns(sample[some], low), pictures, of_sample=True)
     least = _least_agreements(agreed, len(place))
     near = _candidates(points, axes, low, cuts) if len(points) > SEARCHED_WHOLE else _neighbours(points)
     return _copies_among(_as_pairs(near, apart), place, low, keys, thumbnails, least, _whitening(cuts))
@@ -136,10 +140,9 @@ def near_copies_by_hash(keys: Sequence[str], thumbnails: ThumbnailStore, apart: 
     pictures = _pictures([keys[n] for n in sample], thumbnails)
     low = low_spectra(pictures.grey)
     cuts = [low, *cut_spectra(pictures.grey)]
-    invariants, *changed = map(_invariants, cuts)
-    points = invariants @ _axes(invariants, [each - invariants for each in changed])
+    points = _points(low, _axes(_invariants(low), list(map(_invariants, cuts))))
     some = _as_pairs(_neighbours(points), apart[sample])
-    agreed = _agreements_of(sample[some], *_turns(some, low), keys, thumbnails, of_sample=True)
+    agreed = _agreements_of(some, *_turns(some, low), pictures, of_sample=True)
     members, rows = np.unique(place[pairs], return_inverse=True)
     low = np.zeros((len(members), COMPARED, COMPARED), np.float32)
     row_of = {keys[place]: row for row, place in enumerate(members)}
@@ -192,7 +195,8 @@ def _copies_among(
     rank = np.full(len(pairs), len(pairs))
     for order in (np.argsort(distances, kind="stable"), np.argsort(-likeness[:, 0], kind="stable")):
         rank[order] = np.minimum(rank[order], np.arange(len(order)))
-    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + MOST_DOUBTFUL)
+    doubtful = min(MOST_DOUBTFUL, max(DOUBTFUL_IF_LARGE, MOST_DOUBTFUL * SEARCHED_WHOLE // len(low)))
+    most = min(MOST_COMPARED, np.count_nonzero(distances <= CHANGED) + doubtful)
     likely = np.sort(np.argsort(rank, kind="stable")[:most])
     likely = likely[np.isfinite(distances[likely])]
     return _confirmed(place[pairs[likely]], turns[likely], likeness[likely], keys, thumbnails, least)
@@ -238,33 +242,31 @@ def _kept_pairs(path: Path, count: int) -> np.ndarray | None:
 
 
 def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Sequence[np.ndarray]) -> Candidates:
-    """Rows of a large set, and others near to each.
+    """Rows of a large set, and others near to each: to the image, to the image with its edges cut, and in sets that are
+    not too large to one of its halves, since a mark leaves the other as it was.
 
-    Each image is compared with few others. So copies whose edges are cut are found by images that are cut in like ways,
-    and marked ones by the half that is not.
+    What counts as near shrinks with the set, as the distance of the nearest different image does.
 
     Args:
         points, axes: (N, 24), and by which they are made of invariants.
         low: (N, 8, 8) spectra.
-        cuts: spectra of some of the images, then of these with their edges cut, in one way after the other.
+        cuts: as of `_whitening`.
     """
     import torch  # slow to import, and kept pairs do without
 
-    def near(found: tuple[torch.Tensor, torch.Tensor], most: float) -> tuple[np.ndarray, np.ndarray]:
-        distances, others = (each.numpy() for each in found)
-        rows, column = np.nonzero(distances <= most)
-        return rows % len(low), others[rows, column, None] % len(low)
-
+    shrunk, visits = (SEARCHED_WHOLE / len(points)) ** (1 / 3), VISITS // len(points)
     cells = PointCells(torch.from_numpy(points))
-    yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED)
-    for view in VIEWS:
-        points = _in_parts(_invariants_of_cut, low, view) @ axes
-        yield near(cells.nearest(NEIGHBOURS_OF_VIEW + 1, torch.from_numpy(points)), CHANGED_VIEW)
+    near = cells.near(CHANGED * shrunk, OF_CELL, max(CELLS, visits))
+    yield near[0].numpy(), near[1].numpy()[:, None]
+    points = _in_parts(_points_of_cut, low, TRIMMED, axes)
+    near = cells.near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, max(CELLS_OF_VIEW, visits), torch.from_numpy(points))
+    yield near[0].numpy(), near[1].numpy()[:, None]
     del cells
-    halves = _of_halves(low)
-    points = halves @ _axes(halves, [_of_halves(cut) - _of_halves(cuts[0]) for cut in cuts[1:]])
-    del halves
-    yield near(PointCells(torch.from_numpy(points)).nearest(NEIGHBOURS_OF_VIEW + 1), CHANGED_VIEW)
+    if visits > 1:
+        halves = _of_halves(low)
+        points = halves @ _axes(halves, list(map(_of_halves, cuts)))
+        near = PointCells(torch.from_numpy(points)).near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, visits // 2)
+        yield near[0].numpy() % len(low), near[1].numpy()[:, None] % len(low)
 
 
 def _neighbours(points: np.ndarray) -> Candidates:
@@ -279,7 +281,8 @@ def _as_pairs(near: Candidates, apart: np.ndarray) -> np.ndarray:
     count, numbers = len(apart), []
     for rows, others in near:
         numbers.append((np.minimum(rows[:, None], others) * count + np.maximum(rows[:, None], others)).ravel())
-    pairs = np.stack(np.divmod(np.unique(np.concatenate(numbers)), count), axis=1)
+    every = np.sort(np.concatenate(numbers))  # faster than `np.unique` of millions
+    pairs = np.stack(np.divmod(every[np.diff(every, prepend=-1) > 0], count), axis=1)
     return pairs[apart[pairs[:, 0]] != apart[pairs[:, 1]]]
 
 
@@ -297,8 +300,12 @@ def _invariants(low: np.ndarray) -> np.ndarray:
     return np.concatenate([np.maximum(one, other)[:, 1:], np.minimum(one, other)[:, rows != columns]], axis=1)
 
 
-def _invariants_of_cut(low: np.ndarray, view: tuple[float, float, float]) -> np.ndarray:
-    return _invariants(cut_view(low, *view))
+def _points(low: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    return _invariants(low) @ axes
+
+
+def _points_of_cut(low: np.ndarray, scale: float, axes: np.ndarray) -> np.ndarray:
+    return _invariants(cut_view(low, scale)) @ axes
 
 
 def _of_halves(low: np.ndarray) -> np.ndarray:
@@ -321,17 +328,17 @@ def _in_parts(of: Callable[..., np.ndarray], low: np.ndarray, *more: Any) -> np.
     return np.concatenate([of(low[start : start + LIKENED_AT_ONCE], *more) for start in starts])
 
 
-def _axes(invariants: np.ndarray, changes: Sequence[np.ndarray]) -> np.ndarray:
+def _axes(invariants: np.ndarray, cuts: Sequence[np.ndarray]) -> np.ndarray:
     """(35, 24) by which a set's images differ most, for how far cutting an image changes them: linear discriminant
     analysis.
 
     Args:
-        invariants: (N, 35) of the images.
-        changes: (n, 35) each, of some of them when they are cut.
+        invariants: (N, 35) of the images, or of some.
+        cuts: (n, 35) of some of the images, then of these with their edges cut, in one way after the other.
     """
     from scipy.linalg import eigh  # SciPy is slow to import, and kept pairs do without
 
-    change = np.concatenate(changes).astype(np.float64)
+    change = np.concatenate([cut - cuts[0] for cut in cuts[1:]]).astype(np.float64)
     within = change.T @ change / len(change)
     within += (RIDGE * np.trace(within) / len(within) + 1e-9) * np.eye(len(within))
     centre, total = invariants.mean(axis=0), np.zeros_like(within)
@@ -346,7 +353,7 @@ def _whitening(cuts: Sequence[np.ndarray]) -> np.ndarray:
     direction.
 
     Args:
-        cuts: as of `_candidates`.
+        cuts: (n, 8, 8) spectra of some of the images, then of these with their edges cut, in one way after the other.
     """
     changes = np.concatenate([cut - cuts[0] for cut in cuts[1:]])
     each = [turned_spectra(changes, np.full(len(changes), turn)) for turn in range(SYMMETRIES)]
@@ -400,7 +407,9 @@ def _confirmed(
     agreeing = [pairs[:0]]
     for start in range(0, len(pairs), 64 * AT_ONCE):
         some = slice(start, start + 64 * AT_ONCE)
-        reached = _agreements_of(pairs[some], turns[some], likeness[some], keys, thumbnails)
+        places, rows = np.unique(pairs[some], return_inverse=True)
+        pictures = _pictures([keys[place] for place in places], thumbnails)
+        reached = _agreements_of(rows.reshape(-1, 2), turns[some], likeness[some], pictures)
         agreeing.append(pairs[some][(reached >= least[:, None]).any(axis=0)])
     return np.concatenate(agreeing)
 
@@ -409,23 +418,19 @@ def _agreements_of(
     pairs: np.ndarray,
     turns: np.ndarray,
     likeness: np.ndarray,
-    keys: Sequence[str],
-    thumbnails: ThumbnailStore,
+    every: Pictures,
     of_sample: bool = False,
 ) -> np.ndarray:
     """(4, M) the best of each pair's symmetries; `NO_AGREEMENT` by one by which their spectra are unlike or their
     colours differ.
 
     Args:
+        pairs: (M, 2) rows of the pictures.
         of_sample: neither counts: of neighbours whose colours agree, those that are copies would be the most.
     """
-    if not len(pairs):
-        return np.zeros((4, 0))
-    places, rows = np.unique(pairs, return_inverse=True)
-    every, rows = _pictures([keys[place] for place in places], thumbnails), rows.reshape(pairs.shape)
     best = np.full((4, len(pairs)), -np.inf)
     for start in range(0, len(pairs), AT_ONCE):
-        used, own = np.unique(rows[start : start + AT_ONCE], return_inverse=True)
+        used, own = np.unique(pairs[start : start + AT_ONCE], return_inverse=True)
         prepared, own = PreparedThumbnails.of(every.take(used)), own.reshape(-1, 2)
         for turn in range(TURNS):
             some = np.flatnonzero(of_sample | (likeness[start : start + AT_ONCE, turn] >= LEAST_LIKENESS))

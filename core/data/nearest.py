@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import CapabilityError
 
-SEARCHED_WHOLE = 20_000
-"""Points up to which each is compared with all others."""
-POINTS_A_CELL, CELLS_SEARCHED, MOST_CELLS_SEARCHED = 300, 3, 600_000
-"""Of more points, those around one centre, and how many of the centres near its own are looked around, at least so many
-of each point, and in all as many, so that smaller sets are searched more thoroughly in the same time."""
-POINTS_OF_MEAN, MEANS = 16, 2
-"""Of each centre, and how often the means are taken."""
-ROWS_AT_ONCE = 256
+POINTS_A_CELL, POINTS_OF_MEAN, MEANS = 300, 16, 2
+"""Points around one centre, of each centre those that it is the mean of, and how often the means are taken."""
+ROWS_AT_ONCE = 512
 CHUNK_ELEMENTS = 2**24  # of a (rows, N) block of cosines: 64 MiB
 GROUP = 32  # keys whose best cosine is found first
 
@@ -69,20 +65,17 @@ def _largest(values: Tensor, count: int, group: int) -> tuple[Tensor, Tensor]:
 def nearest_points(points: Tensor, count: int) -> Tensor:
     """(N, K) indices of the points nearest to each, by Euclidean distance, itself among them.
 
-    Of up to 20,000 points the `count` nearest. Of more, those of near cells alone.
-
     Args:
         points: (N, D) float32.
     """
-    if len(points) <= SEARCHED_WHOLE:
-        keys = torch.cat([points, -(points**2).sum(dim=1, keepdim=True) / 2], dim=1)
-        return nearest_rows(torch.cat([points, torch.ones(len(points), 1)], dim=1), keys, count)[1]
-    return PointCells(points).nearest(count)[1]
+    keys = torch.cat([points, -(points**2).sum(dim=1, keepdim=True) / 2], dim=1)
+    return nearest_rows(torch.cat([points, torch.ones(len(points), 1)], dim=1), keys, count)[1]
 
 
 class PointCells:
     """Many points, each in the cell of the nearest centre, so that few are compared with each: an inverted file ("Video
-    Google: A Text Retrieval Approach to Object Matching in Videos", Sivic and Zisserman, 2003).
+    Google: A Text Retrieval Approach to Object Matching in Videos", Sivic and Zisserman, 2003), of which each query
+    looks around in the cells that are nearest to itself.
 
     The centres are found by k-means on some of the points.
 
@@ -93,58 +86,64 @@ class PointCells:
     def __init__(self, points: Tensor):
         most = max(1, len(points) // POINTS_A_CELL)
         drawn = points[:: max(1, len(points) // (POINTS_OF_MEAN * most))]
-        self.centres = drawn[:: max(1, len(drawn) // most)]
+        centres = drawn[:: max(1, len(drawn) // most)]
         for _ in range(MEANS):
-            cell_of = self._cell_of(drawn)
-            counts = torch.bincount(cell_of, minlength=len(self.centres))[:, None]
-            sums = torch.zeros_like(self.centres).index_add_(0, cell_of, drawn)
-            self.centres = torch.where(counts > 0, sums / counts.clamp(min=1), self.centres)
-        occupied, self.cell_of = self._cell_of(points).unique(return_inverse=True)
-        self.centres = self.centres[occupied]
-        members, sizes = self.cell_of.argsort(stable=True), torch.bincount(self.cell_of).tolist()
-        self.points = points[members]  # cell by cell
-        self.cells = [each.split(sizes) for each in (members, self.points, -(self.points**2).sum(dim=1) / 2)]
+            cell_of = _nearest_centres(drawn, centres)
+            counts = torch.bincount(cell_of, minlength=len(centres))[:, None]
+            sums = torch.zeros_like(centres).index_add_(0, cell_of, drawn)
+            centres = torch.where(counts > 0, sums / counts.clamp(min=1), centres)
+        occupied, cell_of = _nearest_centres(points, centres).unique(return_inverse=True)
+        self.centres, self.sizes = centres[occupied], torch.bincount(cell_of)
+        self.members = cell_of.argsort(stable=True)
+        self.points = points[self.members]  # cell by cell
 
-    def nearest(self, count: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Squared distances and indices of the nearest points in the cells near to each query's, both (N, K), in no
-        order; infinitely far where these cells have fewer.
+    def near(self, most: float, count: int, searched: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pairs of a query and a point, both (M,): in each of some cells the nearest points that are near.
 
         Args:
-            queries: (N, D) float32; the points themselves unless they are given.
+            most: squared distance of a point that is near.
+            count: how many points of a cell are taken.
+            searched: how many cells, those whose centres are nearest.
+            queries: (N, D) float32; the points themselves, none of which is near itself, unless they are given.
         """
-        cell_of = self.cell_of if queries is None else self._cell_of(queries)
-        order, sizes = cell_of.argsort(stable=True), torch.bincount(cell_of, minlength=len(self.centres))
-        ends, queries = sizes.cumsum(0).tolist(), self.points if queries is None else queries[order]
-        searched = min(max(CELLS_SEARCHED, MOST_CELLS_SEARCHED // len(queries)), len(self.centres))
-        near = torch.cdist(self.centres, self.centres).topk(searched, dim=1, largest=False).indices.tolist()
-        distances = torch.full((len(queries), count), torch.inf)
-        index = torch.zeros(distances.shape, dtype=torch.long)
-        for start, end, cells in zip([0, *ends], ends, near):
-            if start == end:
-                continue
-            members, keys, offsets = (torch.cat([each[cell] for cell in cells]) for each in self.cells)
-            some, few = queries[start:end], min(count, len(keys))
-            products, place = _some_largest(torch.addmm(offsets, some, keys.T), few)
-            distances[order[start:end], :few] = (some**2).sum(dim=1, keepdim=True) - 2 * products
-            index[order[start:end], :few] = members[place]
-        return distances, index
+        of_points, queries = queries is None, self.points if queries is None else queries
+        visited = self._nearest_cells(queries, searched)
+        order = torch.from_numpy(visited.ravel().argsort(kind="stable"))
+        visitors = (order // visited.shape[1]).split(np.bincount(visited.ravel(), minlength=len(self.sizes)).tolist())
+        least = ((queries**2).sum(dim=1) - most) / 2
+        pairs, start = [], 0
+        for size, visits in zip(self.sizes.tolist(), visitors):
+            keys = self.points[start : start + size]
+            offsets, keys = -(keys**2).sum(dim=1) / 2, keys.T
+            for rows in visits.split(ROWS_AT_ONCE):
+                products = torch.addmm(offsets, queries.index_select(0, rows), keys)
+                if of_points:
+                    own = ((rows >= start) & (rows < start + size)).nonzero()[:, 0]
+                    products[own, rows[own] - start] = -torch.inf
+                some = (products.amax(dim=1) >= least[rows]).nonzero()[:, 0]
+                if len(some):
+                    rows = rows[some]
+                    values, place = products[some].topk(min(count, size), dim=1, sorted=False)
+                    row, column = (values >= least[rows, None]).nonzero(as_tuple=True)
+                    pairs.append(torch.stack([rows[row], start + place[row, column]]))
+            start += size
+        rows, others = torch.cat([torch.zeros(2, 0, dtype=torch.long), *pairs], dim=1)
+        return self.members[rows] if of_points else rows, self.members[others]
 
-    def _cell_of(self, points: Tensor) -> Tensor:
-        offsets, parts = -(self.centres**2).sum(dim=1) / 2, points.split(ROWS_AT_ONCE)
-        return torch.cat([torch.addmm(offsets, some, self.centres.T).argmax(dim=1) for some in parts])
+    def _nearest_cells(self, queries: Tensor, count: int) -> np.ndarray:
+        """(N, K) uint16, those whose centres are nearest."""
+        offsets, count = -(self.centres**2).sum(dim=1) / 2, min(count, len(self.centres))
+        cells = np.zeros((len(queries), count), dtype=np.uint16)
+        for start in range(0, len(queries), ROWS_AT_ONCE):
+            some = slice(start, start + ROWS_AT_ONCE)
+            products = torch.addmm(offsets, queries[some], self.centres.T)
+            cells[some] = products.topk(count, dim=1, sorted=False).indices.numpy()
+        return cells
 
 
-def _some_largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of each row and their columns, in no order: those of the groups with the largest maxima."""
-    size = max(1, min(GROUP // 2, values.shape[1] // (4 * count)))
-    groups = values.shape[1] // size
-    best = values[:, : size * groups].unflatten(1, (size, groups)).amax(dim=1)  # (B, N / size)
-    chosen = best.topk(min(count, groups), dim=1, sorted=False).indices
-    columns = (chosen[:, :, None] + groups * torch.arange(size)).flatten(1)
-    rest = torch.arange(size * groups, values.shape[1]).expand(len(values), -1)
-    columns = torch.cat([columns, rest], dim=1)
-    largest, place = values.gather(1, columns).topk(count, dim=1, sorted=False)
-    return largest, columns.gather(1, place)
+def _nearest_centres(points: Tensor, centres: Tensor) -> Tensor:
+    offsets, parts = -(centres**2).sum(dim=1) / 2, points.split(ROWS_AT_ONCE)
+    return torch.cat([torch.addmm(offsets, some, centres.T).argmax(dim=1) for some in parts])
 
 
 def faiss_library() -> Any:

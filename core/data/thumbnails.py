@@ -171,6 +171,9 @@ the very same, and how many must show something then."""
 UNTOUCHED, DOUBTFUL = 1.8, 1.0
 """How far the others must agree where some blocks differ, and what counts else: a mark leaves them as they were, but
 another moment seen by the same camera often does not."""
+WHITE, CLIPPED = 253, 0.1
+"""Grey level from which on a pixel is clipped, and share of a block that is. A block of which more is clipped in one of
+two images alone, made brighter, says nothing where enough others show something."""
 NO_AGREEMENT = -3.0
 """Less than any two images agree."""
 FEW_BLOCKS, FEW_AGREEMENT = 12, 1.25
@@ -232,18 +235,17 @@ def cut_spectra(grey: np.ndarray) -> Iterator[np.ndarray]:
         yield _low(_warped(equalised, np.full((len(grey), 2), scale), np.tile(shifts, (len(grey), 1)))[0])
 
 
-VIEWS = (*((0.95, y, x) for y in (-0.0167, 0.0167) for x in (-0.0167, 0.0167)), (0.9, 0.0, 0.0))
-"""Cuts whose spectra are searched for: each copy whose edges are cut is near to one."""
+TRIMMED = 0.9
+"""Cut whose spectra are searched for: each copy whose edges are cut is near to it, or to the image itself."""
 UPPER, LOWER = 0.3, 0.6
 """Down to where the upper half of an image counts whole, and where no more."""
 
 
-def cut_view(low: np.ndarray, scale: float, *shifts: float) -> np.ndarray:
-    """(N, 8, 8) low spectra of images whose edges are cut, from their own low spectra; the cut as of `VIEWS`."""
+def cut_view(low: np.ndarray, scale: float) -> np.ndarray:
+    """(N, 8, 8) low spectra of images cut at all edges, from their own low spectra."""
     waves = _waves()
-    places = scale * _places(GREY_SIDE) + np.array(shifts)[:, None]  # (2, 32)
-    down, across = waves @ _interpolation(places, GREY_SIDE) @ waves.T
-    return _unit(down @ low @ across.T)
+    cut = waves @ _interpolation(scale * _places(GREY_SIDE), GREY_SIDE) @ waves.T
+    return _unit(cut @ low @ cut.T)
 
 
 def half_view(low: np.ndarray, lower: bool) -> np.ndarray:
@@ -291,12 +293,14 @@ class PreparedThumbnails:
         equalised: (N, 32, 32) float32, see `_equalised`.
         detail: (N, 32, 32) float32, of which each block has a mean of 0 and a norm of 1, or is 0.
         shown: (N, 4, 4) which blocks show something.
+        clipped: (N, 4, 4) which are white in part.
         colour: (N, 8, 8, 2) uint8.
     """
 
     equalised: np.ndarray
     detail: np.ndarray
     shown: np.ndarray
+    clipped: np.ndarray
     colour: np.ndarray
 
     @classmethod
@@ -307,7 +311,9 @@ class PreparedThumbnails:
         blocks /= np.maximum(np.linalg.norm(blocks, axis=2, keepdims=True), 1e-6)
         side = GREY_SIDE // BLOCK
         detail = blocks.reshape(-1, side, side, BLOCK, BLOCK).swapaxes(2, 3).reshape(equalised.shape)
-        return cls(equalised, detail, _shown(pictures.grey).reshape(-1, side, side), pictures.colour)
+        clipped = _block_sums((pictures.grey >= WHITE).astype(np.float32)) > CLIPPED * BLOCK**2
+        shown, clipped = (each.reshape(-1, side, side) for each in (_shown(pictures.grey), clipped))
+        return cls(equalised, detail, shown, clipped, pictures.colour)
 
     def take(self, rows: np.ndarray) -> PreparedThumbnails:
         """Those at some positions."""
@@ -328,6 +334,8 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
         likeness: (N,) cosines of the low spectra, as they lie.
     """
     shown = (one.shown | other.shown).reshape(len(one.shown), -1)  # (N, 16)
+    unclipped = shown & ~(one.clipped ^ other.clipped).reshape(shown.shape)
+    shown = np.where(unclipped.sum(axis=1, keepdims=True) >= LEAST_BLOCKS, unclipped, shown)
     correlations = _block_sums(one.detail * other.detail)
     in_place = _agreement(correlations, shown)
     moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))

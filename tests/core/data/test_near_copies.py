@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from vladapt import DomainData, Item, Label
-from vladapt.core.data import file_hashes, nearest, verify
+from vladapt.core.data import file_hashes, nearest, thumbnails, verify
 from vladapt.core.data import near_copies as module
 from vladapt.core.data.class_folders import read_class_folders
 from vladapt.core.data.file_hashes import FileHashes
@@ -148,7 +148,7 @@ def test_copies_are_not_measured_by_one_another_where_each_image_has_its_own_col
 
 
 def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_path, monkeypatch):
-    """By views: of all images cut in like ways, and of halves that are not marked."""
+    """In the cells nearest to each image and to the image cut at all edges, and by halves that are not marked."""
     generator, count = np.random.default_rng(0), 1500
     spectra = np.fft.fft2(generator.normal(size=(count, 64, 64)))
     grey = np.fft.ifft2(spectra / np.maximum(np.hypot(*np.meshgrid(*2 * [np.fft.fftfreq(64)])), 1e-2) ** 1.3).real
@@ -158,11 +158,9 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
     changes.append(lambda image: covered(image.convert("RGB")))
     copies = [changes[number % 4](image) for number, image in enumerate(bases[:400])]
     true = {(number, count + number) for number in range(400)}
-    for of in (module, nearest):
-        monkeypatch.setattr(of, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(module, "SEARCHED_WHOLE", 1000)
+    monkeypatch.setattr(module, "VISITS", 0)
     monkeypatch.setattr(nearest, "POINTS_A_CELL", 20)
-    monkeypatch.setattr(nearest, "CELLS_SEARCHED", 1)
-    monkeypatch.setattr(nearest, "MOST_CELLS_SEARCHED", 0)
 
     def recalls():
         pairs = pairs_among(tmp_path, [*bases, *copies])
@@ -171,11 +169,31 @@ def test_in_large_sets_few_are_compared_and_cut_and_marked_copies_are_found(tmp_
 
     cut, trimmed, mirrored, marked = recalls()
     assert cut >= 0.95 and trimmed >= 0.9 and mirrored == 1 and marked >= 0.9
-    monkeypatch.setattr(module, "VIEWS", ())
-    without_cuts = recalls()
-    assert without_cuts[0] < cut - 0.08
-    monkeypatch.setattr(module, "half_view", lambda low, lower: low)
-    assert recalls()[3] < without_cuts[3] - 0.02
+    for name in ("CELLS", "CELLS_OF_VIEW"):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(module, "CHANGED", 5.0)
+    fewer = recalls()
+    assert fewer[3] < marked - 0.05
+    monkeypatch.setattr(module, "VISITS", 4 * (count + len(copies)))  # by halves too
+    assert recalls()[3] > fewer[3] + 0.05
+    monkeypatch.setattr(module, "VISITS", 0)
+    monkeypatch.setattr(module, "TRIMMED", 1.0)
+    assert recalls()[1] < fewer[1] - 0.1
+
+
+def test_copies_so_bright_that_the_ground_is_white_are_found(tmp_path, monkeypatch):
+    """By the cell in the middle of a smear, where that shows enough."""
+    away = np.hypot(*(np.mgrid[:200, :200] - 99.5))
+    grey = [np.asarray(drawn(number).convert("L")) for number in range(BASES)]
+    bases = [
+        Image.fromarray(np.where(away < 70, 40 + level * 0.5, 190 + level * 0.2).astype(np.uint8)) for level in grey
+    ]
+    images = [*bases, *(image.point(lambda level: 1.4 * level) for image in bases)]
+    true = {(number, BASES + number) for number in range(BASES)}
+    found = pairs_among(tmp_path, images)
+    assert len(found) >= 0.5 * BASES and found <= true
+    monkeypatch.setattr(thumbnails, "WHITE", 256)
+    assert len(pairs_among(tmp_path, images)) < 0.2 * BASES
 
 
 def test_pairs_are_registered_up_to_a_number_and_the_nearest_first(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -54,33 +56,34 @@ def test_nearest_points_are_those_of_all_distances():
     assert nearest_points(rows[:3], 5).shape == (3, 3)
 
 
+def found_in_cells(cells, *asked):
+    return {tuple(pair) for pair in torch.stack(cells.near(*asked)).T.tolist()}
+
+
 def test_among_many_points_those_of_near_cells_are_compared(monkeypatch):
-    """A near copy is found, and nearly all neighbours; less where fewer cells are searched."""
+    """A near copy is found, and all that are near; less where fewer cells are searched."""
     rows = points(4000)
     rows[2000:] = rows[:2000] + 0.02 * points(2000, seed=1)
-    whole = nearest_points(rows, 4)
-    monkeypatch.setattr(nearest_module, "SEARCHED_WHOLE", 1000)
     monkeypatch.setattr(nearest_module, "POINTS_A_CELL", 50)
-    monkeypatch.setattr(nearest_module, "MOST_CELLS_SEARCHED", 0)
+    cells, most = nearest_module.PointCells(rows), 4.0
+    near = torch.cdist(rows.double(), rows.double()).square().fill_diagonal_(torch.inf) <= most
+    expected = {tuple(pair) for pair in near.nonzero().tolist()}
     shares = []
-    for cells in (80, 20, 1):
-        monkeypatch.setattr(nearest_module, "CELLS_SEARCHED", cells)
-        some = nearest_points(rows, 4)
-        assert (some == torch.arange(4000)[:, None]).any(dim=1).all()
-        shares.append(float((some[:, :, None] == whole[:, None]).any(dim=2).double().mean()))
-        assert ((some - torch.arange(4000)[:, None]).abs() == 2000).any(dim=1).double().mean() > 0.9
-    assert nearest_points(torch.ones(1100, 6), 4).shape == (1100, 4)  # a single cell has all
-    assert shares[0] == 1 and 0.97 < shares[1] < 1 and shares[2] < shares[1]
-    monkeypatch.setattr(nearest_module, "MOST_CELLS_SEARCHED", 80 * 4000)  # CELLS_SEARCHED is 1
-    assert torch.equal(nearest_points(rows, 4).sort().values, whole.sort().values)
+    for searched in (80, 8, 1):
+        found = found_in_cells(cells, most, 50, searched)
+        assert found <= expected
+        assert len({one % 2000 for one, other in found if abs(one - other) == 2000}) > 0.95 * 2000
+        shares.append(len(found) / len(expected))
+    assert shares[0] == 1 and 0.97 < shares[1] < 1 and shares[2] < 0.9 * shares[1]
+    few = found_in_cells(cells, most, 1, 1)
+    assert few < found and max(Counter(one for one, _ in few).values()) == 1
 
 
-def test_cells_give_distances_of_other_points_too():
+def test_cells_are_asked_for_the_neighbours_of_other_points_too():
     rows, queries = points(500), points(40, seed=1)
-    distances, index = nearest_module.PointCells(rows).nearest(3, queries)  # few cells: all are searched
-    expected = torch.cdist(queries, rows).topk(3, dim=1, largest=False)
-    order = distances.argsort(dim=1)
-    assert torch.allclose(distances.gather(1, order).sqrt(), expected.values, atol=1e-3)
-    assert torch.equal(index.gather(1, order), expected.indices)
-    distances, _ = nearest_module.PointCells(rows[:2]).nearest(3)
-    assert torch.isinf(distances[:, 2]).all() and torch.isfinite(distances[:, :2]).all()
+    near = torch.cdist(queries, rows).square() <= 9.0
+    found = found_in_cells(nearest_module.PointCells(rows), 9.0, 500, 9, queries)
+    assert found == {tuple(pair) for pair in near.nonzero().tolist()} and found
+    assert not found_in_cells(nearest_module.PointCells(rows), 1e-6, 500, 9, queries + 1)
+    alike = nearest_module.PointCells(torch.ones(3, 6))  # a single cell has all; none is near itself
+    assert found_in_cells(alike, 1.0, 5, 6) == {(n, k) for n in range(3) for k in range(3) if n != k}
