@@ -61,7 +61,9 @@ class Stops:
                 os.kill(os.getpid(), number)
         elif not self.arrived:
             self.arrived = True
-            _hush_workers()
+            # This process ends: that those which load samples for it ended before, torch need not tell any more.
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             sys.unraisablehook = partial(self._again, number)
             raise KeyboardInterrupt
 
@@ -118,12 +120,6 @@ def keeps(what: str, place: object) -> None:
     """Note what the command leaves behind if it is stopped from now on, and goes on from: "features", in a folder."""
     if (kept := _KEPT.get()) is not None:
         kept[what] = str(place)
-
-
-def _hush_workers() -> None:
-    """This process ends: that those which load samples for it ended before, torch need not tell any more."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager
