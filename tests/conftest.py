@@ -323,6 +323,14 @@ def small_clip(small_clip_spec):
     return load_backbone(small_clip_spec, device="cpu")
 
 
+@pytest.fixture
+def fresh_clip(small_clip_spec):
+    """A small CLIP of one's own, to train."""
+    from vladapt.core.backbones.load import load_backbone
+
+    return load_backbone(small_clip_spec, device="cpu")
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Of mmengine, which is one for all of a process: no test names modules in the default scope that another left
     behind, and the versions of compilers, which a shell tells for each Runner, are asked for once. Of torch's exporter,

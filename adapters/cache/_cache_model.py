@@ -198,17 +198,13 @@ def cache_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float) -> 
     rows = max(1, CHUNK_ELEMENTS // max(1, len(keys)))
     exporting = torch.compiler.is_exporting()
     if not exporting and len(queries) * values.numel() > SPARSE_FROM:
-        sums = _sparse_sums(values)
+        # (N, b) kernels -> their (C, b) class sums, a product in which the zeros of one-hot values cost nothing.
+        transposed = values.T
+        sums = (transposed.to_sparse() if values.count_nonzero() <= 4 * len(values) else transposed).matmul
         kernels = (torch.exp_((keys @ block.T).sub_(1).mul_(beta)) for block in queries.split(rows))  # (N, b)
         return torch.cat([sums(kernel).T for kernel in kernels])
     blocks = (queries,) if exporting else queries.split(rows)  # of several a graph would keep the first alone
     return torch.cat([torch.exp(-beta * (1 - block @ keys.T)) @ values for block in blocks])
-
-
-def _sparse_sums(values: Tensor) -> Callable[[Tensor], Tensor]:
-    """(N, b) kernels -> their (C, b) class sums, a product in which the zeros of one-hot values cost nothing."""
-    transposed = values.T
-    return (transposed.to_sparse() if values.count_nonzero() <= 4 * len(values) else transposed).matmul
 
 
 def example_logits(queries: Tensor, keys: Tensor, values: Tensor, beta: float, classes: Tensor) -> Tensor:

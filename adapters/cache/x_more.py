@@ -104,16 +104,12 @@ class XMoRe(Adapter):
     def _log_probabilities(self, unit: Tensor) -> tuple[Tensor, Tensor]:
         """(B, C) of the images, and (B, C) of the mean over each image's captions."""
         image = (self.logit_scale * unit @ self.text.T).log_softmax(dim=-1)
-        nearest = self._nearest_texts()
+        # Kept as long as the pool is the same: to index a large one takes seconds.
+        nearest = getattr(self, "_kept", None)
+        if nearest is None or nearest.pool is not self.captions:
+            self._kept = nearest = NearestTexts(self.captions, self.search)
         rows = max(1, CHUNK_ELEMENTS // (self.top_k * max(self.text.shape)))
         return image, torch.cat([self._of_captions(nearest(block, self.top_k)) for block in in_blocks(unit, rows)])
-
-    def _nearest_texts(self) -> NearestTexts:
-        """Kept as long as the pool is the same: to index a large one takes seconds."""
-        kept = getattr(self, "_kept", None)
-        if kept is None or kept.pool is not self.captions:
-            self._kept = kept = NearestTexts(self.captions, self.search)
-        return kept
 
     def _of_captions(self, places: Tensor) -> Tensor:
         """(B, K) captions -> (B, C) log of their mean probabilities; a caption met often is classified once."""

@@ -57,7 +57,9 @@ def random_views(
         raise CapabilityError(
             f"random views are made of single images, and this is a clip or volume of shape {array.shape}"
         )
-    draws = np.random.default_rng([seed, *_content(array)]).spawn(count + 1)
+    # Four numbers that stand for an image.
+    digest = hashlib.sha256(f"{array.shape} {array.dtype} ".encode() + array.tobytes()).digest()
+    draws = np.random.default_rng([seed, *np.frombuffer(digest[:16], dtype="<u4")]).spawn(count + 1)
     boxes = random_boxes(*array.shape[:2], count, scale, draws[0])
 
     def view(number: int) -> Tensor:
@@ -93,12 +95,6 @@ def random_boxes(
     place = np.where(some, place, 0.5)
     top, left = (place * (np.array([height, width])[:, None] - [rows, columns] + 1)).astype(int)
     return np.stack([top, left, rows, columns], axis=1).tolist()
-
-
-def _content(array: np.ndarray) -> np.ndarray:
-    """Four numbers that stand for an image."""
-    digest = hashlib.sha256(f"{array.shape} {array.dtype} ".encode() + array.tobytes()).digest()
-    return np.frombuffer(digest[:16], dtype="<u4")
 
 
 def _resized(crop: np.ndarray, sides: tuple[int, int]) -> np.ndarray:

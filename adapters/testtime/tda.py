@@ -129,7 +129,9 @@ class Tda(StreamedInViews):
         if self.slots:
             memory = SlotMemory(self.positives, self.positive_entropy)
             memory.offer(label, entropy, feature)
-            logits = logits + self.alpha_ * self._votes(feature, memory)
+            # (C,) sums over the positives of each class.
+            weights = (-self.beta_ * (1 - memory.features @ feature)).exp()  # (C, S)
+            logits = logits + self.alpha_ * torch.where(memory.filled, weights, 0).sum(dim=1)
         if self.negative_slots:
             low, high = self.entropy_bounds
             memory = SlotMemory(self.negatives, self.negative_entropy, self.negative_marks)
@@ -141,11 +143,6 @@ class Tda(StreamedInViews):
     def _plausible(self, probabilities: Tensor) -> Tensor:
         low, high = self.mask_bounds
         return (probabilities > low) & (probabilities < high)
-
-    def _votes(self, feature: Tensor, memory: SlotMemory) -> Tensor:
-        """(C,) sums over the positives of each class."""
-        weights = (-self.beta_ * (1 - memory.features @ feature)).exp()  # (C, S)
-        return torch.where(memory.filled, weights, 0).sum(dim=1)
 
     def _objections(self, feature: Tensor, memory: SlotMemory) -> Tensor:
         """(C,) sums over the negatives that speak against each class."""

@@ -81,7 +81,9 @@ class Clipcov(Curator):
     def survey(self, pairs: PairTable, progress: Progress = lambda done, total: None) -> Survey:
         array = CAPTION_FEATURES if Path(str(self.classes)).is_dir() else "text_features"
         names = read_target(str(self.classes), pairs, CAPTION_FEATURES, array).features
-        latent = self._latent_classes(pairs, names)
+        column = IMAGE_FEATURES if self.by == "image" else CAPTION_FEATURES
+        blocks = pairs.blocks(max(1, min(MEMBERS_AT_ONCE, SIMILARITIES_AT_ONCE // len(names))))
+        latent = np.concatenate([nearest_class(unit_rows(pairs, column, rows), names) for rows in blocks])
         members = _members_of(latent, len(names))
         terms = _terms(pairs, names, latent, members, progress)
         start = rounded(start_scores(**terms))
@@ -108,11 +110,6 @@ class Clipcov(Curator):
 
     def decide(self, pairs: PairTable, survey: Survey) -> Decision:
         return Decision.of({"not among the picks": survey.rows["rank"] < 0}, scores={"clipcov": survey.rows["start"]})
-
-    def _latent_classes(self, pairs: PairTable, names: np.ndarray) -> np.ndarray:
-        column = IMAGE_FEATURES if self.by == "image" else CAPTION_FEATURES
-        blocks = pairs.blocks(max(1, min(MEMBERS_AT_ONCE, SIMILARITIES_AT_ONCE // len(names))))
-        return np.concatenate([nearest_class(unit_rows(pairs, column, rows), names) for rows in blocks])
 
 
 def nearest_class(rows: np.ndarray, names: np.ndarray) -> np.ndarray:

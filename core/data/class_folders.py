@@ -97,7 +97,11 @@ class Layout:
         """How `root` is laid out, or None if it holds no class folders."""
         if not root.is_dir():
             return None
-        for folder in (root, *_containers(root, formats)):
+        # Folders that may stand between the root and its class folders: one called "images", or the only one there is.
+        inner = folders(root)
+        named = [folder for folder in inner if folder.name.lower() in Layout.CONTAINERS]
+        holding = [folder for folder in inner if _holds(folder, formats)]
+        for folder in (root, *(named or (holding if len(holding) == 1 else []))):
             layout = _split_layout(folder, formats) or _plain_layout(folder, formats, _holds_directly)
             if layout is not None:
                 return layout
@@ -112,14 +116,6 @@ def _what_lacks(root: Path, formats: Sequence[Format]) -> str:
     classes = _class_folders(root, formats)
     alone = len(classes) == 1 and classes[0].name.lower() not in Layout.NOT_CLASSES
     return f"only one class, '{classes[0].name}', has images" if alone else "no class folders with images in it"
-
-
-def _containers(root: Path, formats: Sequence[Format]) -> list[Path]:
-    """Folders that may stand between the root and its class folders: one called "images", or the only one there is."""
-    inner = folders(root)
-    named = [folder for folder in inner if folder.name.lower() in Layout.CONTAINERS]
-    holding = [folder for folder in inner if _holds(folder, formats)]
-    return named or (holding if len(holding) == 1 else [])
 
 
 def _split_layout(folder: Path, formats: Sequence[Format]) -> Layout | None:

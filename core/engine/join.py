@@ -120,7 +120,10 @@ def _by_pairs(towers, side, asked: JoinOptions, recipe: Recipe, out: Path, repor
     pairs = features_of(beside, data.part("train"), how)
     source = pairs.images[pairs.image_of_text][:, : towers.embed_dim]
     target = pairs.texts[:, towers.embed_dim :]
-    groups = _numbers(pairs.groups, pairs.image_of_text)
+    # (M,) of each text the number of its image's group, or of its image.
+    keys = [group if group is not None else place for place, group in enumerate(pairs.groups)]
+    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
+    groups = np.array([number[keys[image]] for image in pairs.image_of_text.tolist()])
     fitted, choices = _fitted(source, target, groups, asked)
     scale = held_out_scale(source, target, fitted, groups, asked.seed)
     backbone = JoinedBackbone(towers, side, LinearSpace.of(fitted), scale, str(out))
@@ -187,13 +190,6 @@ def _few_groups(pairs) -> int:
         if len(seen) == LEAST_ROWS:
             break
     return len(seen)
-
-
-def _numbers(groups, image_of_text: torch.Tensor) -> np.ndarray:
-    """(M,) of each text the number of its image's group, or of its image."""
-    keys = [group if group is not None else place for place, group in enumerate(groups)]
-    number = {key: place for place, key in enumerate(dict.fromkeys(keys))}
-    return np.array([number[keys[image]] for image in image_of_text.tolist()])
 
 
 def _on_numbers(pairs: int, what: str, width: int) -> list[str]:

@@ -130,13 +130,9 @@ class _Projected(torch.autograd.Function):
         kept, dropped = vectors[:, : ctx.count], vectors[:, ctx.count :]  # (D, K), (D, R)
         on_kept, on_dropped = centred @ kept, centred @ dropped  # (n, K), (n, R)
         mixed = ctx.ranks.sum(on_kept.T @ (exact @ dropped) + (exact @ kept).T @ on_dropped)  # (K, R)
-        mixed = mixed * _inverse_gaps(sizes, ctx.count)
+        # 1 / (kept - dropped) of all pairs (K, R); towards 0 where they are equal within rounding.
+        gaps = sizes[: ctx.count, None] - sizes[None, ctx.count :]
+        blur = torch.finfo(sizes.dtype).eps * sizes[0]
+        mixed = mixed * (gaps / (gaps.square() + blur.square()).clamp(min=torch.finfo(sizes.dtype).tiny))
         turned = on_kept @ mixed @ dropped.T + on_dropped @ mixed.T @ kept.T  # (n, D)
         return (exact @ kept @ kept.T + turned).to(gradient.dtype), None, None
-
-
-def _inverse_gaps(sizes: Tensor, count: int) -> Tensor:
-    """1 / (kept - dropped) of all pairs (K, R); towards 0 where they are equal within rounding."""
-    gaps = sizes[:count, None] - sizes[None, count:]
-    blur = torch.finfo(sizes.dtype).eps * sizes[0]
-    return gaps / (gaps.square() + blur.square()).clamp(min=torch.finfo(sizes.dtype).tiny)

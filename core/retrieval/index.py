@@ -310,13 +310,10 @@ class RetrievalIndex:
             raise DataError(f"{self.path}: holds no features of parts ({PARTS}); make the index again with the run")
         rows: list[Tensor] = []
         for hit in hits:
-            segment = self._segment_of(hit.place)
+            segment = next(segment for segment in self.segments if hit.place < segment.first + segment.count)
             rows.append(torch.from_numpy(segment.parts([hit.place - segment.first])[0]))
         there = [torch.ones(len(row), dtype=torch.bool) for row in rows]
         return pad_sequence(rows, batch_first=True), pad_sequence(there, batch_first=True)
-
-    def _segment_of(self, place: int) -> Segment:
-        return next(segment for segment in self.segments if place < segment.first + segment.count)
 
     def rows(self, places: np.ndarray) -> np.ndarray:
         """(n, D) rows by their numbers."""

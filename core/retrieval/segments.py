@@ -101,7 +101,11 @@ class Segment:
             refine: of a quantised kind, that scores are those of the rows, not of their codes.
         """
         if self._is_scanned:
-            self._read_ahead()
+            # Have the system read the rows in one go: faiss maps files for looking here and there, page by page.
+            self._is_scanned = False  # once is enough
+            if hasattr(os, "posix_fadvise"):
+                with suppress(FileNotFoundError), (self.path / self._vectors).open("rb") as file:  # replaced meanwhile
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
         bits = self._bits if rows is None else np.packbits(rows, bitorder="little")
         if cells is None and bits is not None:  # a graph of its own
             share = float((self.live if rows is None else rows).mean())
@@ -112,13 +116,6 @@ class Segment:
     @cached_property
     def _refining(self) -> Any:
         return refining(self._index, self._rows)
-
-    def _read_ahead(self) -> None:
-        """Have the system read the rows in one go: faiss maps files for looking here and there, page by page."""
-        self._is_scanned = False  # once is enough
-        if hasattr(os, "posix_fadvise"):
-            with suppress(FileNotFoundError), (self.path / self._vectors).open("rb") as file:  # replaced meanwhile
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
     def rows(self, places: np.ndarray) -> np.ndarray:
         """(n, D) float32 rows by their numbers in the segment."""

@@ -57,17 +57,13 @@ class Corrupted:
         resized = np.stack([_shorter_side(frame, self.side) for frame in frames])
         if self.corruption is None or not self.severity:
             return resized
-        change, seed = self.corruption.change, self._seed_of(frames)
+        drawn_by = f"{self.seed} {self.corruption.name} {self.severity} {frames.shape}"
+        digest = hashlib.blake2b(drawn_by.encode(), digest_size=4)
+        digest.update(np.ascontiguousarray(frames).tobytes())
+        change, seed = self.corruption.change, int.from_bytes(digest.digest(), "big")
         if self.corruption.of_clips:
             return change(resized, self.severity, seed)
         return np.stack([change(frame, self.severity, seed) for frame in resized])
-
-    def _seed_of(self, frames: np.ndarray) -> int:
-        """32 bits."""
-        kind = "" if self.corruption is None else self.corruption.name
-        digest = hashlib.blake2b(f"{self.seed} {kind} {self.severity} {frames.shape}".encode(), digest_size=4)
-        digest.update(np.ascontiguousarray(frames).tobytes())
-        return int.from_bytes(digest.digest(), "big")
 
 
 def _levels(frames: np.ndarray) -> np.ndarray:

@@ -84,7 +84,9 @@ def run_on_all(step: Callable[[], T]) -> T:
         result = step()
     except Exception as error:
         if not getattr(error, "known_to_all_ranks", False) and not liveness.is_of_a_death(error):
-            _announce(error)
+            # Tell the other ranks, in whatever exchange they wait.
+            _say({"failure": {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}})
+            error.known_to_all_ranks = True
         raise
     _exchange()
     return result
@@ -127,12 +129,6 @@ def check_shared(digest: str, what: str) -> None:
     if number := next((number for number, each in enumerate(others, 1) if each != first), None):
         line = f"process {number} has read other {what} than process 0; give all of them the same"
         raise _as_error({"type": "DataError", "line": line})
-
-
-def _announce(error: Exception) -> None:
-    """Tell the other ranks, in whatever exchange they wait."""
-    _say({"failure": {"type": type(error).__name__, "line": " ".join(str(error).split()), "rank": rank()}})
-    error.known_to_all_ranks = True
 
 
 def _exchange(**said: Any) -> list[dict[str, Any]]:

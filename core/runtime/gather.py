@@ -81,7 +81,8 @@ def _check_alike(rows: Mapping[str, Tensor], ranks: Ranks) -> None:
     digest, agreed = _digest(shapes), _agreed.get()
     if agreed is not None and digest in agreed:
         return
-    if len(set(_of_all_ranks(digest, rows, ranks))) == 1:
+    device = next((value.device for value in rows.values()), torch.device("cpu"))
+    if len(set(ranks.gather(torch.tensor([digest], dtype=torch.int64, device=device)).tolist())) == 1:
         if agreed is not None:
             agreed.add(digest)
         return
@@ -97,8 +98,3 @@ def _check_alike(rows: Mapping[str, Tensor], ranks: Ranks) -> None:
 
 def _digest(shapes: Mapping[str, list[int]]) -> int:
     return int.from_bytes(hashlib.sha256(json.dumps(shapes).encode()).digest()[:7], "big")
-
-
-def _of_all_ranks(number: int, rows: Mapping[str, Tensor], ranks: Ranks) -> list[int]:
-    device = next((value.device for value in rows.values()), torch.device("cpu"))
-    return ranks.gather(torch.tensor([number], dtype=torch.int64, device=device)).tolist()

@@ -91,17 +91,14 @@ class _Links:
                     if self._left.is_set():
                         return
                     if news.startswith(FAILED):
-                        self._hear_of_a_failure(news, key.data)
+                        self.failure = json.loads(news.removeprefix(FAILED))
+                        self._pass_on(news, but=key.data)
+                        self.known.set()
+                        threading.Thread(target=self._end_unless_it_does, args=(self._fails_too,), daemon=True).start()
                         continue
                     selector.unregister(key.fileobj)
                     if not news.startswith(BYE) and self.failure is None:
                         return self._lose(int(news) if news else key.data)
-
-    def _hear_of_a_failure(self, news: bytes, rank: int) -> None:
-        self.failure = json.loads(news.removeprefix(FAILED))
-        self._pass_on(news, but=rank)
-        self.known.set()
-        threading.Thread(target=self._end_unless_it_does, args=(self._fails_too,), daemon=True).start()
 
     def _lose(self, rank: int) -> None:
         self.lost = rank

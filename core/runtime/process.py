@@ -61,7 +61,9 @@ class Stops:
                 os.kill(os.getpid(), number)
         elif not self.arrived and not _in_hook(frame):
             self.arrived = True
-            _hush_workers()
+            # This process ends: that those which load samples for it ended before, torch need not tell any more.
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             sys.unraisablehook = partial(self._again, number)
             raise KeyboardInterrupt
 
@@ -131,12 +133,6 @@ def _in_hook(frame: Any) -> bool:
     while frame is not None and frame.f_code is not Stops._again.__code__:
         frame = frame.f_back
     return frame is not None
-
-
-def _hush_workers() -> None:
-    """This process ends: that those which load samples for it ended before, torch need not tell any more."""
-    if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 @contextmanager

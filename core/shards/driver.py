@@ -256,15 +256,12 @@ class _Driver:
             if running and (not alone or self.deaths[_run_of(task)] >= DEATHS):
                 return self._hunted(task, died=True)
         elif self.deaths[_run_of(task)] >= DEATHS:
-            return self._begin_hunt(task)
+            self.times_hunted[task.number] += 1
+            if self.times_hunted[task.number] > HUNTS:
+                return self._set_aside(task, BEYOND_IMAGES)
+            hunt = self.hunts[task.number] = _Hunt(task)
+            return self._ask(hunt, 0, len(task))
         return self.returned.appendleft(task)
-
-    def _begin_hunt(self, task: ShardTask) -> None:
-        self.times_hunted[task.number] += 1
-        if self.times_hunted[task.number] > HUNTS:
-            return self._set_aside(task, BEYOND_IMAGES)
-        hunt = self.hunts[task.number] = _Hunt(task)
-        return self._ask(hunt, 0, len(task))
 
     def _ask(self, hunt: _Hunt, first: int, last: int) -> None:
         middle = (first + last) // 2

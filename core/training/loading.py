@@ -402,17 +402,13 @@ def _room(value: Tensor | np.ndarray, share: int, pin: bool) -> Tensor | np.ndar
     return torch.empty((share, *value.shape[1:]), dtype=value.dtype, pin_memory=pin)
 
 
-def _bytes_of(batch: dict[str, Any]) -> int:
-    return sum(value.nbytes for value in batch.values() if isinstance(value, (Tensor, np.ndarray)))
-
-
 def _ahead(batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """The same, the next one made while the one before it is used, if that fits into memory."""
     first = next(batches, None)
     if first is None:
         return
     yield first
-    if _bytes_of(first) > AHEAD_BYTES:
+    if sum(value.nbytes for value in first.values() if isinstance(value, (Tensor, np.ndarray))) > AHEAD_BYTES:
         yield from batches
         return
     del first

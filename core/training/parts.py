@@ -223,7 +223,9 @@ class Parts:
         if self.settings.checkpointing:
             TowerLayers(self.backbone).checkpoint()
         if self.settings.compile:
-            self._check_compiles()
+            for name, loss in self.objective.losses.items():
+                if not loss.compiles:
+                    raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes; omit it")
             self.outputs.compile_per_sample()
         made = self.backbone, self.objective, self.outputs, self.settings, self.task.mix, self.task.between
         return PairModel(*made, graph_changes=self.task.has_text_pairs)
@@ -236,11 +238,6 @@ class Parts:
                         f"option parallel={FSDP}: loss '{name}' has passes of its own within a step, which sharded "
                         "towers do not allow; omit it"
                     )
-
-    def _check_compiles(self) -> None:
-        for name, loss in self.objective.losses.items():
-            if not loss.compiles:
-                raise ConfigError(f"option compile=yes: loss '{name}' changes the towers' passes; omit it")
 
     def samples(self) -> Samples:
         task, backbone = self.task, self.backbone

@@ -124,7 +124,10 @@ class ResumeHook(Hook):
         if path.is_dir():
             extra = self._restore_shards(runner, path, state)
         else:
-            self._restore_whole(runner, path, state)
+            weights = all_weights(model_of(runner))
+            _check_model({name: value.shape for name, value in state["model"].items()}, weights, path)
+            load_plain(weights, state["model"])
+            runner.optim_wrapper.load_state_dict(state["optimizer"])
             extra = state["extra"]
         for scheduler, saved in zip(runner.param_schedulers or [], facts["schedulers"]):
             scheduler.load_state_dict(saved)
@@ -138,12 +141,6 @@ class ResumeHook(Hook):
         loop.epoch = max(0, (facts["step"] - 1)) // loop.steps_an_epoch
         set_random_states(json.loads(facts["random"]))
         self.on_message(f"Resumed at step {facts['step']} of {runner.max_iters} from {path}")
-
-    def _restore_whole(self, runner, path: Path, state: dict) -> None:
-        weights = all_weights(model_of(runner))
-        _check_model({name: value.shape for name, value in state["model"].items()}, weights, path)
-        load_plain(weights, state["model"])
-        runner.optim_wrapper.load_state_dict(state["optimizer"])
 
     def _restore_shards(self, runner, path: Path, index: dict) -> dict[str, Any]:
         """Weights and optimiser, in place; what the extra states were."""

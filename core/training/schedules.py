@@ -45,7 +45,11 @@ class LearningRates(list[float]):
         Raises:
             ConfigError: a value out of range.
         """
-        _check(lr, epochs, warmup, warmup_epochs, warmup_lr)
+        require(lr > 0, "lr", lr, "give a number above 0")
+        require(isinstance(epochs, int) and epochs >= 1, "epochs", epochs, "give a whole number, 1 or more")
+        require(warmup in WARMUPS, "warmup", warmup, "there are constant, linear and None")
+        require(isinstance(warmup_epochs, int) and warmup_epochs >= 0, "warmup_epochs", warmup_epochs, "give 0 or more")
+        require(warmup_lr >= 0, "warmup_lr", warmup_lr, "give 0 or more")
         length = warmup_epochs if warmup else 0
         rates = [_warm(e, lr, length, warmup, warmup_lr) for e in range(min(length, epochs))]
         if recount or not length:
@@ -149,14 +153,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give all parameter groups the rate of the epoch."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-
-
-def _check(lr, epochs, warmup, warmup_epochs, warmup_lr) -> None:
-    require(lr > 0, "lr", lr, "give a number above 0")
-    require(isinstance(epochs, int) and epochs >= 1, "epochs", epochs, "give a whole number, 1 or more")
-    require(warmup in WARMUPS, "warmup", warmup, "there are constant, linear and None")
-    require(isinstance(warmup_epochs, int) and warmup_epochs >= 0, "warmup_epochs", warmup_epochs, "give 0 or more")
-    require(warmup_lr >= 0, "warmup_lr", warmup_lr, "give 0 or more")
 
 
 def _warm(epoch: int, lr: float, length: int, warmup: str | None, warmup_lr: float) -> float:

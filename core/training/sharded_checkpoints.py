@@ -114,7 +114,8 @@ class ShardedSaver:
             if rank() == 0:
                 self.after(to)
         except dcp.CheckpointException as error:
-            self._error = _first_cause(error)
+            # What went wrong on the first process where something did.
+            self._error = next((cause for _, (cause, _) in sorted(error.failures.items())), error)
         except Exception as error:
             self._error = error
 
@@ -123,11 +124,6 @@ def on_host(value: Tensor) -> Tensor:
     """A copy in host memory, sharded as the tensor is."""
     value = value.detach()
     return value.clone() if value.device.type == "cpu" else value.to("cpu")
-
-
-def _first_cause(error: dcp.CheckpointException) -> BaseException:
-    """What went wrong on the first process where something did."""
-    return next((cause for _, (cause, _) in sorted(error.failures.items())), error)
 
 
 def check_folder_shared(folder: Path) -> None:

@@ -134,13 +134,9 @@ def make_whole(model: nn.Module, backbones: list[Backbone]) -> None:
     del model.before_sharding
 
 
-def _units(model: nn.Module) -> list[nn.Module]:
-    return [module for module in model.modules() if is_sharded(module)]
-
-
 def _gather(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
     """Put whole parameters in the places of the sharded ones; which these are, and where they were."""
-    for unit in _units(model):
+    for unit in [module for module in model.modules() if is_sharded(module)]:
         unit.reshard()
     places = [
         (owner, name, parameter)

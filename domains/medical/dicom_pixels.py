@@ -61,7 +61,10 @@ def load_dicom(path: str | Path, decode: dict[str, Any]) -> Decoded:
         raise not_in_hounsfield(path, window, read_header(path).modality)
     try:
         if stored.ndim == 3:
-            return _colour(stored, data_set)
+            rgb = stored[..., :3]
+            if rgb.dtype == np.uint8:
+                return np.ascontiguousarray(rgb)
+            return np.ascontiguousarray(rgb / float(2 ** int(data_set.BitsStored) - 1), dtype=np.float32)
         if data_set.get("PhotometricInterpretation") == "PALETTE COLOR":
             return _palette_colour(stored, data_set)
         _use_frame_groups(data_set, frame)
@@ -175,13 +178,6 @@ def _syntax(path: Path) -> str:
 
 def _in_hounsfield(data_set: Dataset) -> bool:
     return data_set.get("Modality") in ("CT", None, "") or data_set.get("RescaleType") == "HU"
-
-
-def _colour(stored: np.ndarray, data_set: Dataset) -> Decoded:
-    rgb = stored[..., :3]
-    if rgb.dtype == np.uint8:
-        return np.ascontiguousarray(rgb)
-    return np.ascontiguousarray(rgb / float(2 ** int(data_set.BitsStored) - 1), dtype=np.float32)
 
 
 def _palette_colour(stored: np.ndarray, data_set: Dataset) -> Decoded:

@@ -161,7 +161,10 @@ class _Chest:
         self.density -= 0.5 * self.ellipse(0.5, 0.5, 0.62, 0.75, edge=0.03, inverse=True)  # air beside the body
         for side in (-1, 1):
             self.density -= 0.42 * self.lung(side)
-        self._add_ribs()
+        spacing, phase = self.rng.uniform(0.075, 0.09), self.rng.uniform(0, 1)
+        height = self.y + 0.9 * (np.abs(self.x - 0.5) - 0.23) ** 2
+        ribs = np.clip(np.sin(2 * np.pi * (height / spacing + phase)) - 0.5, 0, None)
+        self.density += 0.14 * ribs * (self.lung(-1) + self.lung(1))
         self.density += 0.3 * self.ellipse(0.5, 0.5, 0.045, 0.6)  # spine
         self._add_heart(rng.uniform(0.13, 0.155))
 
@@ -224,12 +227,6 @@ class _Chest:
     def _add_heart(self, wide: float) -> None:
         self.heart = self.ellipse(0.545 + 0.25 * (wide - 0.14), 0.63, wide, 0.16, edge=0.03)
         self.density = np.maximum(self.density, 0.68 * self.heart)
-
-    def _add_ribs(self) -> None:
-        spacing, phase = self.rng.uniform(0.075, 0.09), self.rng.uniform(0, 1)
-        height = self.y + 0.9 * (np.abs(self.x - 0.5) - 0.23) ** 2
-        ribs = np.clip(np.sin(2 * np.pi * (height / spacing + phase)) - 0.5, 0, None)
-        self.density += 0.14 * ribs * (self.lung(-1) + self.lung(1))
 
     def _centre(self, place: str) -> tuple[float, float]:
         """A point in a zone."""

@@ -88,7 +88,8 @@ def new_studies(data: DomainData, paths: Sequence[str | Path], named: str, forma
     if named == FOLDER:
         told = StudyFacts({item.id: str(PurePosixPath(item.id).parent) for item in data.items})
     elif GroupNames.are_named_by(named):
-        told = StudyFacts({item.id: _stem_value(item.id, named) for item in data.items})
+        # What a pattern finds in the name of a file; None for nothing.
+        told = StudyFacts({item.id: GroupNames(named).values([item.id, item.id], [(), ()])[0] for item in data.items})
     else:
         places = {item.id: PUBLISHED_FOLDER.search(item.source.absolute().as_posix()) for item in data.items}
         by_folder = {id_: place.string[: place.end()] for id_, place in places.items() if place is not None}
@@ -185,11 +186,6 @@ def _by_headers(items: Sequence[Item], formats: Sequence[Format]) -> StudyFacts:
     return StudyFacts(
         *({id_: getattr(header, name) for id_, header in headers.items()} for name in ("study", "view", "laterality"))
     )
-
-
-def _stem_value(name: str, named: str) -> str | None:
-    """What a pattern finds in the name of a file; None for nothing."""
-    return GroupNames(named).values([name, name], [(), ()])[0]
 
 
 def _rank(view: str, name: str) -> int:

@@ -38,17 +38,13 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == ["-m"] and len(arguments) > 1:
         _run_module(arguments[1:])
     elif arguments and not arguments[0].startswith("-"):
-        _run_script(arguments)
+        script = Path(arguments[0])
+        if not script.is_file():
+            raise ConfigError(f"{script}: {'is a folder' if script.is_dir() else 'no such file'}; {USAGE}")
+        _become(arguments, script.resolve().parent)
+        runpy.run_path(str(script), run_name="__main__")
     else:
         raise ConfigError(USAGE)
-
-
-def _run_script(arguments: list[str]) -> None:
-    script = Path(arguments[0])
-    if not script.is_file():
-        raise ConfigError(f"{script}: {'is a folder' if script.is_dir() else 'no such file'}; {USAGE}")
-    _become(arguments, script.resolve().parent)
-    runpy.run_path(str(script), run_name="__main__")
 
 
 def _run_module(arguments: list[str]) -> None:

@@ -48,7 +48,7 @@ def draw_boxes(
         masks = [_enlarged(mask, times) for mask in masks]
         image = _tinted(image, zip(masks, map(colour_of, labels), strict=True))
     picture = Image.fromarray(np.ascontiguousarray(image))
-    pen, width, font = ImageDraw.Draw(picture), _line_width(image), _font(image)
+    pen, width, font = ImageDraw.Draw(picture), max(2, round(max(image.shape[:2]) / 250)), _font(image)
     boxes = boxes.clip(0, [picture.width - 1, picture.height - 1] * 2)  # edges outside would not be seen
     for box, label in zip(boxes, labels, strict=True):
         pen.rectangle([float(v) for v in box], outline=colour_of(label), width=width)
@@ -98,10 +98,6 @@ def _tinted(image: np.ndarray, masks_and_colours) -> np.ndarray:
     for mask, colour in masks_and_colours:
         tinted[mask] = (1 - MASK_SHARE) * tinted[mask] + MASK_SHARE * np.array(colour, dtype=np.float32)
     return tinted.round().astype(np.uint8)
-
-
-def _line_width(image: np.ndarray) -> int:
-    return max(2, round(max(image.shape[:2]) / 250))
 
 
 def _font(image: np.ndarray) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

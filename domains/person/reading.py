@@ -84,7 +84,7 @@ def read_set(path: Path, task: str, reading: PersonReading, formats: Sequence[Se
         if task not in fmt.tasks:
             others.append(fmt)
             continue
-        for name in _given(reading):
+        for name in [each.name for each in fields(reading) if getattr(reading, each.name) != each.default]:
             if name not in (*fmt.takes, *ALWAYS_TAKEN):
                 raise ConfigError(f"--set data.{name}: does not apply to {fmt.name} ({source}); omit it")
         return fmt.read(source, reading, task)
@@ -92,10 +92,6 @@ def read_set(path: Path, task: str, reading: PersonReading, formats: Sequence[Se
         tasks = " or ".join(f"--task {name}" for name in others[0].tasks)
         raise DataError(f"{path}: {others[0].name}, which {task} cannot use; give {tasks}, or {kinds}")
     raise DataError(f"{path}: nothing that {task} can use; give {kinds}")
-
-
-def _given(reading: PersonReading) -> list[str]:
-    return [each.name for each in fields(reading) if getattr(reading, each.name) != each.default]
 
 
 @dataclass

@@ -50,16 +50,12 @@ def simclr_view(backbone: Backbone) -> Callable[[Any, int], Tensor]:
     """SimCLR's view (2020, arXiv 2002.05709) with TBPS-CLIP's crop of 0.2 to 1 of the area: colours jittered with
     probability 0.8, grey with 0.2, blurred with 0.5, flipped with 0.5."""
     size = height_and_width(backbone.image_size)
+    # Side of a blur's window: odd, 3 at least, and 13 where that holds the widest Gaussian.
     steps = [
         v2.RandomResizedCrop(size, scale=STRONG_CROP, antialias=True),
         v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
         v2.RandomGrayscale(p=0.2),
-        v2.RandomApply([v2.GaussianBlur(_odd(min(size) // 8), sigma=(0.1, 2.0))], p=0.5),
+        v2.RandomApply([v2.GaussianBlur(max(3, min(13, (min(size) // 8) // 2 * 2 + 1)), sigma=(0.1, 2.0))], p=0.5),
         v2.RandomHorizontalFlip(),
     ]
     return Views(backbone).of_steps(steps)
-
-
-def _odd(side: int) -> int:
-    """Side of a blur's window: odd, 3 at least, and 13 where that holds the widest Gaussian."""
-    return max(3, min(13, side // 2 * 2 + 1))

@@ -223,7 +223,10 @@ class RemoteSensing(Domain):
         if self.check_task(task) in DENSE:
             return load_domain(OPEN_VOCAB).sample(task)
         if task == NUMBERS:
-            return self._drawn_heights()
+            from .drawn_heights import NOTE, heights_folder
+
+            licence = "Apache-2.0 (made by vladapt)"
+            return replace(self.read(heights_folder(), NUMBERS), name="drawn canopy", licence=licence, notes=[NOTE])
         if self.check_task(task) == CHANGE:
             return self._drawn_changes()
         return drawn_scene_pairs() if self.check_task(task) == "retrieval" else drawn_scenes()
@@ -234,12 +237,6 @@ class RemoteSensing(Domain):
 
         data = read_changes(changes_folder(), RemoteSensingReading(window_size=SIDE))
         return replace(data, name="drawn changes", licence="Apache-2.0 (made by vladapt)", notes=[NOTE, *data.notes])
-
-    def _drawn_heights(self) -> DomainData:
-        from .drawn_heights import NOTE, heights_folder
-
-        licence = "Apache-2.0 (made by vladapt)"
-        return replace(self.read(heights_folder(), NUMBERS), name="drawn canopy", licence=licence, notes=[NOTE])
 
     def decode(self, path: str | Path, decode: Mapping[str, Any]) -> Decoded | None:
         """One picture of a raster; None for an image file.

@@ -181,7 +181,9 @@ def _opened(path: Path, decode: dict[str, Any], most_side: int | None = None) ->
     opened = open_raster if window is None else kept_raster
     with opened(files, decode.get("sensor")) as raster:
         height, width = (raster.header.height, raster.header.width) if window is None else (window[3], window[2])
-        size = _size(height, width, most_side)
+        # (height, width) to read at, None for as it is.
+        shrink = max(height, width) / most_side if most_side else min(height, width) / MOST_SIDE
+        size = None if shrink <= 1 else (max(1, round(height / shrink)), max(1, round(width / shrink)))
         raster.check_size((height, width), size, int(decode.get("max_pixels", Item.MAX_PIXELS)))
         yield raster, window, size
 
@@ -251,12 +253,6 @@ def _files(path: Path) -> dict[str, Any]:
     hashes = FileHashes()
     digest = hashlib.sha256("".join(hashes.sha256(file) for file in files).encode()).hexdigest()
     return {"files": [file.relative_to(path.parent).as_posix() for file in files], "digest": digest}
-
-
-def _size(height: int, width: int, most_side: int | None) -> tuple[int, int] | None:
-    """(height, width) to read at, None for as it is."""
-    shrink = max(height, width) / most_side if most_side else min(height, width) / MOST_SIDE
-    return None if shrink <= 1 else (max(1, round(height / shrink)), max(1, round(width / shrink)))
 
 
 def _channel(channel: Channel, of_band: dict[int, np.ndarray]) -> np.ndarray:

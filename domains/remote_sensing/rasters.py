@@ -218,7 +218,9 @@ class OpenRaster:
 
         header = self.header
         window = (0, 0, header.width, header.height) if window is None else tuple(window)
-        self._check_window(window)
+        left, top, width, height = window
+        if min(left, top) < 0 or left + width > self.header.width or top + height > self.header.height:
+            raise DataError(f"{self.files[0]}: window {list(window)} lies outside it; correct the window")
         how = {"window": Window(*window), "out_shape": size, "resampling": Resampling.average}
         if size is None:
             how = {"window": how["window"]}
@@ -250,11 +252,6 @@ class OpenRaster:
         if max(shape[0] * shape[1] // spared**2, blocks) > limit:
             what = f"{self.files[0]}: a raster of {self.header.width} x {self.header.height} pixels"
             raise LimitError.too_large(what, limit)
-
-    def _check_window(self, window: Sequence[int]) -> None:
-        left, top, width, height = window
-        if min(left, top) < 0 or left + width > self.header.width or top + height > self.header.height:
-            raise DataError(f"{self.files[0]}: window {list(window)} lies outside it; correct the window")
 
     def _unmasked(self, dataset, index: int, how: dict[str, Any]) -> np.ndarray | bool:
         """Where the file says that there is a value. GDAL's masks leave out transparency beside bands of other types

@@ -40,7 +40,10 @@ def check_vrt(path: Path) -> list[Path]:
     """
     root, named = xml_root(path, "a VRT", "give the files that it names"), []
     for element in root.iter():
-        _check_element(path, element)
+        subclass = element.get("subClass", "")
+        if element.tag not in HARMLESS or subclass not in KINDS.get(element.tag, ("",)):
+            what = shortened(subclass or element.tag)
+            raise DataError(f"{path}: a VRT with '{what}', which is not read; write its pixels to a GeoTIFF first")
         if element.tag == "SourceFilename":
             named.append(_named_file(path, element))
     if root.tag != "VRTDataset" or not named:
@@ -67,13 +70,6 @@ def xml_root(path: Path, kind: str, cure: str, most: int = MOST_BYTES) -> Elemen
         return ElementTree.fromstring(text)
     except (ElementTree.ParseError, ValueError) as error:
         raise DataError(f"{path}: not {kind} ({shortened(str(error))}); {cure}") from None
-
-
-def _check_element(path: Path, element: ElementTree.Element) -> None:
-    subclass = element.get("subClass", "")
-    if element.tag not in HARMLESS or subclass not in KINDS.get(element.tag, ("",)):
-        what = shortened(subclass or element.tag)
-        raise DataError(f"{path}: a VRT with '{what}', which is not read; write its pixels to a GeoTIFF first")
 
 
 def _named_file(path: Path, element: ElementTree.Element) -> Path:

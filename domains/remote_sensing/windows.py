@@ -331,7 +331,10 @@ def _around_points(
     import shapely
 
     xy = shapely.get_coordinates(shapely.centroid(points))
-    column, row = _pixels(xy, header)
+    # Columns and rows of coordinates.
+    a, b, c, d, e, f = header.transform
+    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
+    column, row = inverse @ (xy - (c, f)).T
     inside = (column >= 0) & (row >= 0) & (column < header.width) & (row < header.height)
     boxes: list[Box] = []
     blocks: list[LandBlock] = []
@@ -356,14 +359,6 @@ def _moved_inside(at: float, low: int, high: int, size: int) -> tuple[int, int]:
     """Begin and length of a window around a place, inside its block as far as that is as large as a window."""
     length = min(size, high - low)
     return int(min(max(round(at - length / 2), low), high - length)), length
-
-
-def _pixels(xy: np.ndarray, header: Header) -> tuple[np.ndarray, np.ndarray]:
-    """Columns and rows of coordinates."""
-    a, b, c, d, e, f = header.transform
-    inverse = np.linalg.inv(np.array([[a, b], [d, e]]))
-    column, row = inverse @ (xy - (c, f)).T
-    return column, row
 
 
 def _labels_of_areas(

@@ -78,19 +78,15 @@ def _speeds(path: Path) -> Iterator[Finding]:
     for name, decode in DECODERS.items():
         if name != "PyAV" and _why_not(MODULES[name]):
             continue
-        for threads in _thread_counts():
+        # 1, 2, 4, ... up to the cores there are, these included.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        for threads in sorted({1, cores, *(2**k for k in range(8) if 2**k < cores)}):
             rate, clips = _rate(decode, path, threads, range(count)), _rate(decode, path, threads, spread)
             words = f"{threads} thread{'s' if threads > 1 else ''}"
             found = (
                 f"{rate:,.0f} frames/s one after the other, {clips / len(spread):,.1f} clips/s of {len(spread)} frames"
             )
             yield Finding(f"video: {name}, {words}", True, found)
-
-
-def _thread_counts() -> list[int]:
-    """1, 2, 4, ... up to the cores there are, these included."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return sorted({1, cores, *(2**k for k in range(8) if 2**k < cores)})
 
 
 def _rate(decode: Callable[[Path, int, Any], Iterator[Any]], path: Path, threads: int, positions: Any) -> float:

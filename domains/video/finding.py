@@ -116,7 +116,7 @@ def read_new_clips(paths: Sequence[str | Path], reading: VideoReading) -> Domain
         found = list(_frame_folders_below(path, frames)) if path.is_dir() else []
         for folder in found:
             clips.add_file(frames.of_folder(folder), printable(folder.as_posix()), [frames])
-        if not found or _has_videos(path, videos):
+        if not found or any(videos.matches(file) for file in walk(path, path, ItemCollector())):
             plain.append(path)
     data = read_unlabelled(plain, [videos]) if plain else None
     items = [*(data.items if data else []), *clips.items]
@@ -131,10 +131,6 @@ def _frame_folders_below(path: Path, frames: Format) -> Iterator[Path]:
         return
     for inner in folders(path):
         yield from _frame_folders_below(inner, frames)
-
-
-def _has_videos(path: Path, videos: Format) -> bool:
-    return any(videos.matches(file) for file in walk(path, path, ItemCollector()))
 
 
 def _of_lists(lists: Sequence[Path], path: Path, reading: VideoReading, captions: bool) -> DomainData:

@@ -172,7 +172,9 @@ def frames_at(
         stream.codec_context.thread_count = threads
         for position, frame in _shown(container, stream, index, wanted.tolist()):
             size = size or _size(frame, stream, short_side)
-            yield position, _upright(frame, size)
+            # (H, W, 3) uint8.
+            rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC").to_ndarray()
+            yield position, np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))
 
 
 @contextmanager
@@ -303,9 +305,3 @@ def _size(frame: Any, stream: Any, short_side: int | None) -> tuple[int, int]:
         width, height = (width * aspect, height) if aspect > 1 else (width, height / aspect)
     shrink = min(1.0, (short_side or min(width, height)) / min(width, height))
     return max(1, round(width * shrink)), max(1, round(height * shrink))
-
-
-def _upright(frame: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) uint8."""
-    rgb = frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="BICUBIC").to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, round(frame.rotation / 90) % 4))

@@ -104,7 +104,8 @@ class World:
         texts = tuple(f"a drawing of {name} number {i}" for name in self.names[:20] for i in range(3))
         with torch.no_grad():
             pool = TextPool(texts, self.backbone.encode_text(list(texts), normalize=False))
-        mirrored = _mirror(support.dim)
+        # (dim, 10) orthonormal columns: what makes another backbone of one.
+        mirrored = torch.linalg.qr(torch.randn(support.dim, 10, generator=torch.Generator().manual_seed(1)))[0]
         other = TextClassifier(self.classifier.weights @ mirrored, class_names=self.names)
         return {
             "templates": list(TEMPLATES),
@@ -172,11 +173,6 @@ class World:
 
 def _item(split: str, index: int, label: int) -> Item:
     return Item(f"{split}-{index}", Path(__file__), {"index": index, "of": label}, Label(label))
-
-
-def _mirror(dim: int) -> torch.Tensor:
-    """(dim, 10) orthonormal columns: what makes another backbone of one."""
-    return torch.linalg.qr(torch.randn(dim, 10, generator=torch.Generator().manual_seed(1)))[0]
 
 
 def _through(features: FeatureSet, matrix: torch.Tensor) -> FeatureSet:

@@ -29,7 +29,10 @@ COATS = ("red", "green", "blue")
 def laid_out(tmp_path_factory) -> Path:
     """The folder in which every path of the runs means what it meant. Not to be changed."""
     folder = tmp_path_factory.mktemp("written") / "place"
-    lay_out(folder)
+    # Copy what was written, its compressed files whole again, its data where its runs say, and draw the images.
+    shutil.copytree(WRITTEN, folder)
+    _made_whole(folder)
+    draw_everything(folder)
     return folder
 
 
@@ -65,13 +68,6 @@ def recorded() -> dict:
 def expected() -> dict:
     """Numbers that commit 94fbb0e gave for what it wrote."""
     return json.loads((WRITTEN / "expected.json").read_text(encoding="utf-8"))
-
-
-def lay_out(folder: Path) -> None:
-    """Copy what was written, its compressed files whole again, its data where its runs say, and draw the images."""
-    shutil.copytree(WRITTEN, folder)
-    _made_whole(folder)
-    draw_everything(folder)
 
 
 def lay_out_later(folder: Path) -> None:

@@ -118,17 +118,6 @@ def graphs() -> dict[str, list]:
     }
 
 
-def by_mlflow() -> dict:
-    """What MLflow's own loader, and ours, make of the saved model."""
-    import mlflow
-
-    images = sorted(map(str, Path("new").iterdir()))
-    table = mlflow.pyfunc.load_model("mlflow").predict(images, params={"coverage": COVERAGE})
-    columns = {name: table[name].tolist() for name in ("label", "confidence", "set")}
-    ours = vladapt.mlflow.load_model("mlflow", device="cpu").predict(images, coverage=COVERAGE).rows()
-    return {"table": answers(columns), "rows": answers(ours)}
-
-
 def hits() -> list:
     """Of a gallery: who is found by a sentence, by a picture, and by one camera."""
     from vladapt.core.engine.search import search
@@ -230,7 +219,14 @@ def test_the_script_and_the_graphs_of_an_export_run(later_place, recorded):
 def test_a_saved_model_is_loaded_by_mlflow_and_by_us(later_place, recorded):
     pytest.importorskip("mlflow", reason="extra mlflow is not installed")
     skip_without_what_it_needs("runs/tip-adapter")
-    assert_holds(by_mlflow(), recorded["mlflow"])
+    # What MLflow's own loader, and ours, make of the saved model.
+    import mlflow
+
+    images = sorted(map(str, Path("new").iterdir()))
+    table = mlflow.pyfunc.load_model("mlflow").predict(images, params={"coverage": COVERAGE})
+    columns = {name: table[name].tolist() for name in ("label", "confidence", "set")}
+    ours = vladapt.mlflow.load_model("mlflow", device="cpu").predict(images, coverage=COVERAGE).rows()
+    assert_holds({"table": answers(columns), "rows": answers(ours)}, recorded["mlflow"])
 
 
 def test_a_gallery_is_searched_as_it_was(later_place, recorded):

@@ -88,10 +88,14 @@ def manifest_jsonl(folder: Path) -> list[Path]:
 def coco(folder: Path) -> list[Path]:
     """Boxes, polygons and both kinds of run lengths."""
     width, height = SIZE
+    from pycocotools import mask
+
+    drawn = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    drawn[2:9, 3:8] = 1
     outlines = [
         [[1, 1, 9, 1, 9, 9, 1, 9]],
         {"size": [height, width], "counts": [20, 30, width * height - 50]},
-        {"size": [height, width], "counts": _compressed()},
+        {"size": [height, width], "counts": mask.encode(np.asfortranarray(drawn))["counts"].decode()},
         None,
     ]
     annotations = [
@@ -106,14 +110,6 @@ def coco(folder: Path) -> list[Path]:
     return [
         put_json(folder / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
     ]
-
-
-def _compressed() -> str:
-    from pycocotools import mask
-
-    drawn = np.zeros((SIZE[1], SIZE[0]), np.uint8)
-    drawn[2:9, 3:8] = 1
-    return mask.encode(np.asfortranarray(drawn))["counts"].decode()
 
 
 def zhou(folder: Path) -> list[Path]:

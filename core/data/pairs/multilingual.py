@@ -134,7 +134,7 @@ def multilingual_set(place: Path) -> MultilingualSet | None:
             return _xtd(folder)
     for folder in (place, place / "annotations"):
         files = {file.parent.name: file for file in sorted(folder.glob("*/test.jsonl"))}
-        if files and all(_has_sentences(file) for file in files.values()):
+        if files and all({"img_path", "sentences"} <= _first_object(file).keys() for file in files.values()):
             base = folder.parent if folder.name == "annotations" else folder
             return MultilingualSet("xFlickrCO", folder, base, partial(_by_image, partial(_sentences, files, "test")))
     if (place / "raw").is_dir() and (place / "image_splits").is_dir():
@@ -166,10 +166,6 @@ def _first_object(file: Path) -> dict[str, Any]:
     except ValueError:
         return {}
     return row if isinstance(row, dict) else {}
-
-
-def _has_sentences(file: Path) -> bool:
-    return {"img_path", "sentences"} <= _first_object(file).keys()
 
 
 # the layouts ---------------------------------------------------------------------------------------------------------

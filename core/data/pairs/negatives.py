@@ -38,7 +38,10 @@ def swap_negative(text: str, generator: np.random.Generator) -> str:
     if not pairs:
         return f"no {text}"
     first, second = pairs[int(generator.integers(len(pairs)))]
-    return _swapped(text, first, second)
+    new_first, new_second = _cased(second.group(), first.group()), _cased(first.group(), second.group())
+    before = _with_article(text[: first.start()], new_first, first.group())
+    between = _with_article(text[first.end() : second.start()], new_second, second.group())
+    return before + new_first + between + new_second + text[second.end() :]
 
 
 Pairs = list[tuple[re.Match, re.Match]]
@@ -62,13 +65,6 @@ def _different(words: list[re.Match]) -> Pairs:
         for second in words[place + 1 :]
         if first.group().lower() != second.group().lower()
     ]
-
-
-def _swapped(text: str, first: re.Match, second: re.Match) -> str:
-    new_first, new_second = _cased(second.group(), first.group()), _cased(first.group(), second.group())
-    before = _with_article(text[: first.start()], new_first, first.group())
-    between = _with_article(text[first.end() : second.start()], new_second, second.group())
-    return before + new_first + between + new_second + text[second.end() :]
 
 
 def _cased(word: str, as_in: str) -> str:

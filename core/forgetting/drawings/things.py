@@ -85,7 +85,8 @@ def draw(name: str, number: int) -> np.ndarray:
     background = _background(rng, away_from=(thing * cover).sum((0, 1)) / cover.sum())
     background = background * (1 - _shadow(rng, cover))
     picture = cover * thing * _light(rng, 0.25) + (1 - cover) * background
-    return _noisy(rng, picture)
+    noise = rng.standard_normal(picture.shape, dtype=np.float32) * rng.uniform(0.005, 0.025)
+    return (np.clip(picture + noise, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, away_from: np.ndarray) -> np.ndarray:
@@ -111,8 +112,3 @@ def _shadow(rng: np.random.Generator, cover: np.ndarray) -> np.ndarray:
     beside.paste(mask, (right, down))
     blurred = np.asarray(beside.filter(ImageFilter.GaussianBlur(5)), dtype=np.float32) / 255
     return rng.uniform(0, 0.4) * blurred[..., None]
-
-
-def _noisy(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    noise = rng.standard_normal(picture.shape, dtype=np.float32) * rng.uniform(0.005, 0.025)
-    return (np.clip(picture + noise, 0, 1) * 255).round().astype(np.uint8)

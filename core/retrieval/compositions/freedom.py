@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,7 +43,7 @@ class Freedom(Composition):
     def compose(self, queries: ImagesAndWords, gallery: Gallery) -> Composed:
         names, features = gallery.vocabulary()
         counted = self.words_of(queries.unit_image, *gallery.nearest(queries.unit_image, self.neighbours), features)
-        weights = [_weighted(counts) for counts in counted]
+        weights = [[(word, count / counts[0][1]) for word, count in counts] for counts in counted]
         texts = [
             f"{names[word]} {text}"
             for each, words in zip(weights, queries.words, strict=True)
@@ -88,7 +87,3 @@ class Freedom(Composition):
                 Counter(words[mask].flatten().tolist()).most_common(self.words) for words, mask in zip(best, present)
             ]
         return counted
-
-
-def _weighted(counts: Sequence[tuple[int, int]]) -> list[tuple[int, float]]:
-    return [(word, count / counts[0][1]) for word, count in counts]

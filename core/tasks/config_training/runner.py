@@ -113,7 +113,13 @@ def train_plan(
         file = LogFile(folder / FILE if is_main() else None, reporter.info)
         recorder = _StepRecorder(on_step, seed, file)
         with named_faults(), unheard_shell():
-            runner = _runner(settings, device, change, stack)
+            # mmengine takes an unknown optimizer for None and fails at that.
+            wrapper = settings.get("optim_wrapper") or {}
+            name = (wrapper.get("optimizer") or {}).get("type")
+            if isinstance(name, str) and OPTIMIZERS.get(name) is None:
+                raise KeyError(f"{name} is not in the mmengine::optimizer registry")
+            own = {"device": device, "changes": (change,) if change else (), "stack": stack}
+            runner = type("PlanRunner", (_PlanRunner,), own).from_cfg(settings)
         runner.register_hook(recorder, priority="BELOW_NORMAL")  # before a checkpoint of what went wrong
         with named_faults():
             runner.train()
@@ -275,14 +281,6 @@ def _set_checkpoints(settings: Config) -> None:
     settings.default_hooks = {**hooks, "checkpoint": hook}
 
 
-def _runner(
-    settings: Config, device: torch.device, change: Callable[[nn.Module], None] | None, stack: ExitStack
-) -> Runner:
-    _check_optimizer(settings)
-    own = {"device": device, "changes": (change,) if change else (), "stack": stack}
-    return type("PlanRunner", (_PlanRunner,), own).from_cfg(settings)
-
-
 @contextmanager
 def quiet_mm() -> Iterator[None]:
     """Lines and warnings of the mm packages are kept back: what a user needs of them, ours say."""
@@ -295,14 +293,6 @@ def quiet_mm() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def _check_optimizer(settings: Config) -> None:
-    """mmengine takes an unknown optimizer for None and fails at that."""
-    wrapper = settings.get("optim_wrapper") or {}
-    name = (wrapper.get("optimizer") or {}).get("type")
-    if isinstance(name, str) and OPTIMIZERS.get(name) is None:
-        raise KeyError(f"{name} is not in the mmengine::optimizer registry")
 
 
 def _is_number(value: Any) -> bool:

@@ -397,7 +397,7 @@ def train_in_stages(
         best = None if trained.best_epoch is None else trained.best_epoch + before
         history += [{**row, "epoch": row["epoch"] + before, "stage": number} for row in trained.history]
         before += stage.epochs
-    return replace(trained, history=history, best_epoch=best, steps=_steps(trained, stages, all_epochs))
+    return replace(trained, history=history, best_epoch=best, steps=trained.steps // stages[-1].epochs * all_epochs)
 
 
 def stage_settings(settings: TrainingSettings) -> list[TrainingSettings]:
@@ -406,7 +406,3 @@ def stage_settings(settings: TrainingSettings) -> list[TrainingSettings]:
         return [settings]
     first = replace(settings, epochs=settings.unlock_after, unlock_after=0)
     return [first, replace(settings, epochs=settings.epochs - settings.unlock_after, lock=(), unlock_after=0)]
-
-
-def _steps(trained: TrainingResult, stages: list[TrainingSettings], epochs: int) -> int:
-    return trained.steps // stages[-1].epochs * epochs

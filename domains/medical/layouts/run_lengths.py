@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ....core.contracts import Boxes, Labels
-from ....core.data import Row, Table, read_table
+from ....core.data import Table, read_table
 from ....core.errors import DataError, shortened
 from .entries import Annotated, LayoutEntry
 
@@ -69,13 +69,9 @@ def _runs(table: Table) -> dict[str, list[list[int]]]:
     """Image -> the counts of each of its masks."""
     runs: dict[str, list[list[int]]] = defaultdict(list)
     for row in table.rows:
-        runs[row.text("ImageId")] += _of_row(row)
+        text = row.text(COLUMN)
+        runs[row.text("ImageId")] += [] if text == NONE else [counts_of(text, row.place)]
     return dict(runs)
-
-
-def _of_row(row: Row) -> list[list[int]]:
-    text = row.text(COLUMN)
-    return [] if text == NONE else [counts_of(text, row.place)]
 
 
 def _box(counts: list[int]) -> tuple[float, float, float, float]:

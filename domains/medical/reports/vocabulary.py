@@ -43,7 +43,9 @@ def phrases(path: str | Path | None = None) -> list[FindingPhrase]:
 
 def _phrases(content: Any, path: Path) -> list[FindingPhrase]:
     made = []
-    for finding, words in _object(content, path).items():
+    if not isinstance(content, dict):
+        raise DataError(f'{path}: not a JSON object; give {{"finding": ["phrase", ...]}}')
+    for finding, words in content.items():
         of_kind = words if isinstance(words, dict) else {"words": words}
         for kind, listed in of_kind.items():
             if kind not in ("words", "normal") or not isinstance(listed, list):
@@ -53,9 +55,3 @@ def _phrases(content: Any, path: Path) -> list[FindingPhrase]:
                     raise DataError(f"{path}: '{finding}': {text!r} is no phrase; give words, or words {GAP} words")
                 made.append(FindingPhrase(finding, text, normal=kind == "normal"))
     return made
-
-
-def _object(content: Any, path: Path) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise DataError(f'{path}: not a JSON object; give {{"finding": ["phrase", ...]}}')
-    return content

@@ -31,7 +31,11 @@ def save_labels(data: DomainData, labels: Mapping[str, Path], folder: Path) -> l
             continue
         volume = Slabs(files_of(item))
         found = np.memmap(labels[item.id], np.uint8, "r", shape=volume.shape[1:])
-        name = _free_name(item, used)
+        # The name of the volume's first file, of a DICOM series that of its folder, with a number where another of that
+        # name was written.
+        stem = file_stem(CHANNEL.sub("", volume_stem(item.source)) or item.source.absolute().parent.name)
+        name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
+        used.add(name)
         nifti, picture = folder / f"{name}.nii.gz", folder / f"{name}.png"
         at = middle_slice(found)
         try:
@@ -58,12 +62,3 @@ def stored_labels(item: Item, file: Path) -> tuple[Slabs, np.ndarray]:
     """
     volume = Slabs(files_of(item))
     return volume, volume.as_stored(np.memmap(file, np.uint8, "r", shape=volume.shape[1:]))
-
-
-def _free_name(item: Item, used: set[str]) -> str:
-    """The name of the volume's first file, of a DICOM series that of its folder, with a number where another of that
-    name was written."""
-    stem = file_stem(CHANNEL.sub("", volume_stem(item.source)) or item.source.absolute().parent.name)
-    name = next(name for name in (stem, *(f"{stem}_{n}" for n in range(2, len(used) + 3))) if name not in used)
-    used.add(name)
-    return name

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 
-from ....core.contracts import DomainData, Item
+from ....core.contracts import DomainData
 from ....core.errors import ConfigError, did_you_mean
 from ..vocabulary import alike
 from .masks import choosable
@@ -76,15 +76,11 @@ def choose_classes(data: DomainData, wanted: Sequence[str]) -> DomainData:
     reader = data.load_mask
     return replace(
         data,
-        items=[_relabelled(item, new) for item in data.items],
+        items=[item if item.target is None else item.with_(target=item.target.restricted(new)) for item in data.items],
         class_names=tuple(wanted),
         frequency=None if data.frequency is None else tuple(data.frequency[old] for old in chosen),
         load_mask=None if reader is None else choosable(reader).choose(new),
     )
-
-
-def _relabelled(item: Item, new: Mapping[int, int]) -> Item:
-    return item if item.target is None else item.with_(target=item.target.restricted(new))
 
 
 def _compare(where: str, names: list[str], other: str, other_names: list[str], exact: bool) -> None:

@@ -162,7 +162,10 @@ def _images(coco: CocoFile, labels: dict[Hashable, str], counts: Counter) -> lis
             counts[UNLISTED_IMAGE] += 1
         elif box is not None:
             boxes[image].append(box)
-    roots = _roots(coco)
+    # Also "images/train2017/" of "instances_train2017.json", and "train/" of "lvis_v1_train.json".
+    folder, named = coco.folder, coco.path.stem.rsplit("_", 1)[-1]
+    more = (folder / "images" / named, *(folder / f"{named}{year}" for year in (2017, 2014)))
+    roots = tuple(dict.fromkeys((*coco.roots, *more)))
     return [
         ListedImage(
             name=coco.file_name(image),
@@ -203,10 +206,3 @@ def _listed_size(image: dict[str, Any]) -> tuple[int, int] | None:
     if not (isinstance(width, int) and isinstance(height, int)):
         return None
     return (width, height) if min(width, height) > 0 and max(width, height) < 1 << 31 else None
-
-
-def _roots(coco: CocoFile) -> tuple[Path, ...]:
-    """Also "images/train2017/" of "instances_train2017.json", and "train/" of "lvis_v1_train.json"."""
-    folder, named = coco.folder, coco.path.stem.rsplit("_", 1)[-1]
-    more = (folder / "images" / named, *(folder / f"{named}{year}" for year in (2017, 2014)))
-    return tuple(dict.fromkeys((*coco.roots, *more)))

@@ -58,9 +58,10 @@ def find_masks(folder: Path, collector: ItemCollector, formats: Sequence[Format]
     Raises:
         DataError: two masks for one image.
     """
+    # The folder, or its folders train, val and test where those hold images and masks.
     sides = [
         (image, mask)
-        for part in _parts(folder)
+        for part in [folder, *(part for part in folders(folder) if part.name.lower() in Layout.SPLITS)]
         if (image := _side(part, IMAGE_FOLDERS, formats)) is not None
         and (mask := _side(part, MASK_FOLDERS, formats, but=image)) is not None
     ]
@@ -73,11 +74,6 @@ def find_masks(folder: Path, collector: ItemCollector, formats: Sequence[Format]
         unmasked += alone
     places = list(dict.fromkeys([folder, *(side for pair in sides for side in (pair[1], pair[1].parent))]))
     return MaskSet(pairs, places, _known_table(folder, pairs), unmasked)
-
-
-def _parts(folder: Path) -> list[Path]:
-    """The folder, or its folders train, val and test where those hold images and masks."""
-    return [folder, *(part for part in folders(folder) if part.name.lower() in Layout.SPLITS)]
 
 
 def _side(part: Path, names: Sequence[str], formats: Sequence[Format], but: Path | None = None) -> Path | None:

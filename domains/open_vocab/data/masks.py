@@ -93,18 +93,15 @@ class MaskReader:
     def _looked_up(self, path: Path, item: Item) -> np.ndarray:
         stored = IMAGE.values(path, bool(self.colours), int(item.decode.get("max_pixels", Item.MAX_PIXELS)))
         if self.colours:
-            return self._from_colours(stored)
+            known, classes = self._colour_table
+            packed = _packed(stored)
+            place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
+            return np.where(known[place] == packed, classes[place], IGNORED).astype(np.uint8)
         if stored.ndim == 3:
             raise DataError(f"{path}: stores colours, and no table says which class each is; add labelmap.txt")
         table = self._value_table
         inside = (stored >= 0) & (stored < len(table))
         return table[np.where(inside, stored, len(table) - 1)]  # the last entry is always an ignored one
-
-    def _from_colours(self, colours: np.ndarray) -> np.ndarray:
-        known, classes = self._colour_table
-        packed = _packed(colours)
-        place = np.minimum(np.searchsorted(known, packed), len(known) - 1)
-        return np.where(known[place] == packed, classes[place], IGNORED).astype(np.uint8)
 
     def _drawn(self, item: Item) -> np.ndarray:
         """Outlines on each other, the largest first; boxes without an outline and ignored objects are ignored."""

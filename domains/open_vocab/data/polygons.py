@@ -29,7 +29,7 @@ def polygons_of(outline: Outline, size: tuple[int, int]) -> list[list[float]]:
     doubled = part.repeat(2, axis=0).repeat(2, axis=1)  # so that contours, through centres, tell both edges of a pixel
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     edges = [(contour.reshape(-1, 2) + 1) // 2 + (left, top) for contour in contours]
-    edges = [_without_repeats(corners) for corners in edges]
+    edges = [corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)] for corners in edges]
     edges = sorted((corners for corners in edges if len(corners) >= LEAST_CORNERS), key=_area, reverse=True)
     return [[float(value) for value in corners.ravel()] for corners in edges]
 
@@ -47,10 +47,6 @@ def one_polygon(outline: Outline, size: tuple[int, int]) -> list[float]:
         around = np.concatenate([part[there:], part[: there + 1]])
         whole = np.concatenate([whole[: here + 1], around, whole[here:]])
     return [float(value) for value in whole.ravel()]
-
-
-def _without_repeats(corners: np.ndarray) -> np.ndarray:
-    return corners[(corners != np.roll(corners, 1, axis=0)).any(axis=1)]
 
 
 def _area(corners: np.ndarray) -> float:

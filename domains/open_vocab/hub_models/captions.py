@@ -110,7 +110,10 @@ def captions_of(phrases: Sequence[Phrase], tokenizer: HeldTokenizer, longest: in
         longest: tokens of a caption.
     """
     parts: list[list[Phrase]] = [[]]
-    for group in _by_owner(phrases):
+    groups: dict[int, list[Phrase]] = {}
+    for phrase in phrases:
+        groups.setdefault(phrase.owner, []).append(phrase)
+    for group in list(groups.values()):
         room = longest - ENDS - sum(map(len, parts[-1]))
         if parts[-1] and sum(map(len, group)) > room:
             parts.append([])
@@ -153,13 +156,6 @@ def drawn(lengths: Sequence[int], present: Iterable[int], absent: Sequence[int],
                 chosen.append(group[place])
                 used += length
     return chosen
-
-
-def _by_owner(phrases: Sequence[Phrase]) -> list[list[Phrase]]:
-    groups: dict[int, list[Phrase]] = {}
-    for phrase in phrases:
-        groups.setdefault(phrase.owner, []).append(phrase)
-    return list(groups.values())
 
 
 def _pieces(phrases: Sequence[Phrase], longest: int) -> list[list[Phrase]]:

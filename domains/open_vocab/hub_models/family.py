@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ....core.backbones import ModelFolder
 from ....core.errors import ConfigError, DataError
+from ..plans.pipelines import nodes
 from .boxes import BoxRanking
 
 FOLDER = Path(__file__).with_name("families")
@@ -217,7 +218,11 @@ class Family(ABC):
         parts = self.weighted(outputs)
         if not self.per_box or get_world_size() == 1:
             return parts
-        share = self._share_of_boxes(sum(len(target["class_labels"]) for target in targets), outputs)
+        # What was divided by, over what is to be divided by.
+        boxes = sum(len(target["class_labels"]) for target in targets)
+        mean = torch.tensor(float(boxes), device=outputs.logits.device)
+        all_reduce(mean, "mean")
+        share = max(boxes, 1) / mean.clamp(min=1.0)
         per_box = re.compile(rf"({'|'.join(self.per_box)})(_.*)?")
         return {name: part * share if per_box.fullmatch(name) else part for name, part in parts.items()}
 
@@ -225,13 +230,6 @@ class Family(ABC):
         """The parts of transformers' loss times their weights; types whose parts are weighted already have no more to
         do."""
         return dict(outputs.loss_dict)
-
-    @staticmethod
-    def _share_of_boxes(boxes: int, outputs: Any) -> Tensor:
-        """What was divided by, over what is to be divided by."""
-        mean = torch.tensor(float(boxes), device=outputs.logits.device)
-        all_reduce(mean, "mean")
-        return max(boxes, 1) / mean.clamp(min=1.0)
 
     def found(self, outputs: Any, sizes: Sequence[tuple[int, int]], chosen: Tensor | None = None) -> list[InstanceData]:
         """What the model finds in each image, as the type's own post-processing gives it at threshold 0: bboxes in
@@ -298,17 +296,13 @@ def family_of(config: Mapping[str, Any], classes: int, where: str = "model.confi
         DataError: one line.
     """
     ModelFolder.check_config(config, where)
-    _check_plain(config, where)
-    return family_class(config.get("model_type"), where)(config, classes)
-
-
-def _check_plain(config: Mapping[str, Any], where: str) -> None:
-    """Raise DataError for a configuration that names code, or a backbone that would be downloaded."""
-    for part in _dicts(config):
+    # Neither code that a configuration names nor a backbone that would be downloaded.
+    for part in nodes(config):
         if part.get("auto_map"):
             raise DataError(f"{where}: it names code of a repository (auto_map); remove it")
         if part.get("use_pretrained_backbone") or re.search(r"[:/\\]", str(part.get("backbone") or "")):
             raise DataError(f"{where}: its backbone would be downloaded ('{part.get('backbone')}'); remove that")
+    return family_class(config.get("model_type"), where)(config, classes)
 
 
 def plain_config(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,13 +319,3 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: plain_values(inner) for key, inner in value.items()}
     return [plain_values(inner) for inner in value] if isinstance(value, (list, tuple)) else value
-
-
-def _dicts(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, Mapping):
-        yield value
-        for inner in value.values():
-            yield from _dicts(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from _dicts(inner)

@@ -100,17 +100,13 @@ def _names(own: Sequence[Item], new: Sequence[Item]) -> list[str]:
     taken: set[str] = set()
     for items in (own, new):
         for stem, item in zip(file_names([item.id for item in items]), items, strict=True):
-            stem = _writable(stem)
+            # A file name that text files and XML can hold.
+            stem = "".join(letter if letter.isprintable() else "_" for letter in stem).strip() or "image"
             numbered = (stem if number == 1 else f"{stem}-{number}" for number in count(1))
             name = next(name for name in numbered if name.casefold() not in taken)
             taken.add(name.casefold())
             names.append(f"{name}{_ending(item)}")
     return names
-
-
-def _writable(stem: str) -> str:
-    """A file name that text files and XML can hold."""
-    return "".join(letter if letter.isprintable() else "_" for letter in stem).strip() or "image"
 
 
 def _of_boxes(row: Mapping[str, Any], size: tuple[int, int], least: float, masks: bool) -> Iterable[Box]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 from xml.etree import ElementTree
 
-from ....core.data import Box, ListedImage
+from ....core.data import ListedImage
 from ....core.errors import ConfigError
 from ....core.runtime import write_whole
 from ..labels.label_set import IMAGES, LabelSet
@@ -55,15 +55,11 @@ def _annotation(image: ListedImage) -> ElementTree.Element:
     _add(ElementTree.SubElement(root, "size"), width=width, height=height, depth=3)
     _add(root, segmented=0)
     for box in image.boxes:
-        _add_object(root, box)
+        entry = ElementTree.SubElement(root, "object")
+        _add(entry, name=box.name, pose="Unspecified", truncated=0, difficult=int(box.ignored))
+        _add(ElementTree.SubElement(entry, "bndbox"), **dict(zip(CORNERS, box.corners)))
+        _add(entry, source=box.made_by, **({} if box.score is None else {"score": box.score}))
     return root
-
-
-def _add_object(root: ElementTree.Element, box: Box) -> None:
-    entry = ElementTree.SubElement(root, "object")
-    _add(entry, name=box.name, pose="Unspecified", truncated=0, difficult=int(box.ignored))
-    _add(ElementTree.SubElement(entry, "bndbox"), **dict(zip(CORNERS, box.corners)))
-    _add(entry, source=box.made_by, **({} if box.score is None else {"score": box.score}))
 
 
 def _add(parent: ElementTree.Element, **texts: object) -> None:

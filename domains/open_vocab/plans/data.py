@@ -81,7 +81,9 @@ def _read(dataset: Node, kind: ConfigKind, split: str, config: Mapping[str, Any]
     if not names:
         raise ConfigError(f"{split}_dataloader: its data set has no metainfo.classes; name the classes there")
     listed = _annotated(dataset)
-    _check_annotations(listed, names)
+    # mmdet passes over objects whose class the config does not name, all of them if need be, and says nothing.
+    if listed and not set(names) <= set(listed):
+        check_names(names, listed, exact=True)
     root = str(dataset.get("data_root") or "")
     samples = [built.get_data_info(place) for place in range(len(built))]
     _check_outlined(samples, names)
@@ -136,12 +138,6 @@ def _annotated(dataset: Node) -> list[str]:
     if not isinstance(content, dict) or not content.get("categories"):
         return []
     return [category.name for category in CocoFile(file, file.parent, content).categories().values()]
-
-
-def _check_annotations(annotated: list[str], names: tuple[str, ...]) -> None:
-    """mmdet passes over objects whose class the config does not name, all of them if need be, and says nothing."""
-    if annotated and not set(names) <= set(annotated):
-        check_names(names, annotated, exact=True)
 
 
 def _check_outlined(samples: list[Node], names: tuple[str, ...]) -> None:

@@ -155,7 +155,10 @@ def _give_data(plan: dict[str, Any], kind: ConfigKind, data: DomainData, learned
     our_dataset = {"type": kind.dataset, "items_json": str(_items_file(train)), "split": "train"}
     given = plan["train_dataloader"].get("dataset") or {}
     dataset = _in_wrappers(given, our_dataset, training_pipeline(plan, kind), kind)
-    _switch_to_ours(plan, kind)
+    # Hooks that change the transforms in the course of a training (RTMDet's) read images our way, too.
+    for hook in plan.get("custom_hooks") or ():
+        if isinstance(hook, dict) and hook.get("switch_pipeline"):
+            hook["switch_pipeline"] = [ours(transform, kind) for transform in hook["switch_pipeline"]]
     if plan["train_cfg"].get("max_iters") and plan["train_dataloader"].get("sampler"):
         plan["train_dataloader"]["sampler"] = {"type": PASSES, "sampler": plan["train_dataloader"]["sampler"]}
     plan["train_dataloader"]["dataset"] = {"type": "vladapt.SeededDataset", "dataset": dataset, "seed": seed}
@@ -171,13 +174,6 @@ def _in_wrappers(
     if given.get("datasets"):
         return _in_wrappers(given["datasets"][0], our_dataset, pipeline, kind)
     return {**our_dataset, **{name: given[name] for name in kind.kept if given.get(name)}, "pipeline": pipeline}
-
-
-def _switch_to_ours(plan: dict[str, Any], kind: ConfigKind) -> None:
-    """Hooks that change the transforms in the course of a training (RTMDet's) read images our way, too."""
-    for hook in plan.get("custom_hooks") or ():
-        if isinstance(hook, dict) and hook.get("switch_pipeline"):
-            hook["switch_pipeline"] = [ours(transform, kind) for transform in hook["switch_pipeline"]]
 
 
 def _items_file(data: DomainData) -> Path:

@@ -66,7 +66,11 @@ def apply_schedule(plan: Node, schedule: Schedule, images: int) -> list[str]:
         _set_epochs(plan, schedule.epochs, steps)
     else:
         notes = _train_long_enough(plan, steps)
-    _drop_short_warm_ups(plan, steps)
+    # A warm-up over epochs of one step in all never leaves its first rate in mmengine.
+    if isinstance(plan.get("param_scheduler"), list):
+        plan["param_scheduler"] = [
+            each for each in plan["param_scheduler"] if not (_is_warmup(each) and _steps_of(each, steps) < 2)
+        ]
     if schedule.lr is not None:
         _optimizer(plan)["lr"] = _positive("--lr", schedule.lr)
     if schedule.amp is not None:
@@ -106,14 +110,6 @@ def _set_epochs(plan: Node, epochs: Any, steps_an_epoch: int) -> None:
 def _schedulers(plan: Node) -> list[Node]:
     schedulers = plan.get("param_scheduler") or []
     return [schedulers] if isinstance(schedulers, dict) else [each for each in schedulers if isinstance(each, dict)]
-
-
-def _drop_short_warm_ups(plan: Node, steps_an_epoch: int) -> None:
-    """A warm-up over epochs of one step in all never leaves its first rate in mmengine."""
-    if isinstance(plan.get("param_scheduler"), list):
-        plan["param_scheduler"] = [
-            each for each in plan["param_scheduler"] if not (_is_warmup(each) and _steps_of(each, steps_an_epoch) < 2)
-        ]
 
 
 def _steps_of(scheduler: Node, steps_an_epoch: int) -> float:

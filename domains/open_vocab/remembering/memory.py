@@ -67,7 +67,8 @@ class Memory:
         def score(at: float) -> Scores:
             nonlocal done
             put_between(model, before, after, at)
-            of_class = _average_precisions(model, data, items, data.class_names)
+            found = [boxes for _, boxes in found_boxes(model, data, items, data.class_names)]
+            of_class = _scored([truth_of(item) for item in items], found, data.class_names)
             done += 1
             progress(done, len(ALPHAS))
             return mean_of(of_class, self.names), mean_of(of_class, new)
@@ -141,11 +142,6 @@ def mean_of(of_class: Mapping[str, Mapping[str, Any]], names: Sequence[str], met
 def _spread(items: list[Item], most: int) -> list[Item]:
     """At most so many, from all over the list."""
     return items if len(items) <= most else [items[place * len(items) // most] for place in range(max(0, most))]
-
-
-def _average_precisions(model: nn.Module, data: DomainData, items: Sequence[Item], names: Sequence[str]):
-    found = [boxes for _, boxes in found_boxes(model, data, items, names)]
-    return _scored([truth_of(item) for item in items], found, data.class_names)
 
 
 def _scored(truths: Sequence[Truth], found: Sequence[PredictedBoxes], names: Sequence[str]):

@@ -81,7 +81,7 @@ def _description(groups: list[dict[str, Any]], present: set[str], values: Mappin
                 parts[verb].append(wordings[int(rng.integers(len(wordings)))])
         mixed = {verb: [things[i] for i in rng.permutation(len(things))] for verb, things in parts.items()}
         says = [f"{verb} {listed(things)}" for verb, things in mixed.items() if things]
-        who = first if place == 0 else _pronoun(values)
+        who = first if place == 0 else {1.0: "he", 0.0: "she"}.get(values.get(MALE), "this person")
         sentences.append(as_sentence(f"{who} {listed([says[i] for i in rng.permutation(len(says))])}"))
     return " ".join(sentences)
 
@@ -90,10 +90,6 @@ def _subject(values: Mapping[str, float], present: set[str]) -> str:
     known = values.get(MALE)
     noun = {1.0: "man", 0.0: "woman"}.get(known, "person")
     return f"a young {noun}" if YOUNG in present else f"a {noun}"
-
-
-def _pronoun(values: Mapping[str, float]) -> str:
-    return {1.0: "he", 0.0: "she"}.get(values.get(MALE), "this person")
 
 
 def _known(values: Sequence[str] | Mapping[str, float]) -> dict[str, float]:

@@ -109,7 +109,12 @@ class Plip(RowLoss):
         if self.attributes:
             made["word_errors"] = self._word_errors(batch, backbone)
         if self.colours:
-            made["colour_errors"] = self._colour_errors(batch, backbone)
+            # (B, 1) mean squared error of each image's colours, in tenths of the range from black to white.
+            grey, colours = grey_and_colours(backbone, batch["pixels"])
+            patches, grid = backbone.image_tokens(grey)
+            told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
+            wanted = TENTHS * patch_cells(colours.float(), grid, self.cells)
+            made["colour_errors"] = (told.float() - wanted).square().mean(dim=(1, 2))[:, None]
         return made
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:
@@ -138,11 +143,3 @@ class Plip(RowLoss):
         errors = F.cross_entropy(logits, hidden.targets, reduction="none")
         each = logits.new_zeros(labels.numel()).scatter(0, hidden.places, errors).view(labels.shape)
         return each.sum(dim=1, keepdim=True) / (labels >= 0).sum(dim=1, keepdim=True).clamp(min=1)
-
-    def _colour_errors(self, batch: Mapping[str, Tensor], backbone: Backbone) -> Tensor:
-        """(B, 1) mean squared error of each image's colours, in tenths of the range from black to white."""
-        grey, colours = grey_and_colours(backbone, batch["pixels"])
-        patches, grid = backbone.image_tokens(grey)
-        told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
-        wanted = TENTHS * patch_cells(colours.float(), grid, self.cells)
-        return (told.float() - wanted).square().mean(dim=(1, 2))[:, None]

@@ -119,7 +119,7 @@ def attributes_of(path: Path, unknown: str) -> tuple[dict[str, tuple[float, ...]
         if named != columns:
             raise DataError(f"{path}: its train and test have different attributes; get it again")
         rows = _rows(path, part, ids, fields, columns, unknown)
-        people.update({_plain(name): row for name, row in zip(ids, rows, strict=True)})
+        people.update({str(int(name)) if name.isdecimal() else name: row for name, row in zip(ids, rows, strict=True)})
     return people, [name for _, _, name in columns]
 
 
@@ -169,10 +169,6 @@ def _rows(path, part: str, ids, fields, columns, unknown: str) -> list[tuple[flo
 def _text(value: Any) -> str:
     """A number without needless digits."""
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
-
-
-def _plain(identity: str) -> str:
-    return str(int(identity)) if identity.isdecimal() else identity
 
 
 MARKET_ATTRIBUTES = SetFormat(

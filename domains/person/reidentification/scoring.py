@@ -58,7 +58,7 @@ class ReidScores:
     @property
     def people(self) -> Tensor:
         """(Q,) the identity of each query that was ranked."""
-        return self._of_queries(torch.tensor(self.protocol.identities))
+        return torch.tensor(self.protocol.identities)[torch.tensor(self.protocol.queries)][self.ranking.query]
 
     def by_camera(self, ranking: CameraRanking) -> dict[str, dict[str, float]]:
         """Camera of the query -> queries, r1, map and minp."""
@@ -82,9 +82,6 @@ class ReidScores:
             if LEAST_QUERIES <= int(has.sum()) < len(queries):
                 rows[name] = _row(ranking.of(has))
         return rows
-
-    def _of_queries(self, values: Tensor) -> Tensor:
-        return values[torch.tensor(self.protocol.queries)][self.ranking.query]
 
 
 def evaluate_reid(

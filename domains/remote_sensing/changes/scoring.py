@@ -75,7 +75,9 @@ def evaluate_changes(model: nn.Module, data: DomainData, progress: Progress) -> 
     baselines = DateDistances(facts, device)
     counts: list[np.ndarray] = []
     pictures: list[tuple[np.ndarray, str]] = []
-    shown = _shown(items)
+    # Tiles that a report shows: some of those with a change, from all over the split.
+    changed = [item.id for item in items if CHANGED in item.classes()] or [item.id for item in items]
+    shown = set(changed[:: max(1, len(changed) // SHOWN)][:SHOWN])
     for some, inputs, labels in _batches(items, progress):
         check_pair_channels(model, some[0], inputs.shape[2])
         scores = _scores(model, baselines, torch.from_numpy(inputs).to(device))
@@ -123,12 +125,6 @@ def _scores(model: Any, baselines: DateDistances, inputs: Tensor) -> dict[str, l
 
 def _called(levels: Sequence[np.ndarray], threshold: Any) -> np.ndarray:
     return levels[threshold["level"]] >= threshold["value"]
-
-
-def _shown(items: Sequence[Item]) -> set[str]:
-    """Tiles that a report shows: some of those with a change, from all over the split."""
-    changed = [item.id for item in items if CHANGED in item.classes()] or [item.id for item in items]
-    return set(changed[:: max(1, len(changed) // SHOWN)][:SHOWN])
 
 
 def _evaluation(table: Tensor, items: Sequence[Item], thresholds: Any, pictures: list[Any]) -> Evaluation:

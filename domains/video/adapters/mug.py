@@ -53,7 +53,9 @@ class Guidance(nn.Module):
         if self.mode == "full":
             return self._full(cosines, unit_tokens, words, unit_frames, mask)
         if self.mode == "frame_text":
-            return self._frame_text(cosines, words, mask)
+            last = (words * torch.arange(1, words.shape[1] + 1, device=words.device)).argmax(dim=1)  # (A,)
+            of_text = cosines[torch.arange(len(last), device=last.device), :, last]  # (A, B, T)
+            return self._weighted(of_text, of_text, mask[None], 2)
         best = cosines.masked_fill(~there, 0.0 if self.released_padding else -torch.inf)
         of_tokens = best.amax(dim=3).masked_fill(~words[:, None], 0)  # (A, B, L)
         of_frames = best.amax(dim=2).masked_fill(~mask[None], 0)  # (A, B, T)
@@ -78,11 +80,6 @@ class Guidance(nn.Module):
         text = torch.einsum("abt,atd->abd", self._softmax(of_tokens, tokens_there, 2), tokens)
         video = torch.einsum("abv,bvd->abd", self._softmax(of_frames, mask[None], 2), frames)
         return (text * video).sum(dim=-1)
-
-    def _frame_text(self, cosines: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        last = (words * torch.arange(1, words.shape[1] + 1, device=words.device)).argmax(dim=1)  # (A,)
-        of_text = cosines[torch.arange(len(last), device=last.device), :, last]  # (A, B, T)
-        return self._weighted(of_text, of_text, mask[None], 2)
 
     def _weighted(self, values: Tensor, scores: Tensor, there: Tensor, dim: int) -> Tensor:
         return (values * self._softmax(scores, there, dim)).sum(dim=dim)

@@ -29,3 +29,20 @@ def logits_elsewhere(tmp_path):
         return load_file(tmp_path / "out.safetensors")["logits"]
 
     return logits
+
+
+@pytest.fixture
+def counted():
+    """counted(backbone): prompts that go through its text tower, call by call."""
+
+    def count(backbone) -> list[int]:
+        prompts, pool = [], backbone.pool_text
+
+        def pool_text(x, *args):
+            prompts.append(len(x))
+            return pool(x, *args)
+
+        backbone.pool_text = pool_text
+        return prompts
+
+    return count

@@ -23,24 +23,6 @@ def fitted(support, classifier, backbone, *, seed=0, resources=None, **options):
     return adapter
 
 
-def counted(backbone) -> list[int]:
-    """Prompts that go through the text tower, call by call."""
-    prompts, pool = [], backbone.pool_text
-
-    def pool_text(x, *args):
-        prompts.append(len(x))
-        return pool(x, *args)
-
-    backbone.pool_text = pool_text
-    return prompts
-
-
-def own_backbone(small_clip_spec):
-    from vladapt.core.backbones.load import load_backbone
-
-    return load_backbone(small_clip_spec, device="cpu")
-
-
 def test_agrees_with_the_reference_logits_loss_and_gradients(references, parity):
     """Gradients far within the fixture's tolerance, which is as large as some of them."""
     for ref in references(cocoop):
@@ -117,10 +99,9 @@ def test_chunks_change_memory_only(small_clip, support, classifier, options):
 
 
 @pytest.mark.parametrize(("chunk", "runs"), [(None, [80]), (8, [8] * 10), (4, [4] * 20), (3, [3, 1] * 20)])
-def test_prediction_holds_no_more_prompts_than_it_was_told(small_clip_spec, support, classifier, chunk, runs):
-    backbone = own_backbone(small_clip_spec)
-    adapter = fitted(support, classifier, backbone, epochs=1, class_chunk=chunk)
-    prompts = counted(backbone)
+def test_prediction_holds_no_more_prompts_than_it_was_told(fresh_clip, counted, support, classifier, chunk, runs):
+    adapter = fitted(support, classifier, fresh_clip, epochs=1, class_chunk=chunk)
+    prompts = counted(fresh_clip)
     adapter.logits(support)
     assert prompts == runs
 
@@ -209,11 +190,10 @@ def test_what_cannot_be_is_said(small_clip, support, several_labels, classifier,
         load_adapter(adapter.save(tmp_path / "a.safetensors")).logits(support)
 
 
-def test_a_trainable_tower_gets_no_gradient(small_clip_spec, support, classifier):
-    backbone = own_backbone(small_clip_spec)
-    backbone.model.requires_grad_(True)
-    fitted(support, classifier, backbone, epochs=1)
-    assert all(p.grad is None for p in backbone.model.parameters())
+def test_a_trainable_tower_gets_no_gradient(fresh_clip, support, classifier):
+    fresh_clip.model.requires_grad_(True)
+    fitted(support, classifier, fresh_clip, epochs=1)
+    assert all(p.grad is None for p in fresh_clip.model.parameters())
 
 
 @pytest.mark.thorough

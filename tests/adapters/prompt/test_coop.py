@@ -274,18 +274,9 @@ def test_chunks_and_checkpointing_change_memory_only(small_clip, support, classi
     [({}, [4]), ({"class_chunk": 3}, [3, 1]), ({"class_chunk": 2, "checkpointing": True}, [2, 2] * 2)],
     ids=str,
 )
-def test_how_many_prompts_a_training_step_encodes_at_once(small_clip_spec, support, classifier, options, runs):
+def test_how_many_prompts_a_training_step_encodes_at_once(fresh_clip, counted, support, classifier, options, runs):
     """In the forward pass; with checkpointing again in the backward pass."""
-    from vladapt.core.backbones.load import load_backbone
-
-    backbone = load_backbone(small_clip_spec, device="cpu")
-    prompts, pool = [], backbone.pool_text
-
-    def pool_text(x, *args):
-        prompts.append(len(x))
-        return pool(x, *args)
-
-    backbone.pool_text = pool_text
-    fitted(support, classifier, backbone, epochs=1, batch_size=20, **options)
+    prompts = counted(fresh_clip)
+    fitted(support, classifier, fresh_clip, epochs=1, batch_size=20, **options)
     assert prompts[: len(runs)] == runs
     assert sum(prompts) == sum(runs) + 4  # and once at the end, for good

@@ -117,18 +117,9 @@ def test_training_is_pomp_written_out(small_clip, many):
     assert torch.allclose(ours.ctx, learner.ctx, atol=1e-5)
 
 
-def test_a_step_encodes_the_drawn_classes_and_its_own_alone(small_clip_spec, many):
-    from vladapt.core.backbones.load import load_backbone
-
-    backbone = load_backbone(small_clip_spec, device="cpu")
-    prompts, pool = [], backbone.pool_text
-
-    def pool_text(x, *args):
-        prompts.append(len(x))
-        return pool(x, *args)
-
-    backbone.pool_text = pool_text
-    fitted(*many, backbone, epochs=1, sampled_classes=10)
+def test_a_step_encodes_the_drawn_classes_and_its_own_alone(fresh_clip, counted, many):
+    prompts = counted(fresh_clip)
+    fitted(*many, fresh_clip, epochs=1, sampled_classes=10)
     *steps, last = prompts
     assert len(steps) == 2 and all(9 <= count <= 17 for count in steps)  # 9 drawn, up to 8 of the batch
     assert last == 60

@@ -83,7 +83,10 @@ def literally(plain, images, counts, proportional=True):
             query, key, value = block.qkv(block.ln_1(x)).view(len(x), 3, block.num_heads, -1).permute(1, 2, 0, 3)
             scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5 + (sizes.log() if proportional else 0)
             mixed = (scores.softmax(dim=-1) @ value).transpose(0, 1).flatten(1)
-            x = x + _through_out(block, mixed)
+            # Attention's output projection and layer scale: those of a sequence that attends to itself alone, token by
+            # token, by values that are what was mixed.
+            alone = torch.cat([torch.zeros(len(mixed), 2 * mixed.shape[1]), mixed], dim=1)[:, None]  # (T, 1, 3 W)
+            x = x + block.attended(alone)[:, 0]
             x, groups = _merged(x, key.mean(dim=0), groups, sizes, count, prefix)
             x = block(x[None], attention=torch.zeros_like)[0]
         whole = torch.empty(count_at_first, x.shape[1])
@@ -91,13 +94,6 @@ def literally(plain, images, counts, proportional=True):
             whole[group] = token
         rows.append(whole)
     return torch.stack(rows)
-
-
-def _through_out(block, mixed):
-    """Attention's output projection and layer scale: those of a sequence that attends to itself alone, token by token,
-    by values that are what was mixed."""
-    alone = torch.cat([torch.zeros(len(mixed), 2 * mixed.shape[1]), mixed], dim=1)[:, None]  # (T, 1, 3 W)
-    return block.attended(alone)[:, 0]
 
 
 def _merged(x, keys, groups, sizes, count, prefix):

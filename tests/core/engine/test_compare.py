@@ -18,14 +18,8 @@ from vladapt.core.recipes.resolve import resolve
 from vladapt.core.runtime.progress import Reporter
 from vladapt.core.tasks.classification.contest import ClassificationContest
 
-THIRD_PARTY = Path(__file__).parent / "third_party"
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 METHODS, SHOTS, SEEDS = ["linear-probe", "ape"], [1, 2], [1, 2]
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

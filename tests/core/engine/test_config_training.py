@@ -22,15 +22,10 @@ from vladapt.core.tasks.config_training.kept_plan import check_plan, kept_of, wi
 from vladapt.core.tasks.config_training.runner import build_model, plan_key, train_plan
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 CPU = torch.device("cpu")
 SHORT = {"train_cfg": {"by_epoch": True, "max_epochs": 3}}
 QUIET = Reporter(quiet=True)
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
 
 
 def fit(spec, plan=SHORT, **flags):

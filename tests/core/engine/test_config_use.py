@@ -13,13 +13,8 @@ import vladapt
 from vladapt.core.errors import CapabilityError, ConfigError, DataError, UnknownNameError, VladaptError
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 SHORT = {"train_cfg": {"max_epochs": 5}}
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -24,13 +24,8 @@ from vladapt.core.recipes.resolve import resolve, task_of
 from vladapt.core.runtime.progress import Reporter
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 SHOTS = 8
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

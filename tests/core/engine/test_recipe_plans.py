@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import vladapt
@@ -11,7 +9,7 @@ from vladapt.core.commands.options import with_optional_values
 from vladapt.core.errors import ConfigError, UnknownNameError
 from vladapt.core.recipes.resolve import resolve, task_of
 
-THIRD_PARTY = Path(__file__).parent / "third_party"
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 CONFIG = """
 base_lr = 0.1
 vladapt = dict(domain="toy-boxes", task="detection", shots=3, classes=["square"])
@@ -19,12 +17,6 @@ model = dict(type="ToyBoxModel", size=16, scale=(16, 16))
 optim_wrapper = dict(optimizer=dict(type="SGD", lr=base_lr))
 train_cfg = dict(by_epoch=True, max_epochs=2)
 """
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture

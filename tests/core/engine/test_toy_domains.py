@@ -18,13 +18,7 @@ from vladapt.core.data.unlabelled import read_unlabelled
 from vladapt.core.errors import ConfigError
 from vladapt.testing import domain_checks
 
-THIRD_PARTY = Path(__file__).parent / "third_party"
-
-
-@pytest.fixture(autouse=True)
-def installed(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(THIRD_PARTY))
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_toy_folder")
 
 
 def fit(spec, domain, **flags):

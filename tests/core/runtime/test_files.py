@@ -200,10 +200,6 @@ def test_only_what_was_abandoned_is_removed(tmp_path, at_work):
     assert [folder.exists() for folder in folders] == [False, True, True]
 
 
-def no_checkpoint(folder: Path) -> str:
-    return ""
-
-
 def newest(folder: Path) -> str:
     return "step 1" if any(folder.rglob("*.pt")) else ""
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import broken_adapters
 import numpy as np
 
 from vladapt import Domain, DomainData, Item, Label, Metric, Target
@@ -15,14 +17,8 @@ BROKEN: list[tuple[type[Domain], tuple[str, ...]]] = []
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220)}
 
 
-def breaks(*lines: str):
-    """Of a class: the lines that its checks say."""
-
-    def note(cls):
-        BROKEN.append((cls, lines))
-        return cls
-
-    return note
+breaks = partial(broken_adapters.breaks, where=BROKEN)
+"""Of a class: the lines that its checks say."""
 
 
 def item_of(index: int, target: Target | None = None, **fields) -> Item:

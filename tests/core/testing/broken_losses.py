@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
+import broken_adapters
 import torch
 import torch.nn.functional as F
 
@@ -14,14 +16,8 @@ from vladapt import Loss, Output, option
 BROKEN: list[tuple[type[Loss], tuple[str, ...]]] = []
 
 
-def breaks(*lines: str):
-    """Of a class: the lines that its checks say."""
-
-    def note(cls):
-        BROKEN.append((cls, lines))
-        return cls
-
-    return note
+breaks = partial(broken_adapters.breaks, where=BROKEN)
+"""Of a class: the lines that its checks say."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+import broken_adapters
 import numpy as np
 from vladapt_toy import pointing
 from vladapt_toy.pointing import Pointing
@@ -15,14 +17,8 @@ from vladapt import DataError, FitReport, Task
 BROKEN: list[tuple[type[Task], tuple[str, ...]]] = []
 
 
-def breaks(*lines: str):
-    """Of a class: the lines that its checks say."""
-
-    def note(cls):
-        BROKEN.append((cls, lines))
-        return cls
-
-    return note
+breaks = partial(broken_adapters.breaks, where=BROKEN)
+"""Of a class: the lines that its checks say."""
 
 
 def with_(*lines: str, **attributes) -> None:

@@ -38,11 +38,3 @@ def small_clip(small_clip_spec):
     from vladapt.core.backbones.load import load_backbone
 
     return load_backbone(small_clip_spec, device="cpu")
-
-
-@pytest.fixture
-def fresh_clip(small_clip_spec):
-    """A small CLIP of one's own, to train."""
-    from vladapt.core.backbones.load import load_backbone
-
-    return load_backbone(small_clip_spec, device="cpu")

@@ -88,14 +88,6 @@ def people():
     return People
 
 
-@pytest.fixture
-def fresh_clip(small_clip_spec):
-    """A small CLIP of one's own, to train."""
-    from vladapt.core.backbones.load import load_backbone
-
-    return load_backbone(small_clip_spec, device="cpu")
-
-
 @pytest.fixture(scope="session")
 def toy_settings():
     """`toy_settings(**changes)` of a training of a small set."""

@@ -64,10 +64,6 @@ def read(path, layer, **options):
     return RemoteSensing().read(path, "classification", labels=str(layer), **{**HOW, **options})
 
 
-def column_of(item):
-    return item.decode["window"][0]
-
-
 # cutting --------------------------------------------------------------------------------------------------------------
 
 
@@ -112,7 +108,7 @@ def test_polygons_give_each_window_the_class_that_covers_most_of_it(field):
     data = read(*field)
     assert data.class_names == ("maize", "wheat") and len(data.items) > 40
     for item in data.items:
-        middle = column_of(item) + 8
+        middle = item.decode["window"][0] + 8
         assert data.class_names[item.target.index] == ("wheat" if middle <= 48 else "maize")
 
 

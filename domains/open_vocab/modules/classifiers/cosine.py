@@ -84,7 +84,8 @@ class CosineTextClassifier(nn.Module):
         self._add_projection(projection, in_channels, hidden_channels or in_channels)
         if background == "learned":
             self.background_embedding = nn.Parameter(F.normalize(torch.randn(self.text.embed_dim), dim=0))
-        self._add_scale(temperature, learn_temperature)
+        self._first_scale = 1 / temperature
+        self.log_scale = nn.Parameter(torch.tensor(math.log(self._first_scale))) if learn_temperature else None
         self.logit_bias = None if prior is None else nn.Parameter(torch.tensor(math.log(prior / (1 - prior))))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,10 +158,6 @@ class CosineTextClassifier(nn.Module):
             in_channels = hidden_channels
         self.projection = nn.Linear(in_channels, self.anchors * width)
         nn.init.zeros_(self.projection.bias)  # beside small features it would be all of the embedding's direction
-
-    def _add_scale(self, temperature: float, learned: bool) -> None:
-        self._first_scale = 1 / temperature
-        self.log_scale = nn.Parameter(torch.tensor(math.log(self._first_scale))) if learned else None
 
 
 def classifier_of(

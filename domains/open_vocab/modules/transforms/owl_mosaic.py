@@ -77,16 +77,12 @@ class OWLMosaic(BaseTransform):
         mosaic = {key: value for key, value in results.items() if key not in PIXELWISE_KEYS}
         joined = {key: np.concatenate([image[key] for image in images]) for key in INSTANCE_KEYS if key in results}
         joined |= {"img": canvas, "img_shape": canvas.shape[:2], "gt_bboxes": HorizontalBoxes.cat(boxes)}
-        return {**mosaic, **joined, "facts": _absent(images)}
+        named = {index for image in images for index in (image.get("facts") or {}).get("absent", ())}
+        shown = {int(label) for image in images for label in image["gt_bboxes_labels"]}
+        return {**mosaic, **joined, "facts": {"absent": sorted(named - shown)} if named else {}}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(size={self.size}, grids={self.grids}, probs={self.probs})"
-
-
-def _absent(images: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
-    named = {index for image in images for index in (image.get("facts") or {}).get("absent", ())}
-    shown = {int(label) for image in images for label in image["gt_bboxes_labels"]}
-    return {"absent": sorted(named - shown)} if named else {}
 
 
 def _fitted(image: np.ndarray, tile: int) -> tuple[np.ndarray, tuple[float, float]]:

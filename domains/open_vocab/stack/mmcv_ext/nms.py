@@ -142,7 +142,10 @@ def softnms(
     Returns:
         (K,) int64, indices of the taken boxes.
     """
-    left = _columns_to_take(boxes, scores, offset)
+    # (6, N) float32: x1, y1, x2, y2, score and area.
+    columns = torch.cat([boxes.float().T, scores.float()[None]]).cpu().numpy()
+    width, height = columns[2:4] - columns[:2] + np.float32(offset)
+    left = np.concatenate([columns, (width * height)[None]])
     index = np.arange(left.shape[1])
     taken = 0
     while taken < len(index):
@@ -158,13 +161,6 @@ def softnms(
             left, index = left[:, order], index[order]
     dets[: len(index)] = torch.from_numpy(left[: SCORE + 1].T.copy()).to(dets)
     return torch.from_numpy(index).to(boxes.device)
-
-
-def _columns_to_take(boxes: Tensor, scores: Tensor, offset: int) -> np.ndarray:
-    """(6, N) float32: x1, y1, x2, y2, score and area."""
-    columns = torch.cat([boxes.float().T, scores.float()[None]]).cpu().numpy()
-    width, height = columns[2:4] - columns[:2] + np.float32(offset)
-    return np.concatenate([columns, (width * height)[None]])
 
 
 def _first_best(scores: np.ndarray) -> int:

@@ -88,16 +88,12 @@ def test_texts_get_names_and_what_is_said_of_them_and_templates():
 
 
 def test_novel_names_are_not_learned_and_need_texts(boxes, options):
-    config = Config.fromfile(str(packaged_recipe("faster_rcnn"))).to_dict()
+    from vladapt.domains.open_vocab.domain import OpenVocab
+
+    config = Config.fromfile(str(OpenVocab().recipes["faster-rcnn"])).to_dict()
     plan = make_plan(config, DETECTION, options(novel="hen"), boxes)
     assert plan.vladapt.classes == ["cat", "dog"] and plan.vladapt.novel == ["hen"]
     assert plan.model.roi_head.bbox_head.classifier.classes == ["cat", "dog"]
     with pytest.raises(ConfigError, match="--novel: the config's model has no texts as classes"):
         without = packaged("mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py")
         make_plan(without, DETECTION, options(novel="hen"), boxes)
-
-
-def packaged_recipe(name):
-    from vladapt.domains.open_vocab.domain import OpenVocab
-
-    return OpenVocab().recipes[name.replace("_", "-")]

@@ -74,7 +74,12 @@ class PatchTower(nn.Module):
                 "merge_class_token='drop', or a CLIP of open_clip or hf"
             )
         drop_layers(backbone.blocks("image"), droplayer)
-        _freeze_projection(backbone)
+        # Patches are taken before the projection; a parameter that no loss reaches would stop DistributedDataParallel.
+        matrix = backbone.image_projection()
+        if matrix is not None:
+            for parameter in (getattr(matrix.owner, matrix.name), getattr(matrix.owner, "bias", None)):
+                if isinstance(parameter, nn.Parameter):
+                    parameter.requires_grad_(False)
         size = backbone.image_size
         self.patch_size = size // backbone.image_grid(torch.empty(1, 3, size, size))[0]
         with torch.no_grad():
@@ -108,22 +113,13 @@ class PatchTower(nn.Module):
         return backbone.norm_tokens(backbone.run_blocks("image", backbone.embed_image(pixels)))
 
 
-def _freeze_projection(backbone: Backbone) -> None:
-    """Patches are taken before the projection; a parameter that no loss reaches would stop DistributedDataParallel."""
-    matrix = backbone.image_projection()
-    if matrix is not None:
-        for parameter in (getattr(matrix.owner, matrix.name), getattr(matrix.owner, "bias", None)):
-            if isinstance(parameter, nn.Parameter):
-                parameter.requires_grad_(False)
-
-
 def published_heads(backbone: Backbone) -> dict[str, dict[str, Tensor]]:
     """Name of a head -> its weights, for those that the files of the backbone hold."""
     source = getattr(backbone, "source", None)
     if backbone.family != "hf" or source.kind not in KINDS:
         return {}
     weights: dict[str, dict[str, Tensor]] = {}
-    for file in _weight_files(source.folder):
+    for file in sorted(source.folder.glob("model*.safetensors")) or sorted(source.folder.glob("pytorch_model*.bin")):
         for name, value in _read(file).items():
             head, _, rest = name.partition(".")
             weights.setdefault(head, {})[rest] = value
@@ -147,10 +143,6 @@ def load_published_heads(model: nn.Module, published: dict[str, dict[str, Tensor
             raise DataError(
                 f"backbone '{spec}': the weights of its '{name}' do not fit ({reason}); copy or download them again"
             ) from None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
 def _read(file: Path) -> dict[str, Tensor]:

@@ -143,7 +143,9 @@ class CLIPer(TrainingFreeSegmentor):
 
     def _by_windows(self, image: Tensor, texts: Tensor, grid: tuple[int, int]) -> Tensor:
         """Logits (L, K, h, w) by windows, spread along the attention within them, averaged likewise."""
-        patch = self._patch(image.device)
+        patch = self.patch_multiple(image.device)
+        fits = math.gcd(self.crop, self.stride) % patch == 0
+        require(fits, "crop, stride", [self.crop, self.stride], f"give multiples of {patch}, the patch of the backbone")
         windows = place_windows(0, tuple(image.shape[-2:]), self.crop, self.stride)
         cells, seen = None, image.new_zeros(grid)
         pairs, met = image.new_zeros(*grid, *grid), image.new_zeros(*grid, *grid)
@@ -214,12 +216,6 @@ class CLIPer(TrainingFreeSegmentor):
         classes = torch.cat(parts)
         texts = torch.cat([classes, *others, classes.mean(dim=0, keepdim=True)])
         return F.normalize(texts.float(), dim=-1), [len(part) for part in parts]
-
-    def _patch(self, device: torch.device) -> int:
-        patch = self.patch_multiple(device)
-        fits = math.gcd(self.crop, self.stride) % patch == 0
-        require(fits, "crop, stride", [self.crop, self.stride], f"give multiples of {patch}, the patch of the backbone")
-        return patch
 
     def _check_thresholds(self) -> None:
         for option in ("class_thd", "bg_thd"):

@@ -46,7 +46,11 @@ class Archive:
             return _from_index(path, backbone)
         if path.suffix.lower() in SUFFIXES:
             return _from_features(path, backbone)
-        return _from_folder(path, backbone)
+        data = read_unlabelled([path])
+        extraction = FeatureStore().get_or_compute(data, data.items, backbone, backbone.preprocess())
+        if not extraction.items:
+            raise DataError(f"{path}: none of its images can be read; give a folder of images")
+        return Archive(_by_rows(extraction.features.unit, extraction.items), data.load)
 
     def images(self, query: Tensor, count: int) -> list[Decoded]:
         """The nearest images, fewer where there are no more.
@@ -57,14 +61,6 @@ class Archive:
         return [self._load(item) for item in self._nearest(query, count)]
 
 
-def _from_folder(path: Path, backbone: Backbone) -> Archive:
-    data = read_unlabelled([path])
-    extraction = FeatureStore().get_or_compute(data, data.items, backbone, backbone.preprocess())
-    if not extraction.items:
-        raise DataError(f"{path}: none of its images can be read; give a folder of images")
-    return Archive(_by_rows(extraction.features.unit, extraction.items), data.load)
-
-
 def _from_features(path: Path, backbone: Backbone) -> Archive:
     rows, ids, fingerprint = load_image_features(path)
     if (fingerprint and fingerprint != backbone.fingerprint) or rows.shape[1] != backbone.embed_dim:
@@ -72,13 +68,9 @@ def _from_features(path: Path, backbone: Backbone) -> Archive:
             f"{path}: its features were not made by the backbone '{backbone.spec}'; name theirs by "
             "retrieval_backbone=SPEC, or embed the images again"
         )
-    items = [Item(id=name, source=_beside(path, name)) for name in ids]
+    # An image as it is named, or from the folder of the file.
+    items = [Item(id=name, source=Path(name) if Path(name).is_file() else path.parent / name) for name in ids]
     return Archive(_by_rows(rows, items), lambda item: IMAGE.load(item.source, item.decode))
-
-
-def _beside(file: Path, name: str) -> Path:
-    """An image as it is named, or from the folder of the file."""
-    return Path(name) if Path(name).is_file() else file.parent / name
 
 
 def _from_index(path: Path, backbone: Backbone) -> Archive:
