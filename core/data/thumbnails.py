@@ -335,9 +335,9 @@ def agreements(one: PreparedThumbnails, other: PreparedThumbnails, likeness: np.
     """
     shown = (one.shown | other.shown).reshape(len(one.shown), -1)  # (N, 16)
     unclipped = shown & ~(one.clipped ^ other.clipped).reshape(shown.shape)
-    shown = np.where(unclipped.sum(axis=1, keepdims=True) >= LEAST_BLOCKS, unclipped, shown)
+    unclipped = np.where(unclipped.sum(axis=1, keepdims=True) >= LEAST_BLOCKS, unclipped, shown)
     correlations = _block_sums(one.detail * other.detail)
-    in_place = _agreement(correlations, shown)
+    in_place = _agreement(correlations, unclipped)
     moved, inside = _warped(one.equalised, *_registration(_coarse(one.equalised), _coarse(other.equalised)))
     mass = np.maximum(_block_sums(inside), 1)
     counts = shown & (mass > BLOCK**2 / 4)
