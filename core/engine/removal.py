@@ -54,12 +54,13 @@ def remove(
     reporter: Reporter | None = None,
     **given: Any,
 ) -> Removed:
-    """Take pairs out of the decisions, as a further stage (`removal`), and images out of indices.
+    """Take pairs out of the decisions `after`, as a further stage (`removal`), and images out of indices.
 
     Args:
-        sources, out, given: as of `curate`; `after` is the decisions that are left. None of these for indices alone.
+        sources, out: as of `curate`; none of these for indices alone.
         indices: folders of `vladapt index`. Entries go by their id, and where the image is a file that is there still,
             by its sum; of all pairs, those that `after` has dropped as well, what has such a sum goes by its id too.
+        given: options of `RemovalOptions`.
 
     Raises:
         ConfigError: nothing is asked for. DataError: as of `curate`; a list cannot be read, or an index would be empty.

@@ -153,7 +153,8 @@ def test_what_is_owed_to_the_order_of_frames(problem, fitted, name):
     test = prepared.on(adapter.adapted(problem.backbone)).of_ids([item.id for item in items])
     metrics = {"adapted": {"accuracy": 0.5, "balanced_accuracy": 0.5}}
     of = {"prepared": prepared, "adapter": adapter, "test": test, "class_names": ("down", "up"), "columns": None}
-    told = PartOrder().compute(SimpleNamespace(**of, metrics=metrics, seed=1))
+    of |= {"metrics": metrics, "scores": SimpleNamespace(**metrics), "seed": 1}
+    told = PartOrder().compute(SimpleNamespace(**of))
     assert told["orders"] == 5 and told["in_order"] == 0.5
     backwards = Prepared(replace(prepared.data, load=lambda item: draw(item)[::-1]), adapter.adapted(problem.backbone))
     logits = torch.cat([adapter.logits(batch) for batch in backwards.batches(adapter, backwards.of_ids(test.ids))])
