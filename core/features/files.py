@@ -77,20 +77,8 @@ def load_features(path: str | Path) -> FeatureFile:
     path = located(path)
     arrays = FileArrays(path, read_arrays(path))
     names = arrays.names()
-    images, raw_norms, parts, mask = arrays.images_and_parts()
-    count, width = images.shape
-    features = FeatureSet(
-        features=images,
-        labels=arrays.labels(count, len(names)),
-        class_names=names,
-        ids=arrays.ids(count),
-        groups=arrays.groups(count),
-        backbone=arrays.text("backbone"),
-        raw_norms=raw_norms,
-        parts=parts,
-        parts_mask=mask,
-        part_views=arrays.part_views(mask),
-    )
+    features = arrays.feature_set(names)
+    count, width = features.features.shape
     text = arrays.text_features(len(names), width)
     classifier = TextClassifier(
         weights=text,
@@ -110,20 +98,7 @@ def load_unlabelled(path: str | Path) -> FeatureSet:
         DataError: no such file, not readable, no features, of a wrong shape or with unusable values.
     """
     path = located(path)
-    arrays = FileArrays(path, read_arrays(path), needed=("image_features",))
-    images, raw_norms, parts, mask = arrays.images_and_parts()
-    count = len(images)
-    return FeatureSet(
-        images,
-        None,
-        ids=arrays.ids(count),
-        groups=arrays.groups(count),
-        backbone=arrays.text("backbone"),
-        raw_norms=raw_norms,
-        parts=parts,
-        parts_mask=mask,
-        part_views=arrays.part_views(mask),
-    )
+    return FileArrays(path, read_arrays(path), needed=("image_features",)).feature_set()
 
 
 def load_class_texts(path: str | Path, class_names: Sequence[str], width: int) -> TextClassifier:
@@ -300,6 +275,23 @@ class FileArrays:
             has = ", ".join(sorted(arrays)) or "nothing"
             whole = ", or write all of it by `vladapt embed --data FOLDER`" if "class_names" in missing else ""
             raise self.error(f"lacks {', '.join(missing)} (it has {has}); add what is missing{whole}")
+
+    def feature_set(self, class_names: Sequence[str] = ()) -> FeatureSet:
+        """The features with all that is known of their rows; with labels where their classes are given."""
+        images, raw_norms, parts, mask = self.images_and_parts()
+        count = len(images)
+        return FeatureSet(
+            features=images,
+            labels=self.labels(count, len(class_names)) if class_names else None,
+            class_names=class_names,
+            ids=self.ids(count),
+            groups=self.groups(count),
+            backbone=self.text("backbone"),
+            raw_norms=raw_norms,
+            parts=parts,
+            parts_mask=mask,
+            part_views=self.part_views(mask),
+        )
 
     def names(self) -> tuple[str, ...]:
         names = self.words("class_names", None)

@@ -67,8 +67,8 @@ class Memory:
         def score(at: float) -> Scores:
             nonlocal done
             put_between(model, before, after, at)
-            found = [boxes for _, boxes in found_boxes(model, data, items, data.class_names)]
-            of_class = _scored([truth_of(item) for item in items], found, data.class_names)
+            detected = [boxes for _, boxes in found_boxes(model, data, items, data.class_names)]
+            of_class = _scored([truth_of(item) for item in items], detected, data.class_names)
             done += 1
             progress(done, len(ALPHAS))
             return mean_of(of_class, self.names), mean_of(of_class, new)

@@ -112,9 +112,9 @@ class Plip(RowLoss):
             # (B, 1) mean squared error of each image's colours, in tenths of the range from black to white.
             grey, colours = grey_and_colours(backbone, batch["pixels"])
             patches, grid = backbone.image_tokens(grey)
-            told = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
-            wanted = TENTHS * patch_cells(colours.float(), grid, self.cells)
-            made["colour_errors"] = (told.float() - wanted).square().mean(dim=(1, 2))[:, None]
+            painted = self.painter(patches, backbone.text_tokens(batch["tokens"]), backbone.token_mask(batch["tokens"]))
+            seen = TENTHS * patch_cells(colours.float(), grid, self.cells)
+            made["colour_errors"] = (painted.float() - seen).square().mean(dim=(1, 2))[:, None]
         return made
 
     def compute_rows(self, out: Mapping[str, Any], ranks: Ranks, progress: float) -> dict[str, Tensor]:

@@ -248,7 +248,7 @@ def test_conjugate_gradients_leave_three_hundredths_of_the_right_side(monkeypatc
     assert how == ["600 rows are solved in single precision, to some 1e-5 of the coefficients"]
     monkeypatch.setattr(proker_file, "MOST_EXACT", 0)
     near, how = problem.solved(1.7, 0.1, exact=False)
-    assert how == ["600 rows are solved by conjugate gradients, to 3 % of the right side"]
+    assert how == ["600 rows are solved by conjugate gradients, to 3 % of the right side; exactly: most_rows=0"]
     assert torch.equal(problem.solved(1.7, 0.1)[0], exact)
     monkeypatch.setattr(proker_file, "RESIDUAL", 1e-3)
     nearer = problem.solved(1.7, 0.1, exact=False)[0]
@@ -283,6 +283,8 @@ def test_only_fits_without_a_preset_stop_early(make_task, monkeypatch):
     task = make_task(shots=12, classes=5)
     for name, value in {"MOST_DOUBLE": 0, "MOST_EXACT": 0, "LANDMARKS": 8}.items():
         monkeypatch.setattr(proker_file, name, value)
-    words = f"{len(task.support)} rows are solved by conjugate gradients, to 3 % of the right side"
+    words = (
+        f"{len(task.support)} rows are solved by conjugate gradients, to 3 % of the right side; exactly: most_rows=0"
+    )
     assert words in fitted(task, beta=1.7, penalty=0.5).report.notes
     assert words not in fitted(task, beta=1.7, penalty=0.5, preset="dtd").report.notes

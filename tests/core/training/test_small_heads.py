@@ -160,14 +160,9 @@ def test_a_score_builds_no_graph_and_the_row_is_the_callers():
 
 
 def pictures(count: int, views: int = 0) -> FeatureSet:
-    """Image i at angle i / 10, view v of it turned by v + 1, none of them of unit length."""
-    angles = torch.arange(count, dtype=torch.float) / 10
-
-    def at(angles):
-        return 3 * torch.stack([angles.cos(), angles.sin()], dim=-1)
-
-    seen = at(angles[:, None] + torch.arange(1, views + 1)) if views else None
-    return FeatureSet(at(angles), torch.arange(count) % 2, views=seen)
+    """None of them of unit length."""
+    drawn = torch.randn(1 + views, count, 2, generator=torch.Generator().manual_seed(0))
+    return FeatureSet(drawn[0], torch.arange(count) % 2, views=drawn[1:].transpose(0, 1) if views else None)
 
 
 def test_epoch_e_takes_view_e_modulo_their_number():
