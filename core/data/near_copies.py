@@ -51,7 +51,7 @@ SEARCHED, DIMENSIONS, RIDGE = 6, 24, 0.1
 """Frequencies in each direction, and discriminants, that are searched by; share of noise in the scatter of copies."""
 SEARCHED_WHOLE, NEIGHBOURS = 20_000, 8
 """Images up to which each is compared with all others, and how many of these are candidates."""
-CELLS, CELLS_OF_VIEW, VISITS = 6, 3, 300_000
+CELLS, CELLS_OF_VIEW, VISITS = 6, 3, 150_000
 """Of more images, the cells in which candidates are looked for; and visits of a cell that are made in any case, so that
 smaller sets are searched more thoroughly in the same time, by halves too."""
 OF_CELL, OF_CELL_OF_VIEW = 3, 2
@@ -262,10 +262,10 @@ def _candidates(points: np.ndarray, axes: np.ndarray, low: np.ndarray, cuts: Seq
     near = cells.near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, max(CELLS_OF_VIEW, visits), torch.from_numpy(points))
     yield near[0].numpy(), near[1].numpy()[:, None]
     del cells
-    if visits > 1:
+    if visits:
         halves = _of_halves(low)
         points = halves @ _axes(halves, list(map(_of_halves, cuts)))
-        near = PointCells(torch.from_numpy(points)).near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, visits // 2)
+        near = PointCells(torch.from_numpy(points)).near(CHANGED_VIEW * shrunk, OF_CELL_OF_VIEW, visits)
         yield near[0].numpy() % len(low), near[1].numpy()[:, None] % len(low)
 
 
