@@ -264,8 +264,8 @@ class Problem:
             matrix[:start, own] = strip[:, :start].T
         inner = None if exact or not single else self._nearly_solved(matrix, target, beta, penalty)
         if inner is not None:
-            how = f"{count} are solved by conjugate gradients, to 3 % of the right side; exactly: most_rows=0"
-            return (roots * inner).float(), [how]
+            steps = f"{count} are solved by conjugate gradients, to 3 % of the right side; exactly: most_rows=0"
+            return (roots * inner).float(), [steps]
         matrix.diagonal().add_(1.0)
         factor = torch.linalg.cholesky(matrix.mT, out=matrix.mT)  # columns lie one after the other: nothing is copied
         inner = torch.linalg.solve_triangular(factor, target, upper=False)
